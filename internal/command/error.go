@@ -1,0 +1,84 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// Exit statuses of every goldsmith program called by its own name
+// (docs/formats.md). Called by an original's name, a program uses the
+// original's.
+const (
+	StatusOK          = 0
+	StatusFailed      = 1   // the work failed
+	StatusUsage       = 2   // the command line or a named file is wrong
+	StatusMissing     = 3   // the environment lacks something
+	StatusBusy        = 4   // busy or locked
+	StatusInterrupted = 130 // stopped by a signal
+)
+
+const statusText = "0 ok, 1 the work failed, 2 usage, 3 something is missing, 4 busy, 130 interrupted"
+
+// Error is an error with an exit status and, where there is one, a remedy.
+type Error struct {
+	Status int // exit status; 0 means StatusFailed
+	Err    error
+	Hint   string // what to do about it, one line; may be empty
+}
+
+func (e *Error) Error() string { return e.Err.Error() }
+func (e *Error) Unwrap() error { return e.Err }
+
+// Usage reports a wrong command line.
+func Usage(msg, hint string) error {
+	return &Error{StatusUsage, errors.New(msg), hint}
+}
+
+// BadInput reports a file that the user wrote and must mend.
+func BadInput(err error, hint string) error { return &Error{StatusUsage, err, hint} }
+
+// Missing reports something that the environment lacks; hint says how to get it.
+func Missing(err error, hint string) error { return &Error{StatusMissing, err, hint} }
+
+// Busy reports that another process holds what is needed.
+func Busy(err error, hint string) error { return &Error{StatusBusy, err, hint} }
+
+// Hint adds a remedy to an error and keeps its status.
+func Hint(err error, hint string) error {
+	return &Error{Status(err), err, hint}
+}
+
+// Status is the exit status that err asks for: StatusOK for nil,
+// StatusInterrupted for a cancelled context, StatusFailed by default.
+func Status(err error) int {
+	if err == nil {
+		return StatusOK
+	}
+	if e, ok := errors.AsType[*Error](err); ok && e.Status != 0 {
+		return e.Status
+	}
+	if errors.Is(err, context.Canceled) {
+		return StatusInterrupted
+	}
+	return StatusFailed
+}
+
+// Print writes err the way every program does: "name: message" and, where a
+// remedy is known, a "hint:" line.
+func Print(w io.Writer, name string, err error) {
+	fmt.Fprintf(w, "%s: %s\n", name, strings.TrimRight(err.Error(), "\n"))
+	for e := err; e != nil; {
+		var ce *Error
+		if !errors.As(e, &ce) {
+			return
+		}
+		if ce.Hint != "" {
+			fmt.Fprintf(w, "hint: %s\n", ce.Hint)
+			return
+		}
+		e = ce.Err
+	}
+}
