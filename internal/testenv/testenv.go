@@ -1,0 +1,45 @@
+// Package testenv says what a test needs from the machine it runs on. Without
+// it, a test is skipped with the reason; with CI=true in the environment a
+// missing thing is a failure, so that continuous integration cannot grow
+// green by losing tools.
+package testenv
+
+import (
+	"os"
+	"os/exec"
+	"testing"
+)
+
+// Need requires programs in PATH.
+func Need(t testing.TB, programs ...string) {
+	t.Helper()
+	for _, p := range programs {
+		if _, err := exec.LookPath(p); err != nil {
+			missing(t, p+" is not installed: run ci/install-deps.sh")
+		}
+	}
+}
+
+// NeedFile requires a file of the machine.
+func NeedFile(t testing.TB, path string) {
+	t.Helper()
+	if _, err := os.Stat(path); err != nil {
+		missing(t, path+" is not there: run ci/install-deps.sh")
+	}
+}
+
+// NeedRoot requires the superuser.
+func NeedRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		missing(t, "not root")
+	}
+}
+
+func missing(t testing.TB, why string) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatal(why)
+	}
+	t.Skip(why)
+}
