@@ -1,0 +1,250 @@
+// Package element finds elements and decides which of them make an image.
+//
+// An element is a directory that adds one thing to an image: hooks by phase,
+// packages, files, templates. Elements depend on each other (element-deps)
+// and may stand for a name that others depend on (element-provides). The
+// format is diskimage-builder's, so that its elements can be used unchanged.
+//
+// Everything here is pure: it reads directories and returns values, and runs
+// nothing. Resolution does not depend on the order of sets: a name that some
+// chosen element provides is never itself pulled in, whatever the order in
+// which dependencies are seen (diskimage-builder's result depends on hash
+// seeds).
+package element
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"goldsmith/internal/command"
+)
+
+// OperatingSystem is the name that exactly one element of an image provides.
+const OperatingSystem = "operating-system"
+
+// Element is one element's directory.
+type Element struct {
+	Name     string
+	Dir      string   // where it lies, symbolic links resolved
+	Deps     []string // sorted
+	Provides []string // sorted
+}
+
+// Path is a list of directories that hold elements, the first one wins.
+type Path []string
+
+// ParsePath splits a colon-separated list and checks that each part is a
+// directory. An empty list gives an empty path.
+func ParsePath(list string) (Path, error) {
+	if list == "" {
+		return nil, nil
+	}
+	p := Path(filepath.SplitList(list))
+	for _, dir := range p {
+		if fi, err := os.Stat(dir); err != nil || !fi.IsDir() {
+			return nil, command.BadInput(fmt.Errorf("elements path: %q is not a directory", dir),
+				"--elements-path and ELEMENTS_PATH are colon-separated directories that hold elements")
+		}
+	}
+	return p, nil
+}
+
+// Find returns the element called name.
+func (p Path) Find(name string) (*Element, error) {
+	if name == "" || strings.ContainsAny(name, "/\x00") || name == "." || name == ".." {
+		return nil, command.BadInput(fmt.Errorf("element %q: not a valid name", name), "")
+	}
+	for _, dir := range p {
+		d, err := filepath.EvalSymlinks(filepath.Join(dir, name))
+		if err != nil {
+			continue
+		}
+		if fi, err := os.Stat(d); err != nil || !fi.IsDir() {
+			continue
+		}
+		e := &Element{Name: filepath.Base(d), Dir: d}
+		if e.Deps, err = names(filepath.Join(d, "element-deps")); err != nil {
+			return nil, err
+		}
+		if e.Provides, err = names(filepath.Join(d, "element-provides")); err != nil {
+			return nil, err
+		}
+		return e, nil
+	}
+	return nil, nil
+}
+
+// names reads one name a line. There is no comment syntax, as in the original.
+func names(file string) ([]string, error) {
+	b, err := os.ReadFile(file)
+	if os.IsNotExist(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	set := map[string]bool{}
+	for l := range strings.Lines(string(b)) {
+		if n := strings.TrimSpace(l); n != "" {
+			set[n] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(set)), nil
+}
+
+// known returns the names of all elements in the path, for hints.
+func (p Path) known() []string {
+	set := map[string]bool{}
+	for _, dir := range p {
+		entries, _ := os.ReadDir(dir)
+		for _, e := range entries {
+			if fi, err := os.Stat(filepath.Join(dir, e.Name())); err == nil && fi.IsDir() {
+				set[e.Name()] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(set))
+}
+
+// Resolve returns the elements that the wanted names lead to, sorted by name.
+// It fails when a name is unknown, when two elements provide the same name,
+// when a wanted element is also provided by another, and when nothing
+// provides the operating system.
+func (p Path) Resolve(wanted []string) ([]*Element, error) {
+	r := resolver{path: p, chosen: map[string]*Element{}, provider: map[string]string{}, wantedBy: map[string]string{}}
+	for {
+		again, err := r.pass(wanted)
+		if err != nil {
+			return nil, err
+		}
+		if !again {
+			break
+		}
+	}
+	for _, w := range wanted {
+		if by, ok := r.provider[w]; ok {
+			return nil, command.BadInput(fmt.Errorf("element %s: already provided by %s", w, by),
+				"name only one of the two")
+		}
+	}
+	if r.provider[OperatingSystem] == "" {
+		return nil, command.BadInput(fmt.Errorf("no element provides %s", OperatingSystem),
+			"add an operating system element, such as debian")
+	}
+	return slices.SortedFunc(maps.Values(r.chosen), func(a, b *Element) int { return strings.Compare(a.Name, b.Name) }), nil
+}
+
+type resolver struct {
+	path     Path
+	chosen   map[string]*Element
+	provider map[string]string // provided name → element
+	wantedBy map[string]string // name → who asked first
+}
+
+// pass walks from the wanted names with what the previous pass learned of
+// providers. Another pass is needed when a new provider has been found: a
+// name walked into before may be provided now, and what it alone pulled in
+// must go. Who provides an asked-for name stays, even where only that name's
+// own element led to it. Providers only accumulate, so this ends.
+func (r *resolver) pass(wanted []string) (again bool, err error) {
+	clear(r.chosen)
+	queue := slices.Clone(wanted)
+	for len(queue) > 0 {
+		name := queue[0]
+		queue = queue[1:]
+		if by := r.provider[name]; by != "" {
+			queue = append(queue, by)
+			continue
+		}
+		if r.chosen[name] != nil {
+			continue
+		}
+		e, err := r.path.Find(name)
+		if err != nil {
+			return false, err
+		}
+		if e == nil {
+			// A later element may still provide it.
+			r.chosen[name] = &Element{Name: name}
+			continue
+		}
+		if r.chosen[e.Name] != nil {
+			continue
+		}
+		r.chosen[e.Name] = e
+		for _, prov := range e.Provides {
+			switch by := r.provider[prov]; by {
+			case "":
+				r.provider[prov] = e.Name
+				again = true
+			case e.Name:
+			default:
+				return false, command.BadInput(fmt.Errorf("element %s: %s is already provided by %s", e.Name, prov, by),
+					"an image can have only one of the two")
+			}
+		}
+		for _, d := range e.Deps {
+			if r.wantedBy[d] == "" {
+				r.wantedBy[d] = e.Name
+			}
+			queue = append(queue, d)
+		}
+	}
+	if again {
+		return true, nil
+	}
+	return false, r.checkFound()
+}
+
+func (r *resolver) checkFound() error {
+	for _, name := range slices.Sorted(maps.Keys(r.chosen)) {
+		if r.chosen[name].Dir != "" {
+			continue
+		}
+		msg := fmt.Sprintf("element %q: not found", name)
+		if by := r.wantedBy[name]; by != "" {
+			msg += fmt.Sprintf(" (a dependency of %s)", by)
+		}
+		hint := "searched in " + strings.Join(r.path, ", ")
+		if near := nearest(name, r.path.known()); near != "" {
+			hint = fmt.Sprintf("did you mean %q? %s", near, hint)
+		}
+		return command.BadInput(fmt.Errorf("%s", msg), hint)
+	}
+	return nil
+}
+
+// nearest returns the name at the smallest edit distance, if it is small.
+func nearest(name string, among []string) string {
+	best, dist := "", len(name)/2+1
+	for _, c := range among {
+		if d := distance(name, c); d < dist {
+			best, dist = c, d
+		}
+	}
+	return best
+}
+
+// distance is the Levenshtein distance of two short names.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diag := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
+			}
+			diag, row[j+1] = row[j+1], min(row[j+1]+1, row[j]+1, diag+cost)
+		}
+	}
+	return row[len(b)]
+}
