@@ -1,0 +1,145 @@
+package hook
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"strings"
+
+	"goldsmith/internal/command"
+)
+
+// shell is what the hooks inherit from the shell that sourced environment.d.
+type shell struct {
+	env []string
+	// dir and umask are set only when a snippet changed them.
+	dir, umask string
+}
+
+// wrap makes a hook start in the shell's directory and with its umask.
+func (s *shell) wrap(args []string) []string {
+	if s.dir == "" && s.umask == "" {
+		return args
+	}
+	const script = `[ -z "$1" ] || cd "$1"; [ -z "$2" ] || umask "$2"; shift 2; exec "$@"`
+	return append([]string{"bash", "-eu", "-c", script, "bash", s.dir, s.umask}, args...)
+}
+
+// sourcer is run by bash with the snippets as arguments. It reports on what
+// was standard output, in records that end with a zero byte: the directory
+// and umask, a snippet before it is sourced, and at the end directory, umask
+// and environment. The snippets' own output goes to standard error. The
+// options are dib-run-parts': snippets rely on failing at an unset variable.
+const sourcer = `exec 3>&1 1>&2
+set -ue -o pipefail
+_hook_say() { printf '%s\0' "$@" >&3; }
+_hook_trace=$1; _hook_prefix=$2; shift 2
+_hook_say "state" "$PWD" "$(umask)"
+for _hook_file in "$@"; do
+    _hook_say "file" "$_hook_file"
+    printf '%s%s\n' "$_hook_prefix" "$_hook_file"
+    [ -z "$_hook_trace" ] || set -x
+    source "$_hook_file"
+    { set +x; } 2>/dev/null
+done
+_hook_say "state" "$PWD" "$(umask)" "env"
+command env -0 >&3`
+
+// sourcing begins the line that says which snippet comes next.
+const sourcing = "Sourcing environment file "
+
+// environment sources environment.d, when there is one, and returns what the
+// hooks inherit.
+func (r *Runner) environment(ctx context.Context) (*shell, error) {
+	names, err := Snippets(filepath.Join(r.Dir, "..", "environment.d"))
+	if err != nil {
+		return nil, err
+	}
+	if len(names) == 0 {
+		return &shell{env: r.environ()}, nil
+	}
+	trace := ""
+	if r.Trace {
+		trace = "x"
+	}
+	args := []string{"bash", "-c", sourcer, "dib-run-parts", trace, r.prefix() + sourcing}
+	for _, n := range names {
+		args = append(args, r.in("../environment.d/"+n))
+	}
+	var out output
+	x := command.Exec{Args: args, Env: r.environ(), Dir: r.Work, Stdin: r.Stdin, Stdout: &out, Log: r.Log}
+	err = r.exec(ctx, x)
+	rep := readReport(out.String())
+	switch {
+	case err != nil:
+		return nil, r.fault(ctx, rep.last(r.in("../environment.d")), err)
+	case rep.env == nil:
+		// "exit 0" in a snippet ends the shell that is to run the hooks. The
+		// original then runs none and reports success; nobody wants that.
+		return nil, &Error{Path: rep.last(r.in("../environment.d")), Status: 1, Err: errEnded}
+	}
+	return rep.shell(), nil
+}
+
+var errEnded = errors.New("ended the shell before the hooks could run")
+
+// report is what the sourcing shell said.
+type report struct {
+	files  []string
+	states [][2]string // directory and umask, before and after
+	env    []string
+}
+
+func readReport(text string) report {
+	var rep report
+	words := strings.Split(strings.TrimSuffix(text, "\x00"), "\x00")
+	for len(words) > 0 {
+		switch {
+		case words[0] == "state" && len(words) >= 3:
+			rep.states = append(rep.states, [2]string{words[1], words[2]})
+			words = words[3:]
+		case words[0] == "file" && len(words) >= 2:
+			rep.files = append(rep.files, words[1])
+			words = words[2:]
+		case words[0] == "env":
+			rep.env = clean(words[1:])
+			return rep
+		default:
+			return rep
+		}
+	}
+	return rep
+}
+
+// last is the snippet that was being sourced.
+func (rep report) last(otherwise string) string {
+	if len(rep.files) == 0 {
+		return otherwise
+	}
+	return rep.files[len(rep.files)-1]
+}
+
+func (rep report) shell() *shell {
+	s := &shell{env: rep.env}
+	if len(rep.states) == 2 {
+		before, after := rep.states[0], rep.states[1]
+		if before[0] != after[0] {
+			s.dir = after[0]
+		}
+		if before[1] != after[1] {
+			s.umask = after[1]
+		}
+	}
+	return s
+}
+
+// clean drops what belongs to the shell and its env program alone.
+func clean(env []string) []string {
+	kept := make([]string, 0, len(env))
+	for _, e := range env {
+		if name, _, ok := strings.Cut(e, "="); ok && name != "_" && name != "BASH_FUNC__hook_say%%" {
+			kept = append(kept, e)
+		}
+	}
+	return kept
+}
