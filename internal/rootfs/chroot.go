@@ -1,0 +1,178 @@
+package rootfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"goldsmith/internal/command"
+)
+
+// HooksDir is where a program in the chroot finds the image's hooks tree,
+// read-only; existing elements rely on the name.
+const HooksDir = "/tmp/in_target.d"
+
+// enter is the first argument of the helper process that becomes a program
+// inside the chroot.
+const enter = "goldsmith-enter-chroot"
+
+// Init is the other half of [Chroot.Exec]. A program that runs chroots calls
+// it first in main: in the helper process it does not return.
+func Init() {
+	if len(os.Args) < 5 || os.Args[0] != self || os.Args[1] != enter {
+		return
+	}
+	err := becomeInside(os.Args[2], os.Args[3], os.Args[4:])
+	fmt.Fprintln(os.Stderr, err)
+	os.Exit(127)
+}
+
+// Chroot runs programs inside a tree.
+type Chroot struct {
+	Root  string // the tree
+	Hooks string // seen inside as HooksDir; empty means nothing is
+}
+
+// Exec runs x inside the tree: x.Args[0] is looked up there and x.Dir is
+// ignored, the program starts in "/". It sees its own process numbers, a
+// fresh /proc and /dev, a read-only /sys, and the host's network. Whatever it
+// leaves running ends with it.
+func (c Chroot) Exec(ctx context.Context, x command.Exec) error {
+	args := x.Args
+	x.Args = append([]string{self, enter, c.Root, c.Hooks}, args...)
+	x.Dir = "/"
+	x.Sys = &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
+		Pdeathsig:  syscall.SIGKILL,
+	}
+	err := x.Run(ctx)
+	if ee, ok := errors.AsType[*command.ExitError](err); ok {
+		ee.Args = args
+	}
+	return err
+}
+
+func becomeInside(root, hooks string, args []string) error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	if err := mountKernelFS(root); err != nil {
+		return err
+	}
+	if err := makeDev(root); err != nil {
+		return err
+	}
+	if hooks != "" {
+		if err := bindReadOnly(hooks, root, HooksDir); err != nil {
+			return err
+		}
+	}
+	if err := unix.Chroot(root); err != nil {
+		return fmt.Errorf("chroot %s: %w", root, err)
+	}
+	if err := os.Chdir("/"); err != nil {
+		return err
+	}
+	path, err := exec.LookPath(args[0])
+	if err != nil {
+		return fmt.Errorf("%s: not in the image", args[0])
+	}
+	return fmt.Errorf("%s: %w", args[0], unix.Exec(path, args, os.Environ()))
+}
+
+// mountPoint makes sure that root/dir is a directory and no link to somewhere
+// else.
+func mountPoint(root, dir string) (string, error) {
+	p := filepath.Join(root, dir)
+	fi, err := os.Lstat(p)
+	if os.IsNotExist(err) {
+		return p, os.MkdirAll(p, 0o755)
+	}
+	if err == nil && !fi.IsDir() {
+		err = fmt.Errorf("%s: not a directory", p)
+	}
+	return p, err
+}
+
+func mountKernelFS(root string) error {
+	for _, m := range []struct {
+		fs, dir string
+		flags   uintptr
+	}{
+		{"proc", "proc", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC},
+		{"sysfs", "sys", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_RDONLY},
+	} {
+		p, err := mountPoint(root, m.dir)
+		if err != nil {
+			return err
+		}
+		if err := unix.Mount(m.fs, p, m.fs, m.flags, ""); err != nil {
+			return fmt.Errorf("mount %s: %w", p, err)
+		}
+	}
+	return nil
+}
+
+// makeDev mounts a small /dev with what programs expect everywhere (pts(4),
+// null(4), random(4)) and nothing of the host's hardware.
+func makeDev(root string) error {
+	dev, err := mountPoint(root, "dev")
+	if err != nil {
+		return err
+	}
+	if err := unix.Mount("tmpfs", dev, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC, "mode=755,size=4m"); err != nil {
+		return fmt.Errorf("mount %s: %w", dev, err)
+	}
+	umask := unix.Umask(0)
+	defer unix.Umask(umask)
+	for name, minor := range map[string]uint32{"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9} {
+		if err := unix.Mknod(filepath.Join(dev, name), unix.S_IFCHR|0o666, int(unix.Mkdev(1, minor))); err != nil {
+			return fmt.Errorf("make /dev/%s: %w", name, err)
+		}
+	}
+	if err := unix.Mknod(filepath.Join(dev, "tty"), unix.S_IFCHR|0o666, int(unix.Mkdev(5, 0))); err != nil {
+		return fmt.Errorf("make /dev/tty: %w", err)
+	}
+	for name, target := range map[string]string{
+		"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1",
+		"stderr": "/proc/self/fd/2", "ptmx": "pts/ptmx",
+	} {
+		if err := os.Symlink(target, filepath.Join(dev, name)); err != nil {
+			return err
+		}
+	}
+	for dir, opts := range map[string]string{"pts": "newinstance,ptmxmode=0666,mode=620,gid=5", "shm": "mode=1777"} {
+		p := filepath.Join(dev, dir)
+		if err := os.Mkdir(p, 0o755); err != nil {
+			return err
+		}
+		fs := "devpts"
+		if dir == "shm" {
+			fs = "tmpfs"
+		}
+		if err := unix.Mount(fs, p, fs, unix.MS_NOSUID|unix.MS_NOEXEC, opts); err != nil {
+			return fmt.Errorf("mount %s: %w", p, err)
+		}
+	}
+	return nil
+}
+
+func bindReadOnly(src, root, dir string) error {
+	p, err := mountPoint(root, dir)
+	if err != nil {
+		return err
+	}
+	if err := unix.Mount(src, p, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("bind %s: %w", p, err)
+	}
+	if err := unix.Mount("", p, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		return fmt.Errorf("bind %s read-only: %w", p, err)
+	}
+	return nil
+}

@@ -1,0 +1,42 @@
+package rootfs
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Overlay mounts a writable view of base at work/mnt, with the changes kept
+// below work/upper, and returns the mount point. base stays as it is. The
+// mount ends with the process's namespaces; call it only where [Isolated] is
+// true. base and work must lie on a file system that overlays accept (ext4,
+// xfs, btrfs, tmpfs) and their paths must hold no comma or colon.
+func Overlay(base, work string) (string, error) {
+	mnt, upper, tmp := filepath.Join(work, "mnt"), filepath.Join(work, "upper"), filepath.Join(work, "overlay")
+	for _, p := range []string{base, work} {
+		if strings.ContainsAny(p, ",:\\") {
+			return "", fmt.Errorf("overlay: %q holds a character that mount options cannot", p)
+		}
+	}
+	for _, d := range []string{mnt, upper, tmp} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return "", err
+		}
+	}
+	// The root directory's own owner and mode come from the upper layer.
+	var st unix.Stat_t
+	if err := unix.Stat(base, &st); err != nil {
+		return "", fmt.Errorf("%s: %w", base, err)
+	}
+	if err := os.Chmod(upper, os.FileMode(st.Mode&0o777)); err != nil {
+		return "", err
+	}
+	opts := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", base, upper, tmp)
+	if err := unix.Mount("overlay", mnt, "overlay", 0, opts); err != nil {
+		return "", fmt.Errorf("mount overlay on %s: %w", mnt, err)
+	}
+	return mnt, nil
+}
