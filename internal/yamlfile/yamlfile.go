@@ -1,0 +1,150 @@
+// Package yamlfile reads the YAML files that people write for goldsmith (image
+// definitions, pipelines) and says what is wrong with them by file and line.
+//
+// A field that the Go structure does not have is an error: a misspelt key must
+// not be silently without effect.
+package yamlfile
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+
+	"goldsmith/internal/command"
+)
+
+// maxSize bounds a file that a person wrote, in bytes.
+const maxSize = 1 << 20
+
+// File is a file that has been read, kept to find lines by.
+type File struct {
+	Path string
+	root yaml.Node
+}
+
+// Read decodes the file at path into the structure v points to. Every error
+// is a bad input error that names the file and, where there is one, the line.
+func Read(path string, v any) (*File, error) {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return nil, command.BadInput(fmt.Errorf("%s: no such file", path), "")
+	}
+	if fi.Size() > maxSize || !fi.Mode().IsRegular() {
+		return nil, command.BadInput(fmt.Errorf("%s: not a YAML file", path), "expected a text file of at most 1 MiB")
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return Parse(path, b, v)
+}
+
+// Parse is Read for content that is already in memory.
+func Parse(path string, content []byte, v any) (*File, error) {
+	f := &File{Path: path}
+	if err := yaml.Unmarshal(content, &f.root); err != nil {
+		return nil, f.bad(err)
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(content))
+	dec.KnownFields(true)
+	if err := dec.Decode(v); err != nil {
+		if errors.Is(err, io.EOF) {
+			return nil, command.BadInput(fmt.Errorf("%s: empty", path), "")
+		}
+		return nil, f.bad(err)
+	}
+	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return nil, command.BadInput(fmt.Errorf("%s: more than one YAML document", path), "keep the first one only")
+	}
+	return f, nil
+}
+
+var (
+	atLine  = regexp.MustCompile(`^(?:yaml: )?line (\d+): (.*)$`)
+	noField = regexp.MustCompile(`^field (\S+) not found in type \S+$`)
+	noValue = regexp.MustCompile("^cannot unmarshal !!(\\S+) (?:`(.*)` )?into (\\S+)$")
+)
+
+// bad turns the YAML library's error, which may list several, into one line
+// about the first.
+func (f *File) bad(err error) error {
+	msg := err.Error()
+	if te, ok := errors.AsType[*yaml.TypeError](err); ok && len(te.Errors) > 0 {
+		msg = te.Errors[0]
+	}
+	msg, _, _ = strings.Cut(strings.TrimPrefix(msg, "yaml: "), "\n")
+	where := f.Path
+	if m := atLine.FindStringSubmatch(msg); m != nil {
+		where, msg = f.Path+":"+m[1], m[2]
+	}
+	if m := noField.FindStringSubmatch(msg); m != nil {
+		msg = fmt.Sprintf("unknown field %q", m[1])
+	} else if m := noValue.FindStringSubmatch(msg); m != nil {
+		msg = fmt.Sprintf("expected %s, found %s %q", kind(m[3]), kind(m[1]), m[2])
+	}
+	return command.BadInput(fmt.Errorf("%s: %s", where, msg), "docs/formats.md describes every field")
+}
+
+// kind says a YAML or Go type in words.
+func kind(t string) string {
+	switch {
+	case t == "str" || t == "string":
+		return "text"
+	case t == "seq" || strings.HasPrefix(t, "[]"):
+		return "a list"
+	case t == "map" || strings.HasPrefix(t, "map[") || strings.Contains(t, "."):
+		return "a mapping"
+	case t == "int" || t == "float":
+		return "a number"
+	case t == "bool":
+		return "true or false"
+	}
+	return t
+}
+
+// Errorf reports a wrong value at the place that keys lead to: field names
+// (string) and list positions (int) from the document's top.
+func (f *File) Errorf(keys []any, format string, args ...any) error {
+	where := f.Path
+	if line := f.line(keys); line > 0 {
+		where = fmt.Sprintf("%s:%d", f.Path, line)
+	}
+	return command.BadInput(fmt.Errorf("%s: %s", where, fmt.Sprintf(format, args...)), "")
+}
+
+func (f *File) line(keys []any) int {
+	if len(f.root.Content) == 0 {
+		return 0
+	}
+	n := f.root.Content[0]
+	for _, k := range keys {
+		next := child(n, k)
+		if next == nil {
+			break
+		}
+		n = next
+	}
+	return n.Line
+}
+
+func child(n *yaml.Node, key any) *yaml.Node {
+	switch k := key.(type) {
+	case int:
+		if n.Kind == yaml.SequenceNode && k < len(n.Content) {
+			return n.Content[k]
+		}
+	case string:
+		for i := 0; n.Kind == yaml.MappingNode && i+1 < len(n.Content); i += 2 {
+			if n.Content[i].Value == k {
+				return n.Content[i+1]
+			}
+		}
+	}
+	return nil
+}
