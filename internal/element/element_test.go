@@ -125,9 +125,9 @@ func TestMergeHooks(t *testing.T) {
 	put("a/install.d/10-a", "a", 0o755)
 	put("a/tests/x", "", 0o644)
 	put("a/.hidden", "", 0o644)
-	put("a/static/etc/a", "from a", 0o600)
-	put("b/install.d/20-b", "b", 0o755)
-	put("b/static/etc/a", "from b", 0o644)
+	put("a/static/etc/a", "from a", 0o644)
+	put("b/install.d/20-b", "b", 0o700)
+	put("b/static/etc/a", "from b", 0o600)
 	put("b/README.md", "b", 0o644)
 	a, b := &Element{Name: "a", Dir: filepath.Join(dir, "a")}, &Element{Name: "b", Dir: filepath.Join(dir, "b")}
 	dest := filepath.Join(dir, "hooks")

@@ -15,7 +15,7 @@ import (
 // and first-level files of every element, in the given order. Two elements
 // with the same file directly inside a first-level directory are an error;
 // deeper files merge, a later one over an earlier one. Names that start with
-// a dot are left out at the first level.
+// a dot are left out at the first level. Modes become 0755 or 0644.
 func MergeHooks(elements []*Element, dest string) error {
 	owner := map[string]string{}
 	for _, e := range elements {
@@ -70,7 +70,7 @@ func mergeDir(e *Element, src, name, dest string, owner map[string]string) error
 	return nil
 }
 
-// copyTree copies a file, symbolic link or directory, modes included.
+// copyTree copies a file, symbolic link or directory.
 func copyTree(src, dest string) error {
 	return filepath.WalkDir(src, func(p string, d os.DirEntry, err error) error {
 		if err != nil {
@@ -90,7 +90,7 @@ func copyTree(src, dest string) error {
 			if err := os.MkdirAll(to, 0o755); err != nil {
 				return err
 			}
-			return os.Chmod(to, fi.Mode().Perm())
+			return os.Chmod(to, 0o755)
 		case fi.Mode()&os.ModeSymlink != 0:
 			target, err := os.Readlink(p)
 			if err != nil {
@@ -103,6 +103,15 @@ func copyTree(src, dest string) error {
 		}
 		return fmt.Errorf("%s: neither file, directory nor symbolic link", p)
 	})
+}
+
+// mode is 0755 for what its owner may execute and 0644 for the rest: the
+// umask of whoever checked the elements out must not reach an image.
+func mode(fi os.FileInfo) os.FileMode {
+	if fi.Mode()&0o100 != 0 {
+		return 0o755
+	}
+	return 0o644
 }
 
 func copyFile(src, dest string, fi os.FileInfo) error {
@@ -120,7 +129,7 @@ func copyFile(src, dest string, fi os.FileInfo) error {
 		_ = out.Close()
 		return fmt.Errorf("copy %s: %w", src, err)
 	}
-	if err := out.Chmod(fi.Mode().Perm()); err != nil {
+	if err := out.Chmod(mode(fi)); err != nil {
 		_ = out.Close()
 		return err
 	}

@@ -164,17 +164,24 @@ func (t *Tree) Lookup(p string) *Entry { return t.entries[Clean(p)] }
 // Len is the number of entries, the root included.
 func (t *Tree) Len() int { return len(t.entries) }
 
-// Remove takes p and everything below it out of the tree. Another hard link
-// to a removed file becomes the file itself.
+// Remove takes p and everything below it out of the tree.
 func (t *Tree) Remove(p string) {
 	p = Clean(p)
-	var gone []*Entry
+	t.RemoveFunc(func(e *Entry) bool { return e.Path == p || strings.HasPrefix(e.Path, p+"/") })
+}
+
+// RemoveFunc takes every entry out of the tree for which drop is true, and
+// everything below it; the root stays. Another hard link to a removed file
+// becomes the file itself.
+func (t *Tree) RemoveFunc(drop func(*Entry) bool) {
+	gone := "" // the directory that was dropped last, with a slash
 	for _, e := range t.All() {
-		if e.Path == p || strings.HasPrefix(e.Path, p+"/") {
-			gone = append(gone, e)
+		if e.Path == "." || (gone == "" || !strings.HasPrefix(e.Path, gone)) && !drop(e) {
+			continue
 		}
-	}
-	for _, e := range gone {
+		if e.IsDir() && (gone == "" || !strings.HasPrefix(e.Path, gone)) {
+			gone = e.Path + "/"
+		}
 		delete(t.entries, e.Path)
 	}
 	t.sorted = nil

@@ -20,7 +20,7 @@ func TestParseErrors(t *testing.T) {
 		"name: a\nname: b\n":         `f:2: mapping key "name" already defined at line 1`,
 		"items:\n- a\n- {b: c}\n":    `f:3: expected text, found a mapping ""`,
 		"env: {A: [1]}\n":            `f:1: expected text, found a list ""`,
-		"name: \"unclosed\nitems: 1": "f: found unexpected end of stream",
+		"name: \"unclosed\nitems: 1": "f:2: found unexpected end of stream",
 	} {
 		var d doc
 		_, err := Parse("f", []byte(in), &d)

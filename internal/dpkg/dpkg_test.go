@@ -1,0 +1,34 @@
+package dpkg
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestInstalled(t *testing.T) {
+	const status = `Package: zlib1g
+Status: install ok installed
+Architecture: amd64
+Version: 1:1.2.13.dfsg-1
+Description: compression
+ Version: not this one
+
+Package: gone
+Status: deinstall ok config-files
+Version: 1
+
+Package: bash
+Version: 5.2
+Architecture: amd64
+Status: hold ok installed`
+	got, err := Installed(strings.NewReader(status))
+	want := []Package{{"bash", "5.2", "amd64"}, {"zlib1g", "1:1.2.13.dfsg-1", "amd64"}}
+	if d := cmp.Diff(want, got); d != "" || err != nil {
+		t.Errorf("Installed (-want +got): %v\n%s", err, d)
+	}
+	if _, err := Installed(strings.NewReader(strings.Repeat("x", maxLine+1))); err == nil {
+		t.Error("an endless line is no error")
+	}
+}
