@@ -1,0 +1,185 @@
+// Package metadata holds the documents that configuration is made of: JSON
+// objects from several sources, merged in order, looked up by dotted keys.
+//
+// Values keep what encoding/json forgets and templates show: the order of
+// keys, integers of any size, and numbers as Python prints them (1e3 is
+// 1000.0), because the programs that configuration was written for are
+// Python. A value is one of nil, bool, string, [Number], []any and [*Object].
+// Values are not changed once they are parsed or merged; copies share them.
+//
+// The package reads no files and knows no key's meaning.
+package metadata
+
+import (
+	"iter"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Object is a mapping that remembers the order in which keys first appeared.
+// Nil is an empty object for reading.
+type Object struct {
+	keys   []string
+	values map[string]any
+}
+
+// Get returns the value of a key and whether it is there; null is there.
+func (o *Object) Get(key string) (any, bool) {
+	if o == nil {
+		return nil, false
+	}
+	v, ok := o.values[key]
+	return v, ok
+}
+
+// Set gives a key a value. A new key goes last; a known one keeps its place.
+func (o *Object) Set(key string, value any) {
+	if o.values == nil {
+		o.values = map[string]any{}
+	}
+	if _, ok := o.values[key]; !ok {
+		o.keys = append(o.keys, key)
+	}
+	o.values[key] = value
+}
+
+// Len is the number of keys.
+func (o *Object) Len() int {
+	if o == nil {
+		return 0
+	}
+	return len(o.keys)
+}
+
+// All yields keys and values in order.
+func (o *Object) All() iter.Seq2[string, any] {
+	return func(yield func(string, any) bool) {
+		if o == nil {
+			return
+		}
+		for _, k := range o.keys {
+			if !yield(k, o.values[k]) {
+				return
+			}
+		}
+	}
+}
+
+// Falsy says that a template section about the object is not rendered.
+func (o *Object) Falsy() bool { return o.Len() == 0 }
+
+// clone copies the object, not its values.
+func (o *Object) clone() *Object {
+	if o == nil {
+		return &Object{values: map[string]any{}}
+	}
+	return &Object{slices.Clone(o.keys), maps.Clone(o.values)}
+}
+
+// Merge makes one object of several. The later wins: an object goes into an
+// object key by key; anything else replaces what was there. The arguments are
+// not changed.
+func Merge(docs ...*Object) *Object {
+	sum := &Object{values: map[string]any{}}
+	for _, d := range docs {
+		sum = merge(sum, d)
+	}
+	return sum
+}
+
+func merge(a, b *Object) *Object {
+	sum := a.clone()
+	for k, v := range b.All() {
+		old, _ := sum.Get(k)
+		oldObject, ok1 := old.(*Object)
+		newObject, ok2 := v.(*Object)
+		if ok1 && ok2 {
+			v = merge(oldObject, newObject)
+		}
+		sum.Set(k, v)
+	}
+	return sum
+}
+
+// Lookup follows a dotted key such as "a.b.0" through objects and lists; a
+// negative index counts from the end. Null on the way, or at the end, counts
+// as not there. A key that itself contains a dot cannot be reached.
+func Lookup(doc any, key string) (any, bool) {
+	for part := range strings.SplitSeq(key, ".") {
+		switch v := doc.(type) {
+		case *Object:
+			doc, _ = v.Get(part)
+		case []any:
+			doc = element(v, part)
+		default:
+			return nil, false
+		}
+		if doc == nil {
+			return nil, false
+		}
+	}
+	return doc, true
+}
+
+func element(list []any, index string) any {
+	i, err := strconv.Atoi(index)
+	if err != nil {
+		return nil
+	}
+	if i < 0 {
+		i += len(list)
+	}
+	if i < 0 || i >= len(list) {
+		return nil
+	}
+	return list[i]
+}
+
+// Object returns the object at a dotted key, which leads through objects only.
+func (o *Object) Object(key string) (*Object, bool) {
+	for part := range strings.SplitSeq(key, ".") {
+		v, _ := o.Get(part)
+		next, ok := v.(*Object)
+		if !ok {
+			return nil, false
+		}
+		o = next
+	}
+	return o, true
+}
+
+// Text returns the string at a dotted key; ok is false when it is not there
+// or not a string.
+func (o *Object) Text(key string) (text string, ok bool) {
+	v, _ := Lookup(o, key)
+	text, ok = v.(string)
+	return text, ok
+}
+
+// Equal says whether two values mean the same; the order of keys does not
+// matter.
+func Equal(a, b any) bool {
+	switch a := a.(type) {
+	case *Object:
+		b, ok := b.(*Object)
+		if !ok || a.Len() != b.Len() {
+			return false
+		}
+		for k, v := range a.All() {
+			w, ok := b.Get(k)
+			if !ok || !Equal(v, w) {
+				return false
+			}
+		}
+		return true
+	case []any:
+		b, ok := b.([]any)
+		return ok && slices.EqualFunc(a, b, Equal)
+	}
+	if _, ok := b.([]any); ok {
+		return false
+	}
+	return a == b
+}

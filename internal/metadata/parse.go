@@ -1,0 +1,296 @@
+package metadata
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// MaxDepth is how deeply objects and lists may nest. Nothing real comes near
+// it; a hostile document would otherwise exhaust the stack.
+const MaxDepth = 500
+
+// SyntaxError says where a document stops being JSON.
+type SyntaxError struct {
+	Name         string // what the caller calls the document, a path mostly
+	Line, Column int    // both from 1; columns count characters
+	Problem      string
+}
+
+func (e *SyntaxError) Error() string {
+	return fmt.Sprintf("%s:%d:%d: %s", e.Name, e.Line, e.Column, e.Problem)
+}
+
+// Parse reads one JSON value as Python's json module does: of a key given
+// twice the last value counts, and NaN, Infinity and -Infinity are numbers.
+// Half a surrogate pair becomes U+FFFD. name is for the error, a
+// [*SyntaxError].
+func Parse(name string, data []byte) (any, error) {
+	p := &parser{text: string(data)}
+	v, problem := p.document()
+	if problem == "" {
+		return v, nil
+	}
+	before := p.text[:p.pos]
+	line := strings.Count(before, "\n") + 1
+	column := utf8.RuneCountInString(before[strings.LastIndexByte(before, '\n')+1:]) + 1
+	return nil, &SyntaxError{name, line, column, problem}
+}
+
+// parser reads text from pos. Its methods return what is wrong at pos, or "".
+type parser struct {
+	text  string
+	pos   int
+	depth int
+}
+
+func (p *parser) document() (any, string) {
+	switch {
+	case strings.HasPrefix(p.text, "\ufeff"):
+		return nil, "the file begins with a byte order mark; save it as plain UTF-8"
+	case !utf8.ValidString(p.text):
+		for i, r := range p.text {
+			if _, n := utf8.DecodeRuneInString(p.text[i:]); r == utf8.RuneError && n == 1 {
+				p.pos = i
+				break
+			}
+		}
+		return nil, "not UTF-8"
+	}
+	v, problem := p.value()
+	if problem != "" {
+		return nil, problem
+	}
+	if p.space(); p.pos < len(p.text) {
+		return nil, "something follows the end of the JSON value"
+	}
+	return v, ""
+}
+
+func (p *parser) space() {
+	for p.pos < len(p.text) && strings.IndexByte(" \t\r\n", p.text[p.pos]) >= 0 {
+		p.pos++
+	}
+}
+
+// peek is the next byte, 0 at the end.
+func (p *parser) peek() byte {
+	if p.pos < len(p.text) {
+		return p.text[p.pos]
+	}
+	return 0
+}
+
+var words = []struct {
+	text  string
+	value any
+}{
+	{"null", nil}, {"true", true}, {"false", false},
+	{"NaN", Number("NaN")}, {"Infinity", Number("Infinity")}, {"-Infinity", Number("-Infinity")},
+}
+
+func (p *parser) value() (any, string) {
+	p.space()
+	switch c := p.peek(); {
+	case p.pos == len(p.text):
+		return nil, "the file ends where a value should be"
+	case c == '{':
+		return p.nested(p.object)
+	case c == '[':
+		return p.nested(p.list)
+	case c == '"':
+		return p.str()
+	}
+	for _, w := range words {
+		if strings.HasPrefix(p.text[p.pos:], w.text) {
+			p.pos += len(w.text)
+			return w.value, ""
+		}
+	}
+	if n := numberLength(p.text[p.pos:]); n > 0 {
+		p.pos += n
+		return number(p.text[p.pos-n : p.pos]), ""
+	}
+	return nil, "this is no JSON value"
+}
+
+func (p *parser) nested(read func() (any, string)) (any, string) {
+	if p.depth++; p.depth > MaxDepth {
+		return nil, fmt.Sprintf("nested more than %d levels deep", MaxDepth)
+	}
+	p.pos++ // the bracket
+	v, problem := read()
+	p.depth--
+	return v, problem
+}
+
+func (p *parser) object() (any, string) {
+	o := &Object{values: map[string]any{}}
+	if p.space(); p.peek() == '}' {
+		p.pos++
+		return o, ""
+	}
+	for {
+		if p.space(); p.peek() != '"' {
+			return nil, "expected a key in double quotes"
+		}
+		key, problem := p.str()
+		if problem != "" {
+			return nil, problem
+		}
+		if p.space(); p.peek() != ':' {
+			return nil, "expected ':' after the key"
+		}
+		p.pos++
+		v, problem := p.value()
+		if problem != "" {
+			return nil, problem
+		}
+		o.Set(key.(string), v)
+		if end, problem := p.separator('}'); end || problem != "" {
+			return o, problem
+		}
+	}
+}
+
+func (p *parser) list() (any, string) {
+	list := []any{}
+	if p.space(); p.peek() == ']' {
+		p.pos++
+		return list, ""
+	}
+	for {
+		v, problem := p.value()
+		if problem != "" {
+			return nil, problem
+		}
+		list = append(list, v)
+		if end, problem := p.separator(']'); end || problem != "" {
+			return list, problem
+		}
+	}
+}
+
+// separator reads a comma or the closing bracket.
+func (p *parser) separator(closing byte) (end bool, problem string) {
+	p.space()
+	switch c := p.peek(); {
+	case p.pos == len(p.text):
+		return false, fmt.Sprintf("the file ends where ',' or '%c' should be", closing)
+	case c == ',':
+		p.pos++
+		return false, ""
+	case c == closing:
+		p.pos++
+		return true, ""
+	}
+	return false, fmt.Sprintf("expected ',' or '%c'", closing)
+}
+
+// str reads a string; it returns any for value's sake.
+func (p *parser) str() (any, string) {
+	start := p.pos
+	p.pos++
+	var b strings.Builder
+	for {
+		rest := p.text[p.pos:]
+		n := strings.IndexFunc(rest, func(r rune) bool { return r == '"' || r == '\\' || r < ' ' })
+		if n < 0 {
+			p.pos = start
+			return nil, "this string has no closing quote"
+		}
+		b.WriteString(rest[:n])
+		p.pos += n
+		switch rest[n] {
+		case '"':
+			p.pos++
+			return b.String(), ""
+		case '\\':
+			if problem := p.escape(&b); problem != "" {
+				return nil, problem
+			}
+		default:
+			return nil, "a control character in a string; write it as an escape, such as \\n"
+		}
+	}
+}
+
+const escapes = `"\/bfnrt`
+
+func (p *parser) escape(b *strings.Builder) string {
+	rest := p.text[p.pos+1:]
+	if rest == "" {
+		return "the file ends within an escape"
+	}
+	if i := strings.IndexByte(escapes, rest[0]); i >= 0 {
+		b.WriteByte("\"\\/\b\f\n\r\t"[i])
+		p.pos += 2
+		return ""
+	}
+	r, ok := hex4(p.text[p.pos:])
+	if !ok {
+		return "no such escape"
+	}
+	p.pos += 6
+	if utf16.IsSurrogate(r) {
+		low, ok := hex4(p.text[p.pos:])
+		pair := utf16.DecodeRune(r, low)
+		if ok && pair != utf8.RuneError {
+			p.pos += 6
+		}
+		r = pair
+	}
+	b.WriteRune(r)
+	return ""
+}
+
+// hex4 reads \uXXXX at the start of s.
+func hex4(s string) (rune, bool) {
+	if len(s) < 6 || s[0] != '\\' || s[1] != 'u' {
+		return 0, false
+	}
+	v, err := strconv.ParseUint(s[2:6], 16, 16)
+	return rune(v), err == nil
+}
+
+// numberLength is the length of the JSON number at the start of s, or 0.
+func numberLength(s string) int {
+	i := 0
+	if i < len(s) && s[i] == '-' {
+		i++
+	}
+	whole := digits(s[i:])
+	if whole == 0 {
+		return 0
+	}
+	if s[i] == '0' {
+		whole = 1 // 01 is 0, followed by something wrong
+	}
+	i += whole
+	if i < len(s) && s[i] == '.' {
+		if n := digits(s[i+1:]); n > 0 {
+			i += 1 + n
+		}
+	}
+	if i < len(s) && (s[i] == 'e' || s[i] == 'E') {
+		j := i + 1
+		if j < len(s) && (s[j] == '+' || s[j] == '-') {
+			j++
+		}
+		if n := digits(s[j:]); n > 0 {
+			i = j + n
+		}
+	}
+	return i
+}
+
+func digits(s string) int {
+	for i := range len(s) {
+		if s[i] < '0' || s[i] > '9' {
+			return i
+		}
+	}
+	return len(s)
+}
