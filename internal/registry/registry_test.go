@@ -1,0 +1,193 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"goldsmith/internal/testenv"
+)
+
+// makeDisk writes a small raw disk with data and holes and describes it.
+func makeDisk(t *testing.T) (string, Image) {
+	t.Helper()
+	raw := make([]byte, 1<<20)
+	copy(raw[300<<10:], bytes.Repeat([]byte("goldsmith "), 5000))
+	copy(raw[len(raw)-100:], "the end")
+	path := filepath.Join(t.TempDir(), "disk.raw")
+	if err := os.WriteFile(path, raw, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(raw)
+	return path, Image{Name: "t", Version: "1", Elements: []string{"a", "b"}, Size: int64(len(raw)), SHA256: hex.EncodeToString(sum[:])}
+}
+
+func open(t *testing.T) *Layout {
+	t.Helper()
+	l, err := Open(filepath.Join(t.TempDir(), "oci"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func put(t *testing.T, l *Layout) (string, string, Image) {
+	t.Helper()
+	path, img := makeDisk(t)
+	digest, existed, err := l.PutImage(context.Background(), path, img)
+	if err != nil || existed {
+		t.Fatalf("PutImage = %s, %v, %v", digest, existed, err)
+	}
+	return digest, path, img
+}
+
+func TestPutAndExtract(t *testing.T) {
+	l := open(t)
+	digest, path, want := put(t, l)
+	again, existed, err := l.PutImage(context.Background(), path, want)
+	if again != digest || !existed || err != nil {
+		t.Errorf("second PutImage = %s, %v, %v; want %s, true", again, existed, err, digest)
+	}
+	if other, _, _ := put(t, open(t)); other != digest {
+		t.Errorf("another layout gives %s for the same disk; want %s", other, digest)
+	}
+	want.Digest = digest
+	got, err := l.Image(digest)
+	if d := cmp.Diff(&want, got); d != "" || err != nil {
+		t.Errorf("Image (-want +got): %v\n%s", err, d)
+	}
+	out := filepath.Join(t.TempDir(), "out.raw")
+	if err := l.Extract(context.Background(), digest, out); err != nil {
+		t.Fatal(err)
+	}
+	a, _ := os.ReadFile(path)
+	b, _ := os.ReadFile(out)
+	if !bytes.Equal(a, b) {
+		t.Error("the extracted disk differs")
+	}
+}
+
+func TestWrongDiskIsRefused(t *testing.T) {
+	l := open(t)
+	path, img := makeDisk(t)
+	img.SHA256 = strings.Repeat("0", 64)
+	if _, _, err := l.PutImage(context.Background(), path, img); err == nil || !strings.Contains(err.Error(), "expected") {
+		t.Errorf("a disk with another digest: %v", err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(l.Dir(), "blobs", "*disk*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// A blob, once changed, is never used: not the disk, not a manifest.
+func TestDamageIsNoticed(t *testing.T) {
+	for _, mediaType := range []string{"disk", "manifest"} {
+		l := open(t)
+		digest, _, _ := put(t, l)
+		h, err := l.Resolve(digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if mediaType == "disk" {
+			m, err := l.manifest(h)
+			if err != nil {
+				t.Fatal(err)
+			}
+			h = m.Layers[0].Digest
+		}
+		blob := filepath.Join(l.Dir(), "blobs", "sha256", h.Hex)
+		b, _ := os.ReadFile(blob)
+		b[len(b)/2] ^= 1
+		if err := os.WriteFile(blob, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		out := filepath.Join(t.TempDir(), "out.raw")
+		if err := l.Extract(context.Background(), digest, out); err == nil {
+			t.Errorf("a damaged %s was used", mediaType)
+		}
+		if _, err := os.Stat(out); err == nil {
+			t.Errorf("a damaged %s left an output", mediaType)
+		}
+	}
+}
+
+func TestTagsAndNames(t *testing.T) {
+	l := open(t)
+	digest, _, _ := put(t, l)
+	for range 2 { // moving a tag to where it is changes nothing
+		if err := l.Tag(digest, "candidate"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tags, err := l.Tags()
+	if d := cmp.Diff(map[string]string{"candidate": digest}, tags); d != "" || err != nil {
+		t.Errorf("Tags (-want +got): %v\n%s", err, d)
+	}
+	for _, name := range []string{digest, digest[:15], strings.TrimPrefix(digest, "sha256:")[:6], "candidate"} {
+		if h, err := l.Resolve(name); err != nil || h.String() != digest {
+			t.Errorf("Resolve(%s) = %s, %v", name, h, err)
+		}
+	}
+	for _, name := range []string{"", "sha256:", "ffff", "production", digest + "0"} {
+		if h, err := l.Resolve(name); err == nil {
+			t.Errorf("Resolve(%q) = %s; want an error", name, h)
+		}
+	}
+	if err := l.Tag(digest, "no/tag"); err == nil {
+		t.Error("a tag with a slash was taken")
+	}
+}
+
+func TestReferrers(t *testing.T) {
+	l := open(t)
+	digest, _, _ := put(t, l)
+	ref, err := l.Attach(digest, EvidenceType, map[string]string{"kind": "k"}, Blob{"evidence.json", "application/json", []byte(`{"a":1}`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Attach(digest, ManifestType, nil, Blob{"m", "application/json", []byte("{}")}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := l.Referrers(digest, EvidenceType)
+	want := []Referrer{{ref, EvidenceType, map[string]string{"kind": "k"}}}
+	if d := cmp.Diff(want, got); d != "" || err != nil {
+		t.Errorf("Referrers (-want +got): %v\n%s", err, d)
+	}
+	if b, err := l.Attached(ref, "evidence.json"); string(b) != `{"a":1}` || err != nil {
+		t.Errorf("Attached = %q, %v", b, err)
+	}
+}
+
+// skopeo is the field's own reader of layouts.
+func TestSkopeoCopies(t *testing.T) {
+	testenv.Need(t, "skopeo")
+	l := open(t)
+	digest, _, _ := put(t, l)
+	if err := l.Tag(digest, "candidate"); err != nil {
+		t.Fatal(err)
+	}
+	to := filepath.Join(t.TempDir(), "copy")
+	out, err := exec.Command("skopeo", "copy", "--preserve-digests", "oci:"+l.Dir()+":candidate", "oci:"+to+":candidate").CombinedOutput()
+	if err != nil {
+		t.Fatalf("skopeo: %v\n%s", err, out)
+	}
+	c, err := Open(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tags, err := c.Tags()
+	if err != nil || tags["candidate"] != digest {
+		t.Errorf("the copy's tags are %v, %v; want candidate at %s", tags, err, digest)
+	}
+	if err := c.Extract(context.Background(), "candidate", filepath.Join(to, "disk")); err != nil {
+		t.Error(err)
+	}
+}
