@@ -1,0 +1,178 @@
+// Command imginit is /init of an image's own initramfs. It finds the root
+// partition that the kernel command line names, mounts it read-only, puts the
+// state partition under /etc, /var and the other writable directories, and
+// hands over to the image's init.
+//
+// Kernel arguments:
+//
+//	root=PARTUUID=GUID   the root partition, by its GUID in a GUID partition table
+//	init=PATH            what to hand over to; default /sbin/init
+//	rootwait=SECONDS     how long to wait for the disk; default 60
+//	panic=SECONDS        how long a failure stays on the screen before the
+//	                     machine reboots; default 10
+//	MODULE.OPTION=VALUE  options for modules that it loads
+//	modprobe.blacklist=MODULE,…   modules that it does not load
+//
+// Any failure is reported on every console and ends in a reboot: with boot
+// counting, the boot loader then takes the other version.
+//
+// The state partition is the one named "state" on the root's disk; without an
+// ext4 file system it gets one. It holds etc/upper (what differs from the
+// image's /etc, an overlay), etc/work, and fs/PATH for each state directory,
+// filled from the image the first time. A running system sees it at
+// /run/goldsmith/state.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	sysroot   = "/sysroot"
+	stateRoot = "/run/goldsmith/state"
+	planFile  = "/imginit.conf"
+)
+
+func main() {
+	if os.Getpid() != 1 {
+		fmt.Fprintln(os.Stderr, "imginit: runs as the first process of an initramfs only")
+		os.Exit(2)
+	}
+	c := &console{out: os.Stdout}
+	args := cmdline{}
+	err := guarded(func() error { return boot(c, &args) })
+	c.fail(err)
+	delay := args.seconds("panic", 10)
+	c.say("reboot in %d s", int(delay/time.Second))
+	time.Sleep(delay)
+	unix.Sync()
+	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+	// Not reached; an exit of process 1 panics the kernel, which reboots too.
+}
+
+// guarded turns a panic into an error, so that it is reported like any other.
+func guarded(f func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("internal error: %v\n%s", r, debug.Stack())
+		}
+	}()
+	return f()
+}
+
+// boot does everything up to the hand-over; it returns only to report a
+// failure.
+func boot(c *console, args *cmdline) error {
+	if err := mountKernel(); err != nil {
+		return err
+	}
+	c.open()
+	text, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return err
+	}
+	*args = parseCmdline(string(text))
+	guid, err := args.rootGUID()
+	if err != nil {
+		return err
+	}
+	text, err = os.ReadFile(planFile)
+	if err != nil {
+		return err
+	}
+	p, err := parsePlan(string(text))
+	if err != nil {
+		return err
+	}
+	c.say("kernel %s, looking for partition %s", p.kernel, guid)
+	mods := newLoader(p, *args, c)
+	disk, err := waitForRoot(c, mods, guid, args.seconds("rootwait", 60))
+	if err != nil {
+		return err
+	}
+	if err := mods.always(); err != nil {
+		return err
+	}
+	if err := mountRoot(c, disk); err != nil {
+		return err
+	}
+	if err := mountState(c, disk, p.state); err != nil {
+		return err
+	}
+	init := args.get("init")
+	if init == "" {
+		init = "/sbin/init"
+	}
+	c.say("hand over to %s", init)
+	c.close()
+	return switchRoot(init)
+}
+
+// cmdline is the kernel command line, word by word.
+type cmdline []string
+
+// parseCmdline splits at spaces outside of double quotes, as the kernel does.
+func parseCmdline(s string) cmdline {
+	var words cmdline
+	var word []byte
+	quoted, any := false, false
+	for i := 0; i <= len(s); i++ {
+		switch {
+		case i == len(s) || !quoted && (s[i] == ' ' || s[i] == '\n' || s[i] == '\t'):
+			if any {
+				words = append(words, string(word))
+			}
+			word, any = nil, false
+		case s[i] == '"':
+			quoted, any = !quoted, true
+		default:
+			word, any = append(word, s[i]), true
+		}
+	}
+	return words
+}
+
+// get returns the value of the last NAME=VALUE, or "".
+func (c cmdline) get(name string) string {
+	for i := len(c) - 1; i >= 0; i-- {
+		if len(c[i]) > len(name) && c[i][:len(name)] == name && c[i][len(name)] == '=' {
+			return c[i][len(name)+1:]
+		}
+	}
+	return ""
+}
+
+// seconds returns a time argument; zero, negative and malformed ones give the
+// default.
+func (c cmdline) seconds(name string, def int) time.Duration {
+	n, err := strconv.Atoi(c.get(name))
+	if err != nil || n <= 0 || n > 24*3600 {
+		n = def
+	}
+	return time.Duration(n) * time.Second
+}
+
+func (c cmdline) rootGUID() (string, error) {
+	const prefix = "PARTUUID="
+	root := c.get("root")
+	if root == "" {
+		return "", errors.New("the kernel command line has no root=PARTUUID=…")
+	}
+	if len(root) != len(prefix)+36 || root[:len(prefix)] != prefix {
+		return "", fmt.Errorf("root=%s: want PARTUUID= and a GUID", root)
+	}
+	guid := []byte(root[len(prefix):])
+	for i, b := range guid {
+		if 'A' <= b && b <= 'Z' {
+			guid[i] = b + 'a' - 'A'
+		}
+	}
+	return string(guid), nil
+}

@@ -1,0 +1,227 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"goldsmith/internal/disk/gpt"
+)
+
+// rootDisk is the disk that holds the root partition.
+type rootDisk struct {
+	name  string // kernel name, such as "vda"
+	root  string // device file of the root partition
+	table *gpt.Table
+}
+
+// finder looks at disks as they come up.
+type finder struct {
+	sys  string // /sys/block
+	dev  string // /dev
+	guid string
+	seen map[string]string    // disk to what was found on it
+	next map[string]time.Time // disk to when a failed read is tried again
+}
+
+// waitForRoot loads drivers until the partition shows up.
+func waitForRoot(c *console, mods *loader, guid string, limit time.Duration) (*rootDisk, error) {
+	f := &finder{sys: "/sys/block", dev: "/dev", guid: guid, seen: map[string]string{}, next: map[string]time.Time{}}
+	deadline := time.Now().Add(limit)
+	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 200*time.Millisecond) {
+		mods.coldplug()
+		if d := f.look(time.Now()); d != nil {
+			c.say("root is %s", d.root)
+			return d, nil
+		}
+		if time.Now().After(deadline) {
+			return nil, fmt.Errorf("no partition %s after %d s; %s", guid, int(limit/time.Second), f.report())
+		}
+		time.Sleep(pause)
+	}
+}
+
+// report says what was seen instead of the root.
+func (f *finder) report() string {
+	var parts []string
+	dirs, _ := os.ReadDir(f.sys)
+	for _, d := range dirs {
+		if s, ok := f.seen[d.Name()]; ok {
+			parts = append(parts, d.Name()+": "+s)
+		}
+	}
+	if len(parts) == 0 {
+		return "there is no disk"
+	}
+	return "disks: " + strings.Join(parts, "; ")
+}
+
+// look reads the partition tables of disks that are new or could not be read
+// before.
+func (f *finder) look(now time.Time) *rootDisk {
+	dirs, _ := os.ReadDir(f.sys)
+	for _, d := range dirs {
+		name := d.Name()
+		if again, tried := f.next[name]; tried && now.Before(again) || virtual(name) {
+			continue
+		}
+		t, err := f.table(name)
+		f.next[name] = now.Add(time.Second)
+		if err != nil {
+			f.seen[name] = err.Error()
+			continue
+		}
+		f.seen[name] = fmt.Sprintf("%d other partitions", len(t.Partitions))
+		for _, p := range t.Partitions {
+			if p.GUID != f.guid {
+				continue
+			}
+			dev, err := f.partition(name, p)
+			if err == nil {
+				return &rootDisk{name: name, root: dev, table: t}
+			}
+			f.seen[name] = err.Error()
+			f.next[name] = now // the kernel may still be at it
+		}
+	}
+	return nil
+}
+
+// virtual tells which block devices cannot be the disk.
+func virtual(name string) bool {
+	for _, prefix := range []string{"loop", "ram", "zram", "fd", "sr", "dm-", "md"} {
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+func (f *finder) table(disk string) (*gpt.Table, error) {
+	sectors, err := f.number(disk, "size")
+	if err != nil {
+		return nil, err
+	}
+	block, err := f.number(disk, "queue", "logical_block_size")
+	if err != nil {
+		return nil, err
+	}
+	dev, err := os.Open(filepath.Join(f.dev, disk))
+	if err != nil {
+		return nil, err
+	}
+	defer dev.Close()
+	// The kernel counts sizes in 512 bytes, whatever the disk's blocks are.
+	return gpt.Read(dev, sectors*512, int(block))
+}
+
+// partition returns the device file of partition p, as soon as the kernel has
+// one with the same start.
+func (f *finder) partition(disk string, p gpt.Partition) (string, error) {
+	entries, err := os.ReadDir(filepath.Join(f.sys, disk))
+	if err != nil {
+		return "", err
+	}
+	for _, e := range entries {
+		n, err := f.number(disk, e.Name(), "partition")
+		if err != nil || n != int64(p.Number) {
+			continue
+		}
+		start, err := f.number(disk, e.Name(), "start")
+		if err != nil {
+			return "", err
+		}
+		if start*512 != p.Start {
+			return "", fmt.Errorf("the kernel sees partition %d elsewhere", p.Number)
+		}
+		dev := filepath.Join(f.dev, e.Name())
+		_, err = os.Stat(dev)
+		return dev, err
+	}
+	return "", fmt.Errorf("the kernel has no partition %d", p.Number)
+}
+
+func (f *finder) number(path ...string) (int64, error) {
+	text, err := os.ReadFile(filepath.Join(append([]string{f.sys}, path...)...))
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+}
+
+// named returns the device file of the disk's partition of that name.
+func (d *rootDisk) named(name string) (string, error) {
+	f := &finder{sys: "/sys/block", dev: "/dev"}
+	for _, p := range d.table.Partitions {
+		if p.Name == name {
+			return f.partition(d.name, p)
+		}
+	}
+	return "", fmt.Errorf("disk %s has no partition named %q", d.name, name)
+}
+
+// mountKernel mounts what the kernel provides.
+func mountKernel() error {
+	for _, m := range []struct {
+		fs, dir, options string
+		flags            uintptr
+	}{
+		{"proc", "/proc", "", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC},
+		{"sysfs", "/sys", "", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC},
+		{"devtmpfs", "/dev", "mode=755", unix.MS_NOSUID},
+		{"tmpfs", "/run", "mode=755,size=20%", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_STRICTATIME},
+	} {
+		if err := os.MkdirAll(m.dir, 0o755); err != nil {
+			return err
+		}
+		if err := unix.Mount(m.fs, m.dir, m.fs, m.flags, m.options); err != nil {
+			return fmt.Errorf("mount %s: %w", m.dir, err)
+		}
+	}
+	return nil
+}
+
+func mountRoot(c *console, d *rootDisk) error {
+	if err := os.MkdirAll(sysroot, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount(d.root, sysroot, "erofs", unix.MS_RDONLY, ""); err != nil {
+		if errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("mount %s: not a sound EROFS file system", d.root)
+		}
+		return fmt.Errorf("mount %s: %w", d.root, err)
+	}
+	return nil
+}
+
+// switchRoot makes /sysroot the root and becomes init.
+func switchRoot(init string) error {
+	// The initramfs keeps its memory for ever; give back the most of it.
+	for _, p := range []string{"/modules", planFile, "/init"} {
+		_ = os.RemoveAll(p)
+	}
+	for _, dir := range []string{"/dev", "/proc", "/sys", "/run"} {
+		if err := unix.Mount(dir, sysroot+dir, "", unix.MS_MOVE, ""); err != nil {
+			return fmt.Errorf("move %s into the image: %w", dir, err)
+		}
+	}
+	if err := unix.Chdir(sysroot); err != nil {
+		return fmt.Errorf("chdir %s: %w", sysroot, err)
+	}
+	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
+		return fmt.Errorf("move root: %w", err)
+	}
+	if err := unix.Chroot("."); err != nil {
+		return fmt.Errorf("chroot: %w", err)
+	}
+	if err := unix.Chdir("/"); err != nil {
+		return fmt.Errorf("chdir /: %w", err)
+	}
+	return fmt.Errorf("run %s: %w", init, unix.Exec(init, []string{init}, os.Environ()))
+}

@@ -1,0 +1,218 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// mountState mounts the state partition and puts its directories into the
+// image.
+func mountState(c *console, d *rootDisk, paths []string) error {
+	dev, err := d.named("state")
+	if err != nil {
+		return err
+	}
+	empty, err := noExt4(dev)
+	if err != nil {
+		return err
+	}
+	if empty {
+		c.say("make a file system on %s", dev)
+		if err := makeState(dev); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(stateRoot, 0o700); err != nil {
+		return err
+	}
+	if err := mountExt4(c, dev); err != nil {
+		return err
+	}
+	c.say("state is %s", dev)
+	if err := os.Chmod(stateRoot, 0o700); err != nil { // its parts are mounted where they belong
+		return err
+	}
+	if err := overlayEtc(); err != nil {
+		return err
+	}
+	for _, p := range paths {
+		if err := bindState(c, p); err != nil {
+			return err
+		}
+	}
+	return mountTmp()
+}
+
+// noExt4 tells whether a partition has no ext2, ext3 or ext4 superblock.
+func noExt4(dev string) (bool, error) {
+	f, err := os.Open(dev)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	var magic [2]byte
+	if _, err := f.ReadAt(magic[:], 1024+56); err != nil {
+		return false, err
+	}
+	return magic != [2]byte{0x53, 0xef}, nil
+}
+
+// makeState runs the image's own mke2fs. It leaves the writing of inode tables
+// and journal to the kernel, for later.
+func makeState(dev string) error {
+	return inImage("/sbin/mke2fs", "-q", "-F", "-t", "ext4", "-L", "state", "-m", "1", "-e", "remount-ro",
+		"-E", "lazy_itable_init=1,lazy_journal_init=1", dev)
+}
+
+// mountExt4 mounts the state partition, after a repair where one is needed.
+func mountExt4(c *console, dev string) error {
+	err := unix.Mount(dev, stateRoot, "ext4", 0, "")
+	if err == nil {
+		return nil
+	}
+	c.say("mount %s: %v; check it", dev, err)
+	// Status 1 means that all errors were corrected.
+	if fsck := inImage("/sbin/e2fsck", "-p", dev); fsck != nil && !isStatus(fsck, 1) {
+		return fmt.Errorf("mount state partition %s: %w; %w", dev, err, fsck)
+	}
+	if err := unix.Mount(dev, stateRoot, "ext4", 0, ""); err != nil {
+		return fmt.Errorf("mount state partition %s: %w", dev, err)
+	}
+	return nil
+}
+
+// statusError is the end of a program with a status other than 0.
+type statusError struct {
+	program string
+	status  int
+}
+
+func (e *statusError) Error() string { return fmt.Sprintf("%s: exit status %d", e.program, e.status) }
+
+func isStatus(err error, status int) bool {
+	var se *statusError
+	return errors.As(err, &se) && se.status == status
+}
+
+// inImage runs one of the image's programs inside the image, with devices.
+func inImage(args ...string) (err error) {
+	for _, dir := range []string{"/dev", "/proc"} {
+		if err := unix.Mount(dir, sysroot+dir, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("bind %s: %w", dir, err)
+		}
+		defer func() { err = errors.Join(err, unix.Unmount(sysroot+dir, 0)) }()
+	}
+	p, err := os.StartProcess(args[0], args, &os.ProcAttr{
+		Dir: "/", Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"},
+		Files: []*os.File{nil, os.Stdout, os.Stderr},
+		Sys:   &syscall.SysProcAttr{Chroot: sysroot},
+	})
+	if err != nil {
+		return fmt.Errorf("run the image's %s: %w", args[0], err)
+	}
+	st, err := p.Wait()
+	if err != nil {
+		return err
+	}
+	if !st.Success() {
+		return &statusError{args[0], st.ExitCode()}
+	}
+	return nil
+}
+
+// overlayEtc makes /etc writable: changed files go to the state partition. The
+// options switch off all that forbids another lower layer after an update,
+// whatever the kernel's defaults are.
+func overlayEtc() error {
+	upper, work := stateRoot+"/etc/upper", stateRoot+"/etc/work"
+	for _, dir := range []string{upper, work} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	options := "lowerdir=" + sysroot + "/etc,upperdir=" + upper + ",workdir=" + work +
+		",redirect_dir=off,index=off,metacopy=off"
+	if err := unix.Mount("overlay", sysroot+"/etc", "overlay", 0, options); err != nil {
+		return fmt.Errorf("mount overlay on /etc: %w", err)
+	}
+	return nil
+}
+
+// bindState puts the state partition's copy of a directory over the image's.
+func bindState(c *console, path string) error {
+	inImage := sysroot + path
+	st, err := os.Lstat(inImage)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !st.IsDir() {
+		c.say("%s: not a directory of the image, left alone", path)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	kept := stateRoot + "/fs" + path
+	filled, err := fill(kept, inImage)
+	if err != nil {
+		return fmt.Errorf("fill %s: %w", path, err)
+	}
+	if filled {
+		c.say("%s filled from the image", path)
+	}
+	if err := unix.Mount(kept, inImage, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("bind %s: %w", path, err)
+	}
+	return nil
+}
+
+// fill copies from to the new directory kept, unless that is there already. A
+// power cut leaves kept either missing or complete.
+func fill(kept, from string) (bool, error) {
+	if _, err := os.Lstat(kept); err == nil {
+		return false, nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
+	parent := filepath.Dir(kept)
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return false, err
+	}
+	part := filepath.Join(parent, ".new-"+filepath.Base(kept))
+	if err := os.RemoveAll(part); err != nil {
+		return false, err
+	}
+	if err := copyTree(from, part); err != nil {
+		return false, err
+	}
+	dir, err := os.Open(parent)
+	if err != nil {
+		return false, err
+	}
+	defer dir.Close()
+	// Contents must be on the disk before the name is.
+	if err := unix.Syncfs(int(dir.Fd())); err != nil {
+		return false, fmt.Errorf("sync: %w", err)
+	}
+	if err := os.Rename(part, kept); err != nil {
+		return false, err
+	}
+	return true, dir.Sync()
+}
+
+// mountTmp gives the image a /tmp of its own where it has only the read-only
+// directory: much fails without one.
+func mountTmp() error {
+	const dir = sysroot + "/tmp"
+	var st unix.Stat_t
+	if err := unix.Lstat(dir, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR || unix.Access(dir, unix.W_OK) != unix.EROFS {
+		return nil
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=1777,size=50%"); err != nil {
+		return fmt.Errorf("mount /tmp: %w", err)
+	}
+	return nil
+}

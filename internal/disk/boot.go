@@ -1,0 +1,229 @@
+package disk
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"goldsmith/internal/command"
+	"goldsmith/internal/fat"
+	"goldsmith/internal/initramfs"
+	"goldsmith/internal/tree"
+	"goldsmith/internal/uki"
+)
+
+const efiDir = "usr/lib/systemd/boot/efi/"
+
+// bootFiles is what the EFI partition is made of.
+type bootFiles struct {
+	version   string // of the kernel
+	kernel    []byte
+	initramfs []byte
+	stub      []byte
+	loader    []byte
+	osRelease []byte
+}
+
+func newBootFiles(ctx context.Context, c Config) (*bootFiles, error) {
+	version, kernelPath, err := findKernel(c.Root, c.Kernel)
+	if err != nil {
+		return nil, err
+	}
+	b := &bootFiles{version: version}
+	for _, f := range []struct {
+		into *[]byte
+		path string
+	}{
+		{&b.kernel, kernelPath}, {&b.stub, efiDir + "linuxx64.efi.stub"}, {&b.loader, efiDir + "systemd-bootx64.efi"},
+	} {
+		if *f.into, err = readProgram(c.Root, f.path); err != nil {
+			return nil, err
+		}
+	}
+	if b.osRelease, err = c.osRelease(); err != nil {
+		return nil, err
+	}
+	var out bytes.Buffer
+	_, err = initramfs.Build(stopper{ctx, &out}, initramfs.Config{
+		Init: c.Init, Root: c.Root, Kernel: version, State: c.State, Time: c.Time,
+	})
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	b.initramfs = out.Bytes()
+	return b, err
+}
+
+// stopper ends a long computation when its output is no longer wanted.
+type stopper struct {
+	ctx context.Context
+	w   *bytes.Buffer
+}
+
+func (s stopper) Write(b []byte) (int, error) {
+	if err := s.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return s.w.Write(b)
+}
+
+// readProgram reads a file that must be an EFI program, as a kernel with its
+// EFI stub is.
+func readProgram(t *tree.Tree, p string) ([]byte, error) {
+	e := t.Lookup(p)
+	for range 8 {
+		if e == nil || e.Kind() != tree.ModeSymlink {
+			break
+		}
+		target := e.Target
+		if !strings.HasPrefix(target, "/") {
+			target = e.Path[:strings.LastIndex(e.Path, "/")+1] + target
+		}
+		e = t.Lookup(target)
+	}
+	if e == nil {
+		hint := ""
+		if strings.HasPrefix(p, efiDir) {
+			hint = "the image needs the package systemd-boot-efi"
+		}
+		return nil, command.BadInput(fmt.Errorf("/%s: not in the image", p), hint)
+	}
+	b, err := e.ReadFile()
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.HasPrefix(b, []byte("MZ")) {
+		return nil, command.BadInput(fmt.Errorf("/%s: not an EFI program", p), "")
+	}
+	return b, nil
+}
+
+// findKernel picks the newest kernel that has modules, or the one asked for.
+func findKernel(t *tree.Tree, want string) (version, file string, err error) {
+	for _, v := range initramfs.Kernels(t) {
+		for _, p := range []string{"boot/vmlinuz-" + v, "usr/lib/modules/" + v + "/vmlinuz"} {
+			if t.Lookup(p) == nil || want != "" && v != want {
+				continue
+			}
+			if version == "" || newer(v, version) {
+				version, file = v, p
+			}
+			break
+		}
+	}
+	if version == "" {
+		what := "no kernel in the image"
+		if want != "" {
+			what = "no kernel " + want + " in the image"
+		}
+		return "", "", command.BadInput(errors.New(what+": want /boot/vmlinuz-VERSION and /usr/lib/modules/VERSION"),
+			"on Debian, the package linux-image-amd64 has one")
+	}
+	return version, file, nil
+}
+
+// newer compares versions; runs of digits count as numbers.
+func newer(a, b string) bool {
+	for a != "" && b != "" {
+		an, bn := digits(a), digits(b)
+		if an > 0 && bn > 0 {
+			x, _ := strconv.ParseUint(a[:an], 10, 64)
+			y, _ := strconv.ParseUint(b[:bn], 10, 64)
+			if x != y {
+				return x > y
+			}
+			a, b = a[an:], b[bn:]
+			continue
+		}
+		if a[0] != b[0] {
+			return a[0] > b[0]
+		}
+		a, b = a[1:], b[1:]
+	}
+	return a != ""
+}
+
+func digits(s string) int { return len(s) - len(strings.TrimLeft(s, "0123456789")) }
+
+// osRelease is the image's os-release with the identity that boot menus sort
+// by.
+func (c *Config) osRelease() ([]byte, error) {
+	var b bytes.Buffer
+	for _, p := range []string{"usr/lib/os-release", "etc/os-release"} {
+		e := c.Root.Lookup(p)
+		if e == nil || e.Kind() != tree.ModeRegular {
+			continue
+		}
+		text, err := e.ReadFile()
+		if err != nil {
+			return nil, err
+		}
+		for line := range strings.Lines(string(text)) {
+			if line = strings.TrimSpace(line); !strings.HasPrefix(line, "IMAGE_ID=") && !strings.HasPrefix(line, "IMAGE_VERSION=") {
+				fmt.Fprintln(&b, line)
+			}
+		}
+		break
+	}
+	if b.Len() == 0 {
+		fmt.Fprintf(&b, "ID=linux\nNAME=Linux\nPRETTY_NAME=\"%s %s\"\n", c.Name, c.Version)
+	}
+	fmt.Fprintf(&b, "IMAGE_ID=%s\nIMAGE_VERSION=%s\n", c.Name, c.Version)
+	return b.Bytes(), nil
+}
+
+// espNeed is roughly what the files need, in bytes.
+func (b *bootFiles) espNeed() int64 {
+	return int64(len(b.kernel)+len(b.initramfs)+len(b.stub)+len(b.loader)) + 2*mib
+}
+
+// commandLine is the kernel's. The last console is the one that /dev/console
+// and a login prompt use when there is a serial port.
+func (c *Config) commandLine(rootGUID string) string {
+	line := "root=PARTUUID=" + rootGUID + " ro console=tty0 console=ttyS0,115200 panic=10 quiet loglevel=4"
+	if extra := strings.Join(strings.Fields(c.Cmdline), " "); extra != "" {
+		line += " " + extra
+	}
+	return line
+}
+
+// writeESP makes the kernel image for the finished root and the EFI partition
+// around it.
+func (b *bootFiles) writeESP(w *target, c Config, l *Layout) error {
+	cmdline := c.commandLine(l.part("root-a").GUID)
+	image, err := uki.Build(b.stub, uki.Image{
+		OSRelease: b.osRelease, Cmdline: cmdline, Uname: b.version, Initrd: b.initramfs, Linux: b.kernel,
+	})
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(image)
+	l.Boot = Boot{
+		Kernel: b.version, Cmdline: cmdline, UKI: "EFI/Linux/" + c.Name + "_" + c.Version + ".efi",
+		UKISize: int64(len(image)), UKISHA256: hex.EncodeToString(sum[:]),
+		KernelSize: int64(len(b.kernel)), InitramfsSize: int64(len(b.initramfs)),
+	}
+	t := tree.New()
+	t.AddFile("EFI/BOOT/BOOTX64.EFI", 0o644, b.loader)
+	t.AddFile(l.Boot.UKI, 0o644, image)
+	t.AddFile("loader/loader.conf", 0o644, []byte("timeout 0\neditor no\n"))
+	esp := l.part("esp")
+	for _, e := range t.All() {
+		e.ModTime = c.Time
+		esp.Used += e.Size
+	}
+	_, err = fat.Write(w.part(esp), t, fat.Options{
+		Label: esp.Label, VolumeID: binary.LittleEndian.Uint32(c.digest("esp-volume")),
+		Size: esp.Size, Type: 32, Time: c.Time,
+	})
+	if err != nil {
+		return fmt.Errorf("EFI partition: %w", err)
+	}
+	return nil
+}

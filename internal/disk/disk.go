@@ -1,0 +1,272 @@
+// Package disk writes bootable disk images from file trees, and looks into
+// them.
+//
+// An image is a sparse raw disk with a GUID partition table:
+//
+//	1 esp      FAT32: systemd-boot as EFI/BOOT/BOOTX64.EFI and one unified
+//	           kernel image, EFI/Linux/NAME_VERSION.efi
+//	2 root-a   EROFS, read-only: the image's files
+//	3 root-b   as large as root-a and a hole: room for the next version
+//	4 state    a hole; the first boot makes ext4 there. Last, so that it can grow
+//
+// The GUID of root-a is the first 16 bytes of the SHA-256 of its file system,
+// and the kernel command line inside the unified kernel image asks for that
+// GUID: a kernel can only ever start with the root it was made for, from
+// whichever slot it lies in. Partition names are places and never change; an
+// update writes the free slot, gives it its content's GUID and adds a unified
+// kernel image.
+//
+// Writing needs no privileges, no loop device, no mount and no other program.
+// The same input gives the same bytes: nothing is random, and times come from
+// the configuration.
+//
+// The boot protocol is described at https://systemd.io/AUTOMATIC_BOOT_ASSESSMENT
+// and https://uapi-group.org/specifications/specs/discoverable_partitions_specification/.
+package disk
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"regexp"
+	"strings"
+	"time"
+
+	"goldsmith/internal/command"
+	"goldsmith/internal/erofs"
+	"goldsmith/internal/tree"
+)
+
+// Config says what a disk holds. Sizes are in bytes.
+type Config struct {
+	Name    string     // of the image: letters, digits, ".", "-"
+	Version string     // letters, digits, ".", "_", "~", "-"
+	Root    *tree.Tree // final root, with a kernel and package systemd-boot-efi; it is not changed
+	Init    []byte     // the imginit program
+	Kernel  string     // kernel version; empty takes the newest in Root
+	Cmdline string     // more kernel arguments, separated by spaces
+
+	RootSlot  int64 // each of root-a and root-b; 0 is the content and a quarter, rounded up to 64 MiB
+	StateSize int64 // 0 is 1 GiB, or what Size leaves
+	ESPSize   int64 // 0 is 256 MiB, or room for three of the kernel images if that is more
+	Size      int64 // whole disk; 0 is the sum of its parts. More goes to state
+
+	State []string  // directories kept on the state partition; nil is DefaultState
+	Time  time.Time // of everything that has no time of its own
+}
+
+// DefaultState are the directories that outlive an update unless Config.State
+// says otherwise. /etc always does, file by file.
+var DefaultState = []string{"/var", "/home", "/root", "/srv"}
+
+const (
+	mib         = 1 << 20
+	defaultESP  = 256 * mib
+	defaultRest = 1024 * mib
+	slotUnit    = 64 * mib
+)
+
+// Write makes the disk in f, which is emptied first, and describes it. f is
+// sparse afterwards: what no file needs is a hole.
+func Write(ctx context.Context, f *os.File, c Config) (*Layout, error) {
+	w := &target{ctx: ctx, f: f}
+	l, err := c.write(ctx, f, w)
+	if w.err != nil {
+		// What the layers above made of it says less.
+		return nil, w.err
+	}
+	return l, err
+}
+
+func (c Config) write(ctx context.Context, f *os.File, w *target) (*Layout, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	boot, err := newBootFiles(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	root := c.finalRoot()
+	content, err := erofs.Size(root)
+	if err != nil {
+		return nil, err
+	}
+	l, err := c.plan(content, boot.espNeed())
+	if err != nil {
+		return nil, err
+	}
+	if err := w.resize(l.Size); err != nil {
+		return nil, err
+	}
+	a := l.part("root-a")
+	res, err := erofs.Write(w.part(a), root, erofs.Options{
+		UUID: [16]byte(c.digest("root-fs")[:16]), Label: "root", Time: c.Time,
+	})
+	if err != nil {
+		return nil, err
+	}
+	a.GUID = formatGUID(res.SHA256[:16])
+	a.SHA256, a.Used = hex.EncodeToString(res.SHA256[:]), res.Size
+	if err := boot.writeESP(w, c, l); err != nil {
+		return nil, err
+	}
+	if err := writeTable(w, l); err != nil {
+		return nil, err
+	}
+	return l, ctx.Err()
+}
+
+var (
+	nameForm    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]{0,63}$`)
+	versionForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._~-]{0,63}$`)
+)
+
+// check reports what the user must mend. In a file name on the EFI partition
+// "+" would start a boot counter, so neither name nor version may have one.
+func (c *Config) check() error {
+	bad := func(format string, args ...any) error {
+		return command.BadInput(fmt.Errorf(format, args...), "")
+	}
+	switch {
+	case !nameForm.MatchString(c.Name):
+		return bad("image name %q: want up to 64 letters, digits, dots and dashes", c.Name)
+	case !versionForm.MatchString(c.Version):
+		return bad("image version %q: want up to 64 letters, digits, dots, dashes, underscores and tildes", c.Version)
+	case c.Root == nil:
+		return bad("no root file tree")
+	case strings.ContainsAny(c.Cmdline, "\n\x00"):
+		return bad("kernel arguments %q: want one line", c.Cmdline)
+	case c.RootSlot < 0 || c.StateSize < 0 || c.ESPSize < 0 || c.Size < 0:
+		return bad("a size is negative")
+	}
+	if c.State == nil {
+		c.State = DefaultState
+	}
+	for i, p := range c.State {
+		if p == "/" || p != path.Clean("/"+p) || strings.ContainsAny(p, " \t\n") {
+			return bad("state directory %q: want an absolute path without spaces", p)
+		}
+		for _, reserved := range []string{"/etc", "/usr", "/proc", "/sys", "/dev", "/run"} {
+			if inside(p, reserved) {
+				return bad("state directory %s: %s cannot be kept there", p, reserved)
+			}
+		}
+		for _, q := range c.State[:i] {
+			if inside(p, q) || inside(q, p) {
+				return bad("state directories %s and %s overlap", q, p)
+			}
+		}
+		if err := c.plainDirectory(p); err != nil {
+			return command.BadInput(err, "")
+		}
+	}
+	return nil
+}
+
+func inside(p, dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/") }
+
+// plainDirectory fails when something else than a directory is where p or one
+// of its parents should be.
+func (c *Config) plainDirectory(p string) error {
+	for ; p != "/"; p = path.Dir(p) {
+		if e := c.Root.Lookup(p); e != nil && !e.IsDir() {
+			return fmt.Errorf("state directory: %s is not a directory in the image", p)
+		}
+	}
+	return nil
+}
+
+// finalRoot is the root as it is stored: without the kernel, which is on the
+// EFI partition, and with every directory that something is mounted on.
+func (c *Config) finalRoot() *tree.Tree {
+	t := tree.New()
+	for _, e := range c.Root.All() {
+		entry := *e
+		t.Add(&entry)
+	}
+	for _, e := range t.Below("boot") {
+		if path.Dir(e.Path) == "boot" {
+			t.Remove(e.Path)
+		}
+	}
+	for _, link := range []string{"vmlinuz", "vmlinuz.old", "initrd.img", "initrd.img.old"} {
+		if e := t.Lookup(link); e != nil && e.Kind() == tree.ModeSymlink {
+			t.Remove(link)
+		}
+	}
+	for _, dir := range append([]string{"boot", "dev", "etc", "proc", "run", "sys", "tmp"}, c.State...) {
+		dir = tree.Clean(dir)
+		if t.Lookup(dir) != nil {
+			continue
+		}
+		perm := uint32(0o755)
+		if dir == "tmp" {
+			perm = 0o1777
+		}
+		t.AddParents(dir)
+		t.Add(&tree.Entry{Path: dir, Mode: tree.ModeDir | perm, ModTime: c.Time})
+	}
+	return t
+}
+
+// digest derives identifiers: the same for the same name and version.
+func (c *Config) digest(what string) []byte {
+	sum := sha256.Sum256([]byte(c.Name + "|" + c.Version + "|" + what))
+	return sum[:]
+}
+
+// plan places the partitions. content and esp are what root and EFI partition
+// must hold.
+func (c *Config) plan(content, esp int64) (*Layout, error) {
+	slot := cmp.Or(c.RootSlot, roundUp(content+content/4, slotUnit))
+	espSize := cmp.Or(c.ESPSize, max(defaultESP, roundUp(3*esp, slotUnit)))
+	slot, espSize = roundUp(slot, mib), roundUp(espSize, mib)
+	if slot < content {
+		return nil, command.BadInput(fmt.Errorf("the root needs %d MiB, a slot has %d", ceilMiB(content), slot/mib),
+			"make the root slot larger, or leave its size out")
+	}
+	if espSize < esp {
+		return nil, command.BadInput(fmt.Errorf("the EFI partition needs %d MiB, it has %d", ceilMiB(esp), espSize/mib),
+			"make it larger, or leave its size out")
+	}
+	// The first and the last MiB belong to the partition table.
+	fixed := mib + espSize + 2*slot + mib
+	state := cmp.Or(c.StateSize, defaultRest)
+	if c.Size > 0 {
+		if c.StateSize == 0 {
+			state = min(state, 16*mib) // the least that ext4 is of any use with
+		}
+		state = max(state, (c.Size-fixed)/mib*mib)
+		if fixed+state > c.Size {
+			return nil, command.BadInput(fmt.Errorf("a disk of %d MiB is too small: this image needs %d", c.Size/mib, ceilMiB(fixed+state)),
+				"make the disk larger, or leave its size out")
+		}
+	}
+	l := &Layout{Size: fixed + roundUp(state, mib), GUID: formatGUID(c.digest("disk"))}
+	at := int64(mib)
+	for _, p := range []Partition{
+		{Name: "esp", Type: typeESP, Size: espSize, Filesystem: "vfat", Label: "ESP"},
+		{Name: "root-a", Type: typeRoot, Size: slot, Filesystem: "erofs", Label: "root", attributes: readOnly},
+		{Name: "root-b", Type: typeRoot, Size: slot, attributes: readOnly},
+		{Name: "state", Type: typeVar, Size: roundUp(state, mib), attributes: noAuto},
+	} {
+		p.Number, p.Start = len(l.Partitions)+1, at
+		p.GUID = formatGUID(c.digest(p.Name))
+		at += p.Size
+		l.Partitions = append(l.Partitions, p)
+	}
+	return l, nil
+}
+
+func roundUp(n, unit int64) int64 { return (n + unit - 1) / unit * unit }
+func ceilMiB(n int64) int64       { return roundUp(n, mib) / mib }
+
+// part is the part of the disk that a partition takes.
+func (w *target) part(p *Partition) io.WriterAt {
+	return &window{w: w, start: p.Start, size: p.Size, name: p.Name}
+}

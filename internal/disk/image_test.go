@@ -1,0 +1,65 @@
+package disk
+
+import (
+	"encoding/json"
+	"flag"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"goldsmith/internal/tree"
+)
+
+// A real root file system, to write (and look at, and boot) a real disk:
+//
+//	go test ./internal/disk -run TestImage -v -image /path/to/root -out disk.raw
+var (
+	imageDir = flag.String("image", "", "directory with a root file system to make a disk of")
+	imageOut = flag.String("out", "", "where the disk goes; default a temporary directory")
+)
+
+// buildInit compiles imginit as images carry it.
+func buildInit(t *testing.T) []byte {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "imginit")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w -buildid=", "-o", out, "goldsmith/cmd/imginit")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if msg, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build imginit: %v\n%s", err, msg)
+	}
+	b, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestImage(t *testing.T) {
+	if *imageDir == "" {
+		t.Skip("no -image given")
+	}
+	root, err := tree.FromDir(*imageDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := *imageOut
+	if out == "" {
+		out = filepath.Join(t.TempDir(), "disk.raw")
+	}
+	f, err := os.Create(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	began := time.Now()
+	l, err := Write(t.Context(), f, Config{
+		Name: "demo", Version: "1", Root: root, Init: buildInit(t), Time: time.Unix(1700000000, 0).UTC(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, _ := json.MarshalIndent(l, "", "  ")
+	t.Logf("written in %.2fs, init built included\n%s", time.Since(began).Seconds(), text)
+}
