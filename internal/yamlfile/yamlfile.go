@@ -11,7 +11,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 
 	"gopkg.in/yaml.v3"
@@ -147,4 +149,38 @@ func child(n *yaml.Node, key any) *yaml.Node {
 		}
 	}
 	return nil
+}
+
+// Decode reads one mapping of the file into the structure v points to. A key
+// that v has no field for is an error.
+func (f *File) Decode(n *yaml.Node, v any) error {
+	if n.Kind != yaml.MappingNode {
+		return command.BadInput(fmt.Errorf("%s:%d: expected a mapping", f.Path, n.Line), "")
+	}
+	known := fields(v)
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if key := n.Content[i]; !slices.Contains(known, key.Value) {
+			return command.BadInput(fmt.Errorf("%s:%d: unknown field %q", f.Path, key.Line, key.Value),
+				"known are "+strings.Join(known, ", "))
+		}
+	}
+	if err := n.Decode(v); err != nil {
+		return f.bad(err)
+	}
+	return nil
+}
+
+// fields returns the keys that a structure takes, as the YAML library names
+// them: the tag, or the field's name in lower case.
+func fields(v any) []string {
+	t := reflect.TypeOf(v).Elem()
+	var names []string
+	for i := range t.NumField() {
+		name, _, _ := strings.Cut(t.Field(i).Tag.Get("yaml"), ",")
+		if name == "" {
+			name = strings.ToLower(t.Field(i).Name)
+		}
+		names = append(names, name)
+	}
+	return names
 }
