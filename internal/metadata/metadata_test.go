@@ -77,6 +77,22 @@ func TestSyntaxErrors(t *testing.T) {
 	}
 }
 
+func TestSalvage(t *testing.T) {
+	for in, want := range map[string]string{
+		`{"url": "http://x", "b": {"c": 1`: `{"url": "http://x"}`,
+		`{"url": "http://x", b}`:           `{"url": "http://x"}`,
+		`{"url": "http://x`:                `{}`,
+		`{"a": 1} trailing`:                `{"a": 1}`,
+		"{\"a\": 1, \"b\": \"\xff\", 2}":   `{"a": 1, "b": "\ufffd"}`,
+		`[1, 2]`:                           `{}`,
+		``:                                 `{}`,
+	} {
+		if got := JSON(Salvage([]byte(in))); got != want {
+			t.Errorf("Salvage(%s) = %s; want %s", in, got, want)
+		}
+	}
+}
+
 func TestMerge(t *testing.T) {
 	for _, tc := range []struct{ a, b, want string }{
 		{`{"a":{"x":1,"y":2},"l":[1,2]}`, `{"c":1,"a":{"y":3,"z":4},"l":[9]}`, `{"a": {"x": 1, "y": 3, "z": 4}, "l": [9], "c": 1}`},

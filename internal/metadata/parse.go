@@ -39,6 +39,16 @@ func Parse(name string, data []byte) (any, error) {
 	return nil, &SyntaxError{name, line, column, problem}
 }
 
+// Salvage returns the members of the document's object that stand before the
+// first error. It is for reporting that error to whoever the document names,
+// never for configuration.
+func Salvage(data []byte) *Object {
+	p := &parser{text: strings.ToValidUTF8(string(data), "\ufffd")}
+	v, _ := p.value()
+	o, _ := v.(*Object)
+	return o
+}
+
 // parser reads text from pos. Its methods return what is wrong at pos, or "".
 type parser struct {
 	text  string
@@ -126,6 +136,7 @@ func (p *parser) nested(read func() (any, string)) (any, string) {
 	return v, problem
 }
 
+// object returns what it has read when there is a problem: see Salvage.
 func (p *parser) object() (any, string) {
 	o := &Object{values: map[string]any{}}
 	if p.space(); p.peek() == '}' {
@@ -134,19 +145,19 @@ func (p *parser) object() (any, string) {
 	}
 	for {
 		if p.space(); p.peek() != '"' {
-			return nil, "expected a key in double quotes"
+			return o, "expected a key in double quotes"
 		}
 		key, problem := p.str()
 		if problem != "" {
-			return nil, problem
+			return o, problem
 		}
 		if p.space(); p.peek() != ':' {
-			return nil, "expected ':' after the key"
+			return o, "expected ':' after the key"
 		}
 		p.pos++
 		v, problem := p.value()
 		if problem != "" {
-			return nil, problem
+			return o, problem
 		}
 		o.Set(key.(string), v)
 		if end, problem := p.separator('}'); end || problem != "" {

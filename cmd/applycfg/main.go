@@ -1,0 +1,237 @@
+// Applycfg writes configuration files from templates and metadata. Called as
+// os-apply-config or os-config-applier it takes their flags.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"goldsmith/internal/applycfg"
+	"goldsmith/internal/command"
+	"goldsmith/internal/metadata"
+)
+
+// version is set when the program is linked.
+var version = "dev"
+
+func main() { os.Exit(run(filepath.Base(os.Args[0]), os.Args[1:])) }
+
+// run is main without the process around it.
+func run(name string, args []string) int {
+	a := &app{name: name}
+	if status := a.program().Main(spread(args)); status != command.StatusOK {
+		return status
+	}
+	return a.status
+}
+
+// app is the program with its flags.
+type app struct {
+	name   string // the name it was called by
+	status int    // what to exit with when nothing went wrong
+
+	templates, output, list string
+	metadata                files
+	subhash                 string
+	key, typeName, boolKey  string
+	keyDefault              optional
+	validate, print         bool
+	json, dryRun, version   bool
+}
+
+func (a *app) program() *command.Program {
+	return &command.Program{Name: a.name, Version: version, Root: &command.Command{
+		Short: "write configuration files from templates and metadata",
+		Long: "The template tree mirrors the destination: etc/app.conf makes /etc/app.conf. Every template is rendered\n" +
+			"before a file is written; a file that is already right is not touched. Metadata are the JSON files given\n" +
+			"with --metadata, else those of the environment variable OS_CONFIG_FILES (colons between), else those that\n" +
+			"collectcfg listed; the later override the earlier. --boolean-key exits with 0, 1, or 255 when the value\n" +
+			"is neither true nor false.",
+		Example: "applycfg --dry-run -t templates/redis -o /tmp/out -m metadata.json\n" +
+			"applycfg --key redis.port --type int --key-default 6379",
+		Flags: a.flags,
+		Run:   a.run,
+	}}
+}
+
+func (a *app) flags(fs *flag.FlagSet) {
+	*a = app{name: a.name} // help declares the flags once more
+	a.templates = os.Getenv("OS_CONFIG_APPLIER_TEMPLATES")
+	text := func(p *string, short, long, value, usage string) {
+		fs.StringVar(p, long, value, usage)
+		if short != "" {
+			fs.StringVar(p, short, value, "short for --"+long)
+		}
+	}
+	truth := func(p *bool, short, long, usage string) {
+		fs.BoolVar(p, long, false, usage)
+		if short != "" {
+			fs.BoolVar(p, short, false, "short for --"+long)
+		}
+	}
+	text(&a.templates, "t", "templates", a.templates, "`directory` of templates; empty means "+applycfg.DefaultTemplates)
+	text(&a.output, "o", "output", "/", "`directory` to write below")
+	fs.Var(&a.metadata, "metadata", "`file` of metadata; may be repeated, and take several")
+	fs.Var(&a.metadata, "m", "short for --metadata")
+	text(&a.list, "", "os-config-files", "", "JSON `file` that lists the metadata files; empty means "+applycfg.DefaultList)
+	text(&a.subhash, "s", "subhash", "", "render with the object at this `key` instead of the whole metadata")
+	text(&a.key, "", "key", "", "print the value of a dotted `key` and exit")
+	text(&a.typeName, "", "type", "default", "`type` that the value of --key must have")
+	fs.Var(&a.keyDefault, "key-default", "`text` to print when --key is not there")
+	text(&a.boolKey, "", "boolean-key", "", "exit with the truth of a dotted `key`")
+	truth(&a.validate, "v", "validate", "render everything, write nothing")
+	truth(&a.print, "", "print-templates", "print the directory of templates and exit")
+	truth(&a.json, "", "json", "print what changed as JSON")
+	truth(&a.dryRun, "n", "dry-run", "print what would change, write nothing")
+	truth(&a.version, "", "version", "print the version and exit")
+}
+
+func (a *app) run(ctx context.Context, io command.IO, words []string) error {
+	if len(words) > 0 {
+		return command.Usage(fmt.Sprintf("unexpected argument %q", words[0]), "metadata files are given with --metadata")
+	}
+	given := a.templates != ""
+	if !given {
+		a.templates = applycfg.DefaultTemplates
+	}
+	if a.print {
+		fmt.Fprintln(io.Stdout, a.templates)
+		return nil
+	}
+	doc, err := applycfg.FromEnvironment(a.metadata, a.list).Load()
+	if err != nil {
+		return err
+	}
+	switch {
+	case a.key != "":
+		return a.printKey(io, doc)
+	case a.boolKey != "":
+		return a.truth(doc)
+	}
+	if doc, err = applycfg.Subhash(doc, a.subhash); err != nil {
+		return err
+	}
+	if _, err := os.Stat(a.templates); os.IsNotExist(err) && !given {
+		a.say(io, "no templates: %s is not there", a.templates)
+		return nil
+	}
+	return a.apply(ctx, io, doc)
+}
+
+func (a *app) apply(ctx context.Context, io command.IO, doc *metadata.Object) error {
+	files, err := applycfg.Render(ctx, a.templates, doc)
+	if err != nil {
+		return err
+	}
+	if a.validate {
+		a.say(io, "%d templates are valid", len(files))
+		return nil
+	}
+	changes, err := applycfg.Output{Dir: a.output, DryRun: a.dryRun}.Apply(files)
+	return a.report(io, changes, err)
+}
+
+// report is the result: with --json an object on standard output, with
+// --dry-run the plan there, otherwise lines for people.
+func (a *app) report(io command.IO, changes []applycfg.Change, err error) error {
+	result := struct {
+		Changes   []applycfg.Change `json:"changes"`
+		Unchanged int               `json:"unchanged"`
+		DryRun    bool              `json:"dry_run,omitempty"`
+	}{Changes: []applycfg.Change{}, DryRun: a.dryRun}
+	for _, c := range changes {
+		switch {
+		case c.Action == applycfg.Unchanged:
+			result.Unchanged++
+			continue
+		case a.json:
+		case a.dryRun:
+			fmt.Fprintf(io.Stdout, "%s %s\n", c.Action, c.Path)
+		default:
+			a.say(io, "%s %s", c.Action, c.Path)
+		}
+		result.Changes = append(result.Changes, c)
+	}
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return json.NewEncoder(io.Stdout).Encode(result)
+	}
+	a.say(io, "%d changed, %d unchanged", len(result.Changes), result.Unchanged)
+	return nil
+}
+
+func (a *app) printKey(io command.IO, doc *metadata.Object) error {
+	if a.boolKey != "" {
+		a.say(io, "--boolean-key is ignored beside --key")
+	}
+	text, ok, err := applycfg.Key(doc, a.key, a.typeName)
+	switch {
+	case err != nil:
+		return err
+	case !ok && a.keyDefault.text == nil:
+		return command.Hint(fmt.Errorf("key %s: not in the metadata", a.key), "--key-default says what to print then")
+	case !ok:
+		text = *a.keyDefault.text
+	}
+	fmt.Fprintln(io.Stdout, text)
+	return nil
+}
+
+func (a *app) truth(doc *metadata.Object) error {
+	value, ok := applycfg.Bool(doc, a.boolKey)
+	switch {
+	case !ok:
+		return &command.Error{Status: 255, Err: fmt.Errorf("key %s: neither true nor false", a.boolKey)}
+	case !value:
+		a.status = 1
+	}
+	return nil
+}
+
+func (a *app) say(io command.IO, format string, args ...any) {
+	fmt.Fprintf(io.Stderr, a.name+": "+format+"\n", args...)
+}
+
+// files is a flag that may be repeated.
+type files []string
+
+func (f *files) String() string     { return strings.Join(*f, " ") }
+func (f *files) Set(s string) error { *f = append(*f, s); return nil }
+
+// optional is a flag that knows whether it was given.
+type optional struct{ text *string }
+
+func (o *optional) String() string     { return "" }
+func (o *optional) Set(s string) error { o.text = &s; return nil }
+
+// spread turns "-m a b" into "-m a -m b", which flag understands.
+func spread(args []string) []string {
+	var out []string
+	many := ""
+	for i, a := range args {
+		switch {
+		case a == "--":
+			return append(out, args[i:]...)
+		case a == "-m" || a == "--metadata" || a == "-metadata":
+			many = a
+			if i+1 == len(args) || strings.HasPrefix(args[i+1], "-") {
+				out = append(out, a) // no value: flag's to complain about
+			}
+		case strings.HasPrefix(a, "-"):
+			many = ""
+			out = append(out, a)
+		case many != "":
+			out = append(out, many, a)
+		default:
+			out = append(out, a)
+		}
+	}
+	return out
+}

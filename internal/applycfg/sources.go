@@ -1,0 +1,148 @@
+package applycfg
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+
+	"goldsmith/internal/command"
+	"goldsmith/internal/metadata"
+)
+
+// DefaultList is where collectcfg writes the list of its metadata files.
+const DefaultList = "/var/lib/os-collect-config/os_config_files.json"
+
+// maxDocument bounds what is read as one metadata file.
+const maxDocument = 64 << 20
+
+// Sources says where the metadata comes from: the first of the three that is
+// given.
+type Sources struct {
+	// Files were named by the user: each must be there and hold an object.
+	Files []string
+	// Env is the value of OS_CONFIG_FILES, paths with colons between; nil
+	// when the variable is not set.
+	Env *string
+	// List is the path of a JSON list of paths; a list that is not there is
+	// empty. Empty means DefaultList.
+	List string
+}
+
+// FromEnvironment returns the sources of a program that was given files, and
+// list as the value of --os-config-files (or "").
+func FromEnvironment(files []string, list string) Sources {
+	s := Sources{Files: files, List: list}
+	if v, ok := os.LookupEnv("OS_CONFIG_FILES"); ok {
+		s.Env = &v
+	}
+	if s.List == "" {
+		s.List = os.Getenv("OS_CONFIG_FILES_PATH")
+	}
+	return s
+}
+
+// Paths lists the metadata files, the later overriding the earlier.
+func (s Sources) Paths() ([]string, error) {
+	switch {
+	case len(s.Files) > 0:
+		return s.Files, nil
+	case s.Env != nil:
+		return strings.Split(*s.Env, ":"), nil
+	}
+	list := s.List
+	if list == "" {
+		list = DefaultList
+	}
+	v, err := readJSON(list)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	items, ok := v.([]any)
+	var paths []string
+	for _, i := range items {
+		path, isText := i.(string)
+		ok = ok && isText
+		paths = append(paths, path)
+	}
+	if !ok {
+		return nil, command.BadInput(fmt.Errorf("%s: not a list of paths", list), `collectcfg writes it, such as ["/var/lib/os-collect-config/nocloud.json"]`)
+	}
+	return paths, nil
+}
+
+// Load merges the metadata files. Unless the user named them, files that are
+// not there are passed over, and so is a document that is no object. No
+// metadata at all is an empty object.
+func (s Sources) Load() (*metadata.Object, error) {
+	paths, err := s.Paths()
+	if err != nil {
+		return nil, err
+	}
+	var docs []*metadata.Object
+	for _, path := range paths {
+		if path == "" {
+			continue
+		}
+		v, err := readJSON(path)
+		named := len(s.Files) > 0
+		if errors.Is(err, fs.ErrNotExist) {
+			if named {
+				return nil, command.BadInput(fmt.Errorf("%s: no such metadata file", path), "see the paths given with --metadata")
+			}
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		o, ok := v.(*metadata.Object)
+		if !ok && named {
+			return nil, command.BadInput(fmt.Errorf("%s: not a JSON object", path), "metadata is an object with keys, {\"key\": value}")
+		}
+		docs = append(docs, o)
+	}
+	return metadata.Merge(docs...), nil
+}
+
+// Salvage merges what can be read of the metadata files, for reporting that
+// the rest cannot. It never fails, and is never for configuration.
+func (s Sources) Salvage() *metadata.Object {
+	paths, _ := s.Paths()
+	var docs []*metadata.Object
+	for _, path := range paths {
+		if data, err := readFile(path); err == nil {
+			docs = append(docs, metadata.Salvage(data))
+		}
+	}
+	return metadata.Merge(docs...)
+}
+
+func readJSON(path string) (any, error) {
+	data, err := readFile(path)
+	if err != nil {
+		return nil, err
+	}
+	v, err := metadata.Parse(path, data)
+	if err != nil {
+		return nil, command.BadInput(err, "metadata files are JSON; jq . "+path+" shows the place too")
+	}
+	return v, nil
+}
+
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxDocument+1))
+	if err == nil && len(data) > maxDocument {
+		err = fmt.Errorf("%s: larger than %d MiB", path, maxDocument>>20)
+	}
+	return data, err
+}
