@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -219,7 +218,7 @@ func (b *bootFiles) writeESP(w *target, c Config, l *Layout) error {
 		esp.Used += e.Size
 	}
 	_, err = fat.Write(w.part(esp), t, fat.Options{
-		Label: esp.Label, VolumeID: binary.LittleEndian.Uint32(c.digest("esp-volume")),
+		Label: esp.Label, VolumeID: le.Uint32(c.digest("esp-volume")),
 		Size: esp.Size, Type: 32, Time: c.Time,
 	})
 	if err != nil {

@@ -61,5 +61,15 @@ func TestImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	text, _ := json.MarshalIndent(l, "", "  ")
+	r, err := Inspect(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Packages) == 0 || len(r.Notes) != 0 || len(r.Partitions) != 4 {
+		t.Errorf("Inspect: %d packages, %d partitions, notes %q", len(r.Packages), len(r.Partitions), r.Notes)
+	}
+	r.Packages, r.OS = r.Packages[:1], nil
+	report, _ := json.MarshalIndent(r, "", "  ")
+	t.Logf("inspected\n%s", report)
 	t.Logf("written in %.2fs, init built included\n%s", time.Since(began).Seconds(), text)
 }

@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"strings"
 
@@ -71,6 +72,9 @@ func formatGUID(b []byte) string {
 	return s[:8] + "-" + s[8:12] + "-" + s[12:16] + "-" + s[16:20] + "-" + s[20:]
 }
 
+var le = binary.LittleEndian
+
+// sector is the logical block size of the disks made here, in bytes.
 const sector = 512
 
 func writeTable(w *target, l *Layout) error {
