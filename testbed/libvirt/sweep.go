@@ -1,0 +1,76 @@
+package libvirt
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"strings"
+
+	golibvirt "github.com/digitalocean/go-libvirt"
+)
+
+// Sweep removes the machines whose owner is dead, with their files. Connect
+// calls it. Domains that are not ours, whatever their name, and machines
+// whose owner lives are left alone.
+func (h *Host) Sweep(ctx context.Context) error {
+	const all = golibvirt.ConnectListDomainsActive | golibvirt.ConnectListDomainsInactive
+	doms, _, err := h.l.ConnectListAllDomains(1, all)
+	if err != nil {
+		return fmt.Errorf("list machines: %w", err)
+	}
+	var errs []error
+	for _, d := range doms {
+		if !strings.HasPrefix(d.Name, namePrefix) {
+			continue
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if _, err := h.sweepDomain(d); err != nil {
+			errs = append(errs, fmt.Errorf("remove %s: %w", d.Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// sweepDomain removes a domain if its owner is dead, and tells whether it did.
+func (h *Host) sweepDomain(d golibvirt.Domain) (bool, error) {
+	desc, err := h.l.DomainGetXMLDesc(d, 0)
+	if err != nil {
+		if golibvirt.IsNotFound(err) { // somebody else was faster
+			err = nil
+		}
+		return err == nil, err
+	}
+	lock, dir, ok := ownerOf(desc)
+	if !ok || lock == h.owner.lockPath() || !dead(lock) {
+		return false, nil
+	}
+	return true, errors.Join(h.removeDomain(d), removeFiles(dir))
+}
+
+// removeDomain stops and undefines a domain. It is no error when it is gone.
+func (h *Host) removeDomain(d golibvirt.Domain) error {
+	err := h.l.DomainDestroyFlags(d, golibvirt.DomainDestroyDefault)
+	if err != nil && !is(err, golibvirt.ErrOperationInvalid) && !golibvirt.IsNotFound(err) {
+		return fmt.Errorf("power off: %w", err)
+	}
+	err = h.l.DomainUndefineFlags(d, golibvirt.DomainUndefineNvram)
+	if err != nil && !golibvirt.IsNotFound(err) {
+		return fmt.Errorf("undefine: %w", err)
+	}
+	return nil
+}
+
+// is tells whether err is libvirtd's error of that number.
+func is(err error, n golibvirt.ErrorNumber) bool {
+	e, ok := errors.AsType[golibvirt.Error](err)
+	return ok && golibvirt.ErrorNumber(e.Code) == n
+}
+
+// hashedMAC is a hardware address in QEMU's range, the same for the same s.
+func hashedMAC(s string) string {
+	h := sha256.Sum256([]byte(s))
+	return fmt.Sprintf("52:54:00:%02x:%02x:%02x", h[0], h[1], h[2])
+}

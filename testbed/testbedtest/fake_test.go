@@ -1,0 +1,5 @@
+package testbedtest
+
+import "testing"
+
+func TestFake(t *testing.T) { Run(t, Driver{New: NewFake}) }
