@@ -1,0 +1,194 @@
+// Package qemu starts a disk image in QEMU on this host, for a person at a
+// terminal or for a test that reads the console. It needs neither root nor
+// libvirtd, and leaves the image as it is.
+//
+// It is no testbed driver: [Run] is the whole life of the machine, from power
+// on until it switches itself off.
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"goldsmith/internal/command"
+	"goldsmith/testbed"
+)
+
+// Config says what to run. Image must be set.
+type Config struct {
+	Image       string
+	ImageFormat string // "raw" or "qcow2"; "" means what the file's first bytes say
+	// Write lets the machine change the image. Otherwise what it writes is
+	// dropped at the end.
+	Write bool
+	// Seed is a raw disk that tells the machine who it is, read-only; "" means
+	// none.
+	Seed      string
+	Firmware  testbed.Firmware // "" means UEFI; its variables are dropped at the end
+	CPUs      int              // 0 means 2
+	MemoryMiB int              // 0 means 1024
+	// Accelerator is testbed.KVM or testbed.TCG; "" means what
+	// testbed.Accelerator says.
+	Accelerator string
+	// SSHPort of 127.0.0.1 leads to port 22 of the machine; 0 means no port
+	// does.
+	SSHPort int
+	// Network lets the machine reach what this host reaches. Without it the
+	// machine has no network, or one where only SSHPort leads.
+	Network bool
+	// Console receives what the machine prints on its serial port. nil means
+	// that standard input and output are the serial port, where Ctrl-a x ends
+	// the machine and Ctrl-a h lists other keys.
+	Console io.Writer
+	// Log receives QEMU's own messages; nil means they are only kept for the
+	// error.
+	Log io.Writer
+}
+
+const program = "qemu-system-x86_64"
+
+// Run starts the machine and waits until it is off. The machine is killed when
+// ctx ends, and when the process dies. Without QEMU or its firmware the error
+// is a command.Missing one.
+func Run(ctx context.Context, c Config) error {
+	c, err := c.withDefaults(ctx)
+	if err != nil {
+		return err
+	}
+	args, err := c.args()
+	if err != nil {
+		return err
+	}
+	if _, err := exec.LookPath(program); err != nil {
+		return command.Missing(fmt.Errorf("%s: not installed", program), "install qemu-system-x86")
+	}
+	x := command.Exec{Args: args, Stdout: c.Console, Log: c.Log, Sys: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}}
+	if c.Console == nil {
+		x.Stdin, x.Stdout = os.Stdin, os.Stdout
+		restore := lendTerminal(x.Sys)
+		defer restore()
+	}
+	// The kernel kills the machine when the thread that started it ends: give
+	// it one that lives as long as the machine.
+	ended := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		ended <- x.Run(ctx)
+	}()
+	if err := <-ended; err != nil {
+		return fmt.Errorf("run %s: %w", c.Image, err)
+	}
+	return nil
+}
+
+func (c Config) withDefaults(ctx context.Context) (Config, error) {
+	var err error
+	for _, p := range []*string{&c.Image, &c.Seed} {
+		if *p == "" {
+			continue
+		}
+		if *p, err = filepath.Abs(*p); err != nil {
+			return c, err
+		}
+		if _, err := os.Stat(*p); err != nil {
+			return c, command.BadInput(err, "")
+		}
+	}
+	if c.Image == "" {
+		return c, errors.New("no image given")
+	}
+	if c.ImageFormat == "" {
+		if c.ImageFormat, err = format(c.Image); err != nil {
+			return c, err
+		}
+	}
+	if c.CPUs == 0 {
+		c.CPUs = 2
+	}
+	if c.MemoryMiB == 0 {
+		c.MemoryMiB = 1024
+	}
+	if c.Accelerator == "" {
+		c.Accelerator = testbed.Accelerator(ctx)
+	}
+	return c, ctx.Err()
+}
+
+// format tells a qcow2 image from a raw one.
+func format(image string) (string, error) {
+	f, err := os.Open(image)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	magic := make([]byte, 4)
+	if _, err := io.ReadFull(f, magic); err != nil {
+		return "", fmt.Errorf("%s: %w", image, err)
+	}
+	if string(magic) == "QFI\xfb" {
+		return "qcow2", nil
+	}
+	return "raw", nil
+}
+
+// args is QEMU's command line.
+func (c Config) args() ([]string, error) {
+	code, vars, err := c.Firmware.Files()
+	if err != nil {
+		return nil, err
+	}
+	accel, cpu := "tcg,thread=multi", "max"
+	if c.Accelerator == testbed.KVM {
+		accel, cpu = "kvm", "host"
+	}
+	args := []string{program, "-nodefaults", "-no-user-config", "-display", "none",
+		"-machine", "q35", "-accel", accel, "-cpu", cpu,
+		"-smp", strconv.Itoa(c.CPUs), "-m", strconv.Itoa(c.MemoryMiB),
+		"-device", "virtio-rng-pci"}
+	if code != "" {
+		args = append(args,
+			"-drive", drive(code, "if=pflash,unit=0,format=raw,readonly=on"),
+			"-drive", drive(vars, "if=pflash,unit=1,format=raw,snapshot=on"))
+	}
+	disk := "if=none,id=disk,format=" + c.ImageFormat + ",discard=unmap"
+	if !c.Write {
+		disk += ",snapshot=on,cache=unsafe"
+	}
+	args = append(args, "-drive", drive(c.Image, disk), "-device", "virtio-blk-pci,drive=disk,bootindex=1")
+	if c.Seed != "" {
+		args = append(args, "-drive", drive(c.Seed, "if=none,id=seed,format=raw,readonly=on"), "-device", "virtio-blk-pci,drive=seed")
+	}
+	if c.Network || c.SSHPort != 0 {
+		args = append(args, "-netdev", c.netdev(), "-device", "virtio-net-pci,netdev=net,romfile=")
+	}
+	serial := "stdio"
+	if c.Console == nil {
+		serial = "mon:stdio"
+	}
+	return append(args, "-serial", serial), nil
+}
+
+func (c Config) netdev() string {
+	n := "user,id=net"
+	if !c.Network {
+		n += ",restrict=on"
+	}
+	if c.SSHPort != 0 {
+		n += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:%d-:22", c.SSHPort)
+	}
+	return n
+}
+
+// drive is a -drive argument; a comma in a file's name is doubled.
+func drive(file, options string) string {
+	return options + ",file=" + strings.ReplaceAll(file, ",", ",,")
+}
