@@ -152,8 +152,11 @@ func (r *Runner) one(ctx context.Context, sh *shell, name string) error {
 
 // fault makes the typed error of what Exec returned.
 func (r *Runner) fault(ctx context.Context, path string, err error) error {
-	if err == nil || ctx.Err() != nil {
-		return err
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("%s: %w", path, err)
 	}
 	e := &Error{Path: path, Status: -1, Err: err}
 	if x, ok := errors.AsType[*command.ExitError](err); ok {

@@ -1,0 +1,114 @@
+// Refreshcfg runs the configuration hooks of a machine and reports how they
+// ended. Called as os-refresh-config it takes that program's flags and leaves
+// the report to a hook.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"goldsmith/internal/applycfg"
+	"goldsmith/internal/command"
+	"goldsmith/internal/refreshcfg"
+)
+
+// version is set when the program is linked.
+var version = "dev"
+
+func main() { os.Exit(program(filepath.Base(os.Args[0])).Main(os.Args[1:])) }
+
+// app is the program with its flags.
+type app struct {
+	name                   string // the name it was called by
+	lock, list, level      string
+	timeout                int
+	base, phases, noSignal bool
+	version                bool
+}
+
+func program(name string) *command.Program {
+	a := &app{name: name}
+	return &command.Program{Name: name, Version: version, Root: &command.Command{
+		Short: "run the configuration hooks of this machine",
+		Long: "The phases pre-configure, configure, post-configure and migration run in this order; each is a directory\n" +
+			"PHASE.d of hooks below " + refreshcfg.DefaultBase + " (or $OS_REFRESH_CONFIG_BASE_DIR). The first hook that fails\n" +
+			"ends the run with status 1, after error.d has run. If the metadata has the key completion-signal, the outcome\n" +
+			"is sent there, with completion-token as bearer token and instance-id as name. --timeout ends what still runs.",
+		Example: "refreshcfg --timeout 600",
+		Flags:   a.flags,
+		Run:     a.run,
+	}}
+}
+
+func (a *app) flags(fs *flag.FlagSet) {
+	*a = app{name: a.name} // help declares the flags once more
+	fs.BoolVar(&a.base, "print-base", false, "print the directory of the phases and exit")
+	fs.BoolVar(&a.phases, "print-phases", false, "print the names of the phases and exit")
+	fs.StringVar(&a.lock, "lockfile", refreshcfg.DefaultLock, "`file` that keeps a second run away")
+	fs.IntVar(&a.timeout, "timeout", 0, "end the run after so many `seconds`")
+	fs.StringVar(&a.list, "os-config-files", "", "JSON `file` that lists the metadata files; empty means "+applycfg.DefaultList)
+	fs.BoolVar(&a.noSignal, "no-signal", false, "do not report how it ended")
+	fs.StringVar(&a.level, "log-level", "INFO", "ERROR, WARN, CRITICAL, INFO or DEBUG; the `level` below which nothing is logged")
+	fs.BoolVar(&a.version, "version", false, "print the version and exit")
+}
+
+func (a *app) run(ctx context.Context, io command.IO, words []string) error {
+	base := os.Getenv("OS_REFRESH_CONFIG_BASE_DIR")
+	if base == "" {
+		base = refreshcfg.DefaultBase
+	}
+	switch {
+	case len(words) > 0:
+		return command.Usage(fmt.Sprintf("unexpected argument %q", words[0]), "see '"+a.name+" --help'")
+	case a.timeout < 0:
+		return command.Usage("--timeout is negative", "give seconds, such as --timeout 600")
+	case !strings.Contains(" ERROR WARN CRITICAL INFO DEBUG ", " "+a.level+" "):
+		return command.Usage(fmt.Sprintf("no such log level: %q", a.level), "one of ERROR, WARN, CRITICAL, INFO, DEBUG")
+	case a.base:
+		fmt.Fprintln(io.Stdout, base)
+		return nil
+	case a.phases:
+		fmt.Fprintln(io.Stdout, strings.Join(refreshcfg.Phases, "\t"))
+		return nil
+	}
+	say := func(format string, args ...any) { fmt.Fprintf(io.Stderr, a.name+": "+format+"\n", args...) }
+	quiet := a.level != "INFO" && a.level != "DEBUG"
+	c := refreshcfg.Config{
+		Base: base, Lock: a.lock, Timeout: time.Duration(a.timeout) * time.Second,
+		Stdout: io.Stdout, Log: io.Stderr,
+		Say: func(format string, args ...any) {
+			if !quiet {
+				say(format, args...)
+			}
+		},
+	}
+	err := refreshcfg.Run(ctx, c)
+	if command.Status(err) == command.StatusBusy || a.noSignal || a.name == "os-refresh-config" || ctx.Err() != nil {
+		return err
+	}
+	return a.signal(ctx, err, c.Say)
+}
+
+// signal reports how the run ended. A report that does not arrive fails a run
+// that succeeded: whoever deployed the machine still waits for it.
+func (a *app) signal(ctx context.Context, failed error, say func(string, ...any)) error {
+	sources := applycfg.FromEnvironment(nil, a.list)
+	s, ok := refreshcfg.SignalFrom(sources.Salvage())
+	if !ok {
+		return failed
+	}
+	if err := s.Send(ctx, failed); err != nil {
+		if failed != nil {
+			say("%v", err)
+			return failed
+		}
+		return command.Hint(err, "is the host reachable from this machine, and does it expect this token?")
+	}
+	say("reported %s", map[bool]string{true: "SUCCESS", false: "FAILURE"}[failed == nil])
+	return failed
+}

@@ -1,0 +1,153 @@
+// Package refreshcfg brings a machine to its configuration: it runs the
+// phases pre-configure, configure, post-configure and migration, each a
+// directory of hooks, and reports to whoever deployed the machine how that
+// ended.
+//
+// The first hook that fails ends the run: error.d is run, later phases are
+// not, and the report says which hook it was. One run at a time, held by a
+// lock file.
+package refreshcfg
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"goldsmith/internal/command"
+	"goldsmith/internal/hook"
+)
+
+// DefaultBase is where elements put their hooks, DefaultLock the lock file.
+const (
+	DefaultBase = "/usr/libexec/os-refresh-config"
+	DefaultLock = "/run/os-refresh-config.lock"
+)
+
+// Phases are the phases in their order. The hooks of a phase are in PHASE.d.
+var Phases = []string{"pre-configure", "configure", "post-configure", "migration"}
+
+// Config says what to run. The zero value runs the machine's own phases.
+type Config struct {
+	Base    string        // the directory of the phases; empty means DefaultBase
+	Lock    string        // the lock file; empty means DefaultLock
+	Timeout time.Duration // for all phases together; 0 means none
+	Stdout  io.Writer     // what the hooks print on standard output
+	Log     io.Writer     // everything else
+	Say     func(format string, args ...any)
+}
+
+// Failure says which hook ended the run.
+type Failure struct {
+	Phase string
+	Err   error // a *hook.Error, or why the phase could not run
+}
+
+func (f *Failure) Error() string { return fmt.Sprintf("%s: %v", f.Phase, f.Err) }
+func (f *Failure) Unwrap() error { return f.Err }
+
+// Reason is the failure in one line: "configure/20-os-apply-config: exit
+// status 2: no such file".
+func (f *Failure) Reason() string {
+	e, ok := errors.AsType[*hook.Error](f.Err)
+	if !ok {
+		return f.Error()
+	}
+	line := f.Phase + "/" + filepath.Base(e.Path) + ": " + e.Reason()
+	for _, l := range slices.Backward(e.Tail) {
+		// A goldsmith program says last what to do, before that what is wrong.
+		if !strings.HasPrefix(l, "hint: ") {
+			return line + ": " + l
+		}
+	}
+	return line
+}
+
+// Run runs the phases. The error is a [*Failure] when a phase failed, and one
+// with the status for busy when another run holds the lock.
+func Run(ctx context.Context, c Config) (err error) {
+	if c.Say == nil {
+		c.Say = func(string, ...any) {}
+	}
+	lock, err := takeLock(or(c.Lock, DefaultLock))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Truncate(0), lock.Close()) }()
+	limited := ctx
+	if c.Timeout > 0 {
+		var stop context.CancelFunc
+		cause := fmt.Errorf("still running after %s: ended", c.Timeout)
+		limited, stop = context.WithTimeoutCause(ctx, c.Timeout, cause)
+		defer stop()
+	}
+	for _, phase := range Phases {
+		c.Say("phase %s", phase)
+		if err := c.phase(limited, phase); err != nil {
+			f := &Failure{phase, err}
+			c.Say("%s", f.Reason())
+			// Without the time limit: it is over, and error.d is to run.
+			if err := c.phase(ctx, "error"); err != nil {
+				c.Say("error.d: %v", err)
+			}
+			return f
+		}
+	}
+	return nil
+}
+
+// phase runs the hooks of one phase; one without a directory has none.
+func (c Config) phase(ctx context.Context, name string) error {
+	dir := filepath.Join(or(c.Base, DefaultBase), name+".d")
+	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	r := hook.Runner{Dir: dir, Stdout: c.Stdout, Log: c.Log}
+	return r.Run(ctx)
+}
+
+// takeLock opens the lock file and locks it until it is closed. The file is
+// left behind, empty: removing it would let two runs hold two files.
+func takeLock(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		who, _ := io.ReadAll(io.LimitReader(f, 100))
+		return nil, errors.Join(busy(path, string(who)), f.Close())
+	}
+	if err == nil {
+		err = f.Truncate(0)
+	}
+	if err == nil {
+		_, err = fmt.Fprintf(f, "%d\n", os.Getpid())
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
+	}
+	return f, nil
+}
+
+func busy(path, who string) error {
+	msg := fmt.Errorf("%s: another run holds the lock", path)
+	var pid int
+	if n, _ := fmt.Sscan(who, &pid); n == 1 {
+		msg = fmt.Errorf("%s: process %d holds the lock", path, pid)
+	}
+	return command.Busy(msg, "wait for it to end, or name another file with --lockfile")
+}
+
+func or(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}
