@@ -1,0 +1,410 @@
+package disk
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"goldsmith/internal/command"
+	"goldsmith/internal/disk/gpt"
+	"goldsmith/internal/erofs"
+	"goldsmith/internal/testenv"
+	"goldsmith/internal/tree"
+)
+
+const version = "6.1.0-1-amd64"
+
+// program is the least that passes for an EFI stub.
+func program() []byte {
+	b := make([]byte, 0x600)
+	copy(b, "MZ")
+	le.PutUint32(b[0x3c:], 0x80)
+	copy(b[0x80:], "PE\x00\x00")
+	le.PutUint16(b[0x86:], 1)
+	le.PutUint16(b[0x94:], 240)
+	le.PutUint16(b[0x98:], 0x20b)
+	le.PutUint32(b[0x98+32:], 0x1000)
+	le.PutUint32(b[0x98+36:], 0x200)
+	le.PutUint32(b[0x98+60:], 0x400)
+	sec := b[0x98+240:]
+	copy(sec, ".text")
+	le.PutUint32(sec[8:], 0x200)
+	le.PutUint32(sec[12:], 0x1000)
+	le.PutUint32(sec[16:], 0x200)
+	le.PutUint32(sec[20:], 0x400)
+	return b
+}
+
+func sampleRoot() *tree.Tree {
+	t := tree.New()
+	lib := "usr/lib/modules/" + version + "/"
+	t.AddFile("boot/vmlinuz-"+version, 0o644, append([]byte("MZ kernel"), make([]byte, 5000)...))
+	t.AddFile("boot/initrd.img-"+version, 0o644, []byte("unwanted"))
+	t.Add(&tree.Entry{Path: "vmlinuz", Mode: tree.ModeSymlink | 0o777, Target: "boot/vmlinuz-" + version})
+	t.AddFile(efiDir+"linuxx64.efi.stub", 0o644, program())
+	t.AddFile(efiDir+"systemd-bootx64.efi", 0o644, []byte("MZ boot loader"))
+	t.AddFile(lib+"modules.dep", 0o644, []byte("kernel/erofs.ko:\nkernel/ext4.ko:\n"))
+	t.AddFile(lib+"modules.builtin", 0o644, []byte("kernel/overlay.ko\n"))
+	t.AddFile(lib+"kernel/erofs.ko", 0o644, []byte("erofs"))
+	t.AddFile(lib+"kernel/ext4.ko", 0o644, []byte("ext4"))
+	t.AddFile("usr/lib/os-release", 0o644, []byte("ID=debian\nPRETTY_NAME=\"Debian\"\nIMAGE_VERSION=old\n"))
+	t.AddFile(ManifestFile, 0o644, []byte(`{"name":"demo"}`))
+	t.AddFile("var/lib/dpkg/status", 0o644, []byte("Package: zlib1g\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1:1.2\n\n"))
+	t.AddFile("var/big", 0o644, bytes.Repeat([]byte("big"), 1<<20))
+	t.Add(&tree.Entry{Path: "var/big2", LinkTo: "var/big"})
+	return t
+}
+
+func sampleConfig() Config {
+	return Config{Name: "demo", Version: "1.2", Root: sampleRoot(), Init: []byte("init"), Time: time.Unix(1700000000, 0),
+		ESPSize: 40 * mib, StateSize: 16 * mib, Cmdline: " extra=1 "}
+}
+
+// create writes a disk into a temporary file.
+func create(t *testing.T, c Config) (string, *Layout, error) {
+	t.Helper()
+	f, err := os.Create(filepath.Join(t.TempDir(), "disk.raw"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	l, err := Write(t.Context(), f, c)
+	return f.Name(), l, err
+}
+
+func mustCreate(t *testing.T, c Config) (string, *Layout) {
+	t.Helper()
+	name, l, err := create(t, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return name, l
+}
+
+// extract puts a partition into a file of its own.
+func extract(t *testing.T, disk string, p *Partition) string {
+	t.Helper()
+	b, err := os.ReadFile(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(t.TempDir(), p.Name)
+	if err := os.WriteFile(name, b[p.Start:p.Start+p.Size], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func run(t *testing.T, args ...string) string {
+	t.Helper()
+	testenv.Need(t, args[0])
+	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+	if err != nil {
+		t.Errorf("%v: %v\n%s", args, err, out)
+	}
+	return string(out)
+}
+
+func TestLayout(t *testing.T) {
+	name, l := mustCreate(t, sampleConfig())
+	f, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	table, err := gpt.Read(f, l.Size, sector)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if table.GUID != l.GUID || table.Backup {
+		t.Errorf("disk GUID %s, want %s; backup %v", table.GUID, l.GUID, table.Backup)
+	}
+	var got []Partition
+	for _, p := range table.Partitions {
+		got = append(got, Partition{Number: p.Number, Name: p.Name, Type: p.Type, GUID: p.GUID, Start: p.Start, Size: p.Size, attributes: p.Attributes})
+	}
+	var want []Partition
+	for _, p := range l.Partitions {
+		p.Filesystem, p.Label, p.SHA256, p.Used = "", "", "", 0
+		want = append(want, p)
+	}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(Partition{})); diff != "" {
+		t.Errorf("partition table (-want +got):\n%s", diff)
+	}
+	a := l.part("root-a")
+	if hash := strings.ReplaceAll(a.GUID, "-", ""); a.SHA256[:32] != hash || !strings.Contains(l.Boot.Cmdline, "root=PARTUUID="+a.GUID+" ") {
+		t.Errorf("root has GUID %s and hash %s; command line %q", a.GUID, a.SHA256, l.Boot.Cmdline)
+	}
+	if l.part("root-b").Size != a.Size || a.Size%slotUnit != 0 {
+		t.Errorf("slots of %d and %d bytes", a.Size, l.part("root-b").Size)
+	}
+	if !strings.HasSuffix(l.Boot.Cmdline, " extra=1") || l.Boot.UKI != "EFI/Linux/demo_1.2.efi" || l.Boot.Kernel != version {
+		t.Errorf("boot: %+v", l.Boot)
+	}
+}
+
+func TestTools(t *testing.T) {
+	name, l := mustCreate(t, sampleConfig())
+	if out := run(t, "sgdisk", "-v", name); !strings.Contains(out, "No problems found") {
+		t.Errorf("sgdisk -v:\n%s", out)
+	}
+	esp := extract(t, name, l.part("esp"))
+	run(t, "fsck.fat", "-n", esp)
+	run(t, "fsck.erofs", extract(t, name, l.part("root-a")))
+	listing := run(t, "mdir", "-/", "-b", "-i", esp, "::")
+	for _, want := range []string{"::/EFI/BOOT/BOOTX64.EFI", "::/EFI/Linux/demo_1.2.efi", "::/loader/loader.conf"} {
+		if !strings.Contains(listing, want) {
+			t.Errorf("%s is missing on the EFI partition:\n%s", want, listing)
+		}
+	}
+	uki := run(t, "mtype", "-i", esp, "::/"+l.Boot.UKI)
+	for _, want := range []string{l.Boot.Cmdline, "ID=debian", "IMAGE_ID=demo\nIMAGE_VERSION=1.2\n", version, "MZ kernel"} {
+		if !strings.Contains(uki, want) {
+			t.Errorf("%q is missing in the kernel image", want)
+		}
+	}
+	if strings.Contains(uki, "IMAGE_VERSION=old") {
+		t.Error("the kernel image has two versions")
+	}
+}
+
+func TestSameBytes(t *testing.T) {
+	a, la := mustCreate(t, sampleConfig())
+	c := sampleConfig()
+	before := c.Root.Len()
+	b, lb := mustCreate(t, c)
+	if c.Root.Len() != before {
+		t.Error("Write changed the caller's tree")
+	}
+	if diff := cmp.Diff(la, lb, cmp.AllowUnexported(Partition{})); diff != "" {
+		t.Errorf("layouts differ:\n%s", diff)
+	}
+	x, _ := os.ReadFile(a)
+	y, _ := os.ReadFile(b)
+	if !bytes.Equal(x, y) {
+		t.Error("two disks of the same input differ")
+	}
+	c.Version = "1.3"
+	_, lc := mustCreate(t, c)
+	for i, p := range lc.Partitions {
+		if p.GUID == la.Partitions[i].GUID {
+			t.Errorf("%s has the same GUID in another version", p.Name)
+		}
+	}
+}
+
+func TestSparse(t *testing.T) {
+	name, l := mustCreate(t, sampleConfig())
+	var st unix.Stat_t
+	if err := unix.Stat(name, &st); err != nil {
+		t.Fatal(err)
+	}
+	if data := st.Blocks * 512; st.Size != l.Size || data > 8*mib {
+		t.Errorf("a disk of %d bytes takes %d", st.Size, data)
+	}
+	if l.part("root-b").Used != 0 || l.part("state").Used != 0 {
+		t.Error("root-b and state should be empty")
+	}
+}
+
+func TestSizes(t *testing.T) {
+	c := sampleConfig()
+	c.ESPSize, c.StateSize, c.Time = 0, 0, time.Time{}
+	l, err := c.plan(100*mib, 20*mib)
+	if err != nil || l.part("esp").Size != 256*mib || l.part("root-a").Size != 128*mib || l.part("state").Size != 1024*mib {
+		t.Errorf("defaults: %+v, %v", l, err)
+	}
+	if l, err = c.plan(100*mib, 200*mib); err != nil || l.part("esp").Size != 640*mib {
+		t.Errorf("large kernel: %+v, %v", l, err)
+	}
+	c.Size = 8 << 30
+	if l, err = c.plan(100*mib, 20*mib); err != nil || l.Size != 8<<30 {
+		t.Errorf("disk of 8 GiB: %+v, %v", l, err)
+	}
+	c.Size = 600 * mib
+	if l, err = c.plan(100*mib, 20*mib); err != nil || l.Size != 600*mib {
+		t.Errorf("disk of 600 MiB: %+v, %v", l, err)
+	}
+	for _, c := range []Config{{Size: 100 * mib}, {RootSlot: 99 * mib}, {ESPSize: 10 * mib}, {Size: 600 * mib, StateSize: 1 << 30}} {
+		if l, err := c.plan(100*mib, 20*mib); command.Status(err) != command.StatusUsage {
+			t.Errorf("%+v: %+v, %v", c, l, err)
+		}
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	remove := func(p string) func(*Config) { return func(c *Config) { c.Root.Remove(p) } }
+	state := func(p ...string) func(*Config) { return func(c *Config) { c.State = p } }
+	for name, change := range map[string]func(*Config){
+		"no name":           func(c *Config) { c.Name = "" },
+		"name with counter": func(c *Config) { c.Name = "a+3" },
+		"version with path": func(c *Config) { c.Version = "../1" },
+		"no tree":           func(c *Config) { c.Root = nil },
+		"two lines":         func(c *Config) { c.Cmdline = "a\nb" },
+		"negative":          func(c *Config) { c.Size = -1 },
+		"no kernel":         remove("boot/vmlinuz-" + version),
+		"other kernel":      func(c *Config) { c.Kernel = "5.10" },
+		"no stub":           remove(efiDir + "linuxx64.efi.stub"),
+		"no boot loader":    remove(efiDir + "systemd-bootx64.efi"),
+		"kernel, no stub":   func(c *Config) { c.Root.AddFile("boot/vmlinuz-"+version, 0o644, []byte("ELF")) },
+		"state /":           state("/"),
+		"state relative":    state("var"),
+		"state in /etc":     state("/etc/x"),
+		"state in /usr":     state("/usr"),
+		"state twice":       state("/var", "/var/lib"),
+		"state unclean":     state("/var/"),
+		"state is a file":   state("/var/big"),
+		"slot too small":    func(c *Config) { c.RootSlot = mib },
+	} {
+		c := sampleConfig()
+		change(&c)
+		if _, _, err := create(t, c); command.Status(err) != command.StatusUsage {
+			t.Errorf("%s: got %v (status %d), want a usage error", name, err, command.Status(err))
+		}
+	}
+}
+
+func TestCancel(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	f, err := os.Create(filepath.Join(t.TempDir(), "disk.raw"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := Write(ctx, f, sampleConfig()); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestDiskFull(t *testing.T) {
+	testenv.NeedRoot(t)
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=2m"); err != nil {
+		t.Skipf("mount tmpfs: %v", err)
+	}
+	defer func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	}()
+	f, err := os.Create(filepath.Join(dir, "disk.raw"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	_, err = Write(t.Context(), f, sampleConfig())
+	if want := "write " + f.Name() + ": no space left on device"; !errors.Is(err, unix.ENOSPC) || err.Error() != want {
+		t.Errorf("got %q, want %q", err, want)
+	}
+}
+
+func TestNewer(t *testing.T) {
+	for _, c := range []struct{ newer, older string }{
+		{"6.1.0-10-amd64", "6.1.0-9-amd64"}, {"6.10.1", "6.9.9"}, {"6.1.0-9-amd64", "5.10.0-99-amd64"}, {"6.1a", "6.1"},
+	} {
+		if !newer(c.newer, c.older) || newer(c.older, c.newer) || newer(c.newer, c.newer) {
+			t.Errorf("newer(%q, %q)", c.newer, c.older)
+		}
+	}
+}
+
+func TestInspect(t *testing.T) {
+	name, l := mustCreate(t, sampleConfig())
+	r, err := Inspect(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := append([]Partition(nil), l.Partitions...)
+	for i := range want {
+		want[i].SHA256 = ""
+	}
+	want[0].Used = r.Partitions[0].Used // clusters there, files here
+	if diff := cmp.Diff(want, r.Partitions, cmp.AllowUnexported(Partition{})); diff != "" {
+		t.Errorf("partitions (-want +got):\n%s", diff)
+	}
+	if used := r.Partitions[0].Used; used < l.Partitions[0].Used || used > 2*mib {
+		t.Errorf("%d bytes used on the EFI partition, its files have %d", used, l.Partitions[0].Used)
+	}
+	if len(r.Packages) != 1 || r.Packages[0].Version != "1:1.2" || string(r.Manifest) != `{"name":"demo"}` || r.OS["ID"] != "debian" || r.Notes != nil {
+		text, _ := json.Marshal(r)
+		t.Errorf("report: %s", text)
+	}
+	// The root alone can be looked into as well.
+	r, err = Inspect(extract(t, name, l.part("root-a")))
+	if err != nil || len(r.Packages) != 1 || len(r.Partitions) != 1 {
+		t.Errorf("bare root: %+v, %v", r, err)
+	}
+}
+
+func TestInspectOthers(t *testing.T) {
+	dir := t.TempDir()
+	for name, c := range map[string]struct{ content, want string }{
+		"empty":  {"", "no GUID partition table"},
+		"zeros":  {strings.Repeat("\x00", 1<<20), "no GUID partition table"},
+		"qcow2":  {"QFI\xfb" + strings.Repeat("x", 4096), "qcow2 image"},
+		"raw.gz": {"\x1f\x8b" + strings.Repeat("x", 4096), "gzip"},
+	} {
+		p := filepath.Join(dir, name)
+		if err := os.WriteFile(p, []byte(c.content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Inspect(p); command.Status(err) != command.StatusUsage || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v, want %q", name, err, c.want)
+		}
+	}
+	for _, p := range []string{dir, filepath.Join(dir, "missing")} {
+		if _, err := Inspect(p); command.Status(err) != command.StatusUsage {
+			t.Errorf("%s: got %v", p, err)
+		}
+	}
+}
+
+// Whatever a file system claims, Inspect ends and does not fall over.
+func FuzzInspect(f *testing.F) {
+	c := sampleConfig()
+	for _, p := range []string{"boot", "usr/lib/modules", "usr/lib/systemd", "var/big"} {
+		c.Root.Remove(p)
+	}
+	c.Root.Remove("var/big2")
+	image := buildRoot(f, c.Root)
+	f.Add(uint16(0), uint32(0), uint16(100), uint32(5))
+	f.Fuzz(func(t *testing.T, at1 uint16, v1 uint32, at2 uint16, v2 uint32) {
+		b := bytes.Clone(image)
+		binary.LittleEndian.PutUint32(b[1024+int(at1)%(len(b)-1028):], v1)
+		binary.LittleEndian.PutUint32(b[1024+int(at2)%(len(b)-1028):], v2)
+		le.PutUint32(b[1024:], 0xe0f5e1e2)
+		name := filepath.Join(t.TempDir(), "image")
+		if err := os.WriteFile(name, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = Inspect(name)
+	})
+}
+
+func buildRoot(t testing.TB, tr *tree.Tree) []byte {
+	f, err := os.Create(filepath.Join(t.TempDir(), "root"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := erofs.Write(f, tr, erofs.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(f.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
