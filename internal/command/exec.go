@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -25,8 +26,9 @@ type Exec struct {
 	// Log receives what the program says, as it comes; nil means it is only
 	// kept for the error.
 	Log io.Writer
-	// Sys may ask for namespaces, a chroot or credentials. Run adds the
-	// process group, so that a cancelled context ends the whole group.
+	// Sys may ask for namespaces, a chroot or credentials. Run adds a process
+	// group, so that a cancelled context ends the whole group, and that the
+	// program is killed when this process dies.
 	Sys *syscall.SysProcAttr
 	// Remedy is the hint given when the program is not there.
 	Remedy string
@@ -83,6 +85,11 @@ func (x Exec) Run(ctx context.Context) error {
 		sys = *x.Sys
 	}
 	sys.Setpgid = true
+	// The program does not outlive us, even when we are killed. The kernel
+	// ties that to the thread that starts it, so the thread must stay.
+	sys.Pdeathsig = syscall.SIGKILL
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	cmd.SysProcAttr = &sys
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = 5 * time.Second

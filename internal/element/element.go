@@ -53,7 +53,28 @@ func ParsePath(list string) (Path, error) {
 	return p, nil
 }
 
-// Find returns the element called name.
+// SearchPath joins where elements may lie: the list given on a command line,
+// the environment's ELEMENTS_PATH, and goldsmith's own, which lie beside the
+// directory of its programs, bin.
+func SearchPath(flag, bin string) (Path, error) {
+	var path Path
+	for _, list := range []string{flag, os.Getenv("ELEMENTS_PATH")} {
+		p, err := ParsePath(list)
+		if err != nil {
+			return nil, err
+		}
+		path = append(path, p...)
+	}
+	for _, own := range []string{"../elements", "../share/goldsmith/elements"} {
+		dir := filepath.Join(bin, own)
+		if fi, err := os.Stat(dir); err == nil && fi.IsDir() {
+			return append(path, dir), nil
+		}
+	}
+	return path, nil
+}
+
+// Find returns the element called name, or nil when there is none.
 func (p Path) Find(name string) (*Element, error) {
 	if name == "" || strings.ContainsAny(name, "/\x00") || name == "." || name == ".." {
 		return nil, command.BadInput(fmt.Errorf("element %q: not a valid name", name), "")

@@ -49,7 +49,6 @@ func (c Chroot) Exec(ctx context.Context, x command.Exec) error {
 	x.Dir = "/"
 	x.Sys = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
-		Pdeathsig:  syscall.SIGKILL,
 	}
 	err := x.Run(ctx)
 	if ee, ok := errors.AsType[*command.ExitError](err); ok {

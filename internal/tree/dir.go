@@ -108,7 +108,8 @@ func (e *Entry) readXattrs(p string) error {
 		return fmt.Errorf("list attributes of %s: %w", p, err)
 	}
 	for name := range strings.SplitSeq(strings.TrimRight(string(buf[:size]), "\x00"), "\x00") {
-		if strings.HasPrefix(name, "trusted.overlay.") {
+		// An overlay counts the attributes it hides, so the list may be empty.
+		if name == "" || strings.HasPrefix(name, "trusted.overlay.") {
 			continue
 		}
 		n, err := unix.Lgetxattr(p, name, nil)

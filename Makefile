@@ -1,0 +1,43 @@
+# goldsmith's own commands. "make help" lists them.
+
+GO      ?= go
+VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo dev)
+LDFLAGS  = -s -w -buildid= -X main.version=$(VERSION)
+PROGRAMS = $(notdir $(wildcard cmd/*))
+
+# Programs that elements put into images name no version: an image must not
+# change because an unrelated file of this repository did.
+IMAGE_PROGRAMS = applycfg refreshcfg collectcfg imginit
+HOST_PROGRAMS  = $(filter-out $(IMAGE_PROGRAMS),$(PROGRAMS))
+
+.PHONY: help build deps check test system-test torture demo clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+build: ## build all programs into bin/
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(HOST_PROGRAMS:%=./cmd/%)
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -buildid=' -o bin/ $(IMAGE_PROGRAMS:%=./cmd/%)
+
+deps: ## install what is missing on this machine (root, Debian)
+	ci/install-deps.sh
+
+check: ## format, vet, static analysis, shell scripts
+	ci/check.sh
+
+test: ## the fast tier: every change, minutes
+	$(GO) test ./...
+
+system-test: build ## the system tier: boots machines
+	$(GO) test ./tests/... -system -timeout 60m -v -count 1
+
+demo: deps build ## build, boot, test and promote the demo image
+	bin/imgpipe run ci/demo/pipeline.yaml
+
+N ?= 10
+torture: build ## the torture tier: N times, figures go to docs/reliability.md
+	$(GO) test ./tests/... -torture $(N) -timeout 24h -v -count 1
+
+clean: ## remove programs and run records
+	rm -rf bin .goldsmith

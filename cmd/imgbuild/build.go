@@ -1,0 +1,68 @@
+package main
+
+import (
+	"context"
+	"flag"
+
+	"goldsmith/internal/command"
+	"goldsmith/internal/element"
+	"goldsmith/internal/imagebuild"
+)
+
+func buildCommand() *command.Command {
+	var out, elements, cache string
+	var refresh, asJSON bool
+	return &command.Command{
+		Name:  "build",
+		Args:  "DEFINITION.yaml",
+		Short: "build an image from its definition",
+		Long: `
+Resolves the definition's elements, makes the base tree (or takes it from the
+cache), runs the elements' hooks phase by phase, and writes NAME.raw (or the
+outputs that the definition names), NAME.manifest.json and NAME.build.log.
+
+Outputs appear when they are complete. The same definition, elements and
+packages give the same bytes.
+
+Elements are searched in --elements-path, then in the environment's
+ELEMENTS_PATH, then among goldsmith's own.`,
+		Example: `imgbuild build ci/demo/image.yaml -o out`,
+		Flags: func(fs *flag.FlagSet) {
+			fs.StringVar(&out, "o", ".", "write the outputs into `directory`")
+			fs.StringVar(&elements, "elements-path", "", "search elements in these `directories`, colon-separated, first")
+			fs.StringVar(&cache, "cache", "", "keep base trees in `directory` (default ~/.cache/goldsmith)")
+			fs.BoolVar(&refresh, "refresh", false, "make the base tree anew, with the packages that the mirror has now")
+			fs.BoolVar(&asJSON, "json", false, "print events and the result as JSON, one object a line")
+		},
+		Run: func(ctx context.Context, io command.IO, args []string) error {
+			if len(args) != 1 {
+				return command.Usage("build needs one image definition", "imgbuild build ci/demo/image.yaml -o out")
+			}
+			bin, err := command.Self()
+			if err != nil {
+				return err
+			}
+			path, err := element.SearchPath(elements, bin)
+			if err != nil {
+				return err
+			}
+			def, err := imagebuild.LoadDefinition(args[0])
+			if err != nil {
+				return err
+			}
+			p := command.NewProgress("imgbuild", io, asJSON)
+			defer p.Close()
+			res, err := imagebuild.Build(ctx, def, imagebuild.Options{
+				Out: out, Elements: path, Cache: cache, Bin: bin, Refresh: refresh, Progress: p,
+			})
+			if err != nil {
+				return err
+			}
+			p.Result(res)
+			for _, o := range res.Outputs {
+				p.Info("built %s sha256:%s", o.Path, o.SHA256)
+			}
+			return nil
+		},
+	}
+}

@@ -1,0 +1,150 @@
+package command
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"io"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func testProgram(run func(out string, words []string) error) *Program {
+	var out string
+	return &Program{Name: "prog", Short: "does things", Version: "1", Commands: []*Command{{
+		Name: "make", Args: "THING", Short: "make a thing", Long: "Makes it.", Example: "prog make -o x thing",
+		Flags: func(fs *flag.FlagSet) { fs.StringVar(&out, "o", "here", "write to `directory`") },
+		Run:   func(_ context.Context, _ IO, words []string) error { return run(out, words) },
+	}}}
+}
+
+func TestProgram(t *testing.T) {
+	fine := func(string, []string) error { return nil }
+	fails := func(string, []string) error {
+		return Hint(Missing(errors.New("no oven"), ""), "buy one")
+	}
+	for _, tt := range []struct {
+		args   string
+		run    func(string, []string) error
+		status int
+		stdout string // contains
+		stderr string // contains
+	}{
+		{"make x", fine, 0, "", ""},
+		{"make x", fails, 3, "", "prog: no oven\nhint: buy one\n"},
+		{"", fine, 2, "", "no command given"},
+		{"mak", fine, 2, "", `prog: unknown command "mak"`},
+		{"make -x", fine, 2, "", "flag provided but not defined: -x"},
+		{"--help", fine, 0, "make        make a thing", ""},
+		{"make --help", fine, 0, "Example:\n  prog make -o x thing", ""},
+		{"help make", fine, 0, "-o directory", ""},
+		{"version", fine, 0, "prog 1\n", ""},
+		{"completion bash", fine, 0, "make) words='-o'", ""},
+		{"completion fish", fine, 0, "-a make -d 'make a thing'", ""},
+		{"completion tcsh", fine, 2, "", "no completion for shell"},
+	} {
+		var stdout, stderr bytes.Buffer
+		status := testProgram(tt.run).Run(t.Context(), strings.Fields(tt.args), IO{Stdout: &stdout, Stderr: &stderr})
+		if status != tt.status || !strings.Contains(stdout.String(), tt.stdout) || !strings.Contains(stderr.String(), tt.stderr) {
+			t.Errorf("prog %s = %d\nstdout: %s\nstderr: %s\nwant %d, %q, %q", tt.args, status, &stdout, &stderr, tt.status, tt.stdout, tt.stderr)
+		}
+	}
+}
+
+// Flags and words may come in any order; "--" ends the flags.
+func TestWordsAndFlags(t *testing.T) {
+	for args, want := range map[string]string{
+		"make a -o out b":        "out a b",
+		"make -o out -- -a -o b": "out -a -o b",
+		"make a -- --help":       "here a --help",
+		"make a -":               "here a -",
+	} {
+		var got string
+		p := testProgram(func(out string, words []string) error {
+			got = strings.Join(append([]string{out}, words...), " ")
+			return nil
+		})
+		if status := p.Run(t.Context(), strings.Fields(args), IO{Stdout: io.Discard, Stderr: io.Discard}); status != 0 || got != want {
+			t.Errorf("%q gives %q, status %d; want %q", args, got, status, want)
+		}
+	}
+}
+
+func TestCompletionIsShell(t *testing.T) {
+	var script bytes.Buffer
+	if status := testProgram(nil).Run(t.Context(), []string{"completion", "bash"}, IO{Stdout: &script}); status != 0 {
+		t.Fatal(status)
+	}
+	script.WriteString("\nCOMP_WORDS=(prog ma); COMP_CWORD=1; _prog; echo \"${COMPREPLY[@]}\"\n")
+	out, err := exec.Command("bash", "-c", script.String()).CombinedOutput()
+	if string(out) != "make\n" || err != nil {
+		t.Errorf("completing 'ma' = %q, %v", out, err)
+	}
+}
+
+func TestExec(t *testing.T) {
+	out, err := Exec{Args: []string{"sh", "-c", "echo hello"}}.Output(t.Context())
+	if string(out) != "hello\n" || err != nil {
+		t.Errorf("Output = %q, %v", out, err)
+	}
+	err = Exec{Args: []string{"sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10; do echo $i; done; echo; exit 7"}}.Run(t.Context())
+	ee, ok := errors.AsType[*ExitError](err)
+	if !ok || ee.Status != 7 || cmp.Diff([]string{"3", "4", "5", "6", "7", "8", "9", "10"}, ee.Tail) != "" {
+		t.Errorf("exit 7: %v", err)
+	}
+	err = Exec{Args: []string{"no-such-program"}, Remedy: "install it"}.Run(t.Context())
+	if Status(err) != StatusMissing {
+		t.Errorf("a missing program: %v, status %d", err, Status(err))
+	}
+}
+
+// A cancelled context ends the whole group, and the error is the context's.
+func TestExecCancel(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(100*time.Millisecond, cancel)
+	start := time.Now()
+	err := Exec{Args: []string{"sh", "-c", "sleep 60 & sleep 60"}}.Run(ctx)
+	if !errors.Is(err, context.Canceled) || time.Since(start) > 30*time.Second {
+		t.Errorf("cancelled: %v after %s", err, time.Since(start))
+	}
+}
+
+func TestStatus(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		want int
+	}{
+		{nil, 0}, {errors.New("x"), 1}, {Usage("x", ""), 2}, {Missing(errors.New("x"), ""), 3},
+		{Busy(errors.New("x"), ""), 4}, {context.Canceled, 130},
+		{Hint(Usage("x", ""), "h"), 2}, {errors.Join(errors.New("y"), Usage("x", "")), 2},
+	} {
+		if got := Status(tt.err); got != tt.want {
+			t.Errorf("Status(%v) = %d; want %d", tt.err, got, tt.want)
+		}
+	}
+}
+
+func TestProgressPlainAndJSON(t *testing.T) {
+	var stdout, stderr bytes.Buffer
+	p := NewProgress("prog", IO{Stdout: &stdout, Stderr: &stderr}, false)
+	p.Start("bake").Done(nil, "12 loaves")
+	p.Start("cool").Cached("")
+	p.Close()
+	if got := stderr.String(); !strings.HasPrefix(got, "prog: bake                         ok         0.0s  12 loaves\nprog: cool                         cached     0.0s\n") {
+		t.Errorf("plain progress:\n%s", got)
+	}
+	p = NewProgress("prog", IO{Stdout: &stdout, Stderr: &stderr}, true)
+	p.Start("bake").Done(errors.New("burnt"), "")
+	p.Result(map[string]int{"loaves": 12})
+	p.Close()
+	for _, want := range []string{`{"event":"start","step":"bake"}`, `"status":"failed"`, `{"event":"result","result":{"loaves":12}}`} {
+		if !strings.Contains(stdout.String(), want) {
+			t.Errorf("no %s in\n%s", want, &stdout)
+		}
+	}
+}

@@ -1,0 +1,126 @@
+package imagebuild
+
+import (
+	"fmt"
+	"maps"
+	"path"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"goldsmith/internal/yamlfile"
+)
+
+// Definition is an image definition file (docs/formats.md). Name, Release and
+// Elements must be given.
+type Definition struct {
+	Name    string // of the image and its files: lower case letters, digits, "." and "-"
+	Version string // the image's own version; empty means "0"
+	Arch    string // in Debian's words; empty means amd64, the only one for now
+	Release string // of the distribution, such as bookworm
+	// Mirror is the URI of the package archive; empty means the
+	// bootstrapper's default or the build host's apt sources.
+	Mirror      string
+	Elements    []string
+	Packages    []string          // further distribution packages
+	Environment map[string]string // for every hook
+	// Size is the disk's, such as "4GiB"; the state partition takes what the
+	// other partitions leave. Empty means: as small as the content fits.
+	Size    string
+	State   []string // directories that machines may change and keep; nil means /home, /root, /srv and /var
+	Outputs []string // raw, erofs; nil means raw
+}
+
+// outputs that Build can write, and the file name's ending of each.
+var outputs = []string{"raw", "erofs"}
+
+var (
+	nameRE    = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{0,62}$`)
+	packageRE = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`) // Debian policy 5.6.1
+	envRE     = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	mirrorRE  = regexp.MustCompile(`^(https?|file)://[^\s'"]+$`)
+)
+
+// LoadDefinition reads and checks an image definition. Errors name the file
+// and the line.
+func LoadDefinition(file string) (*Definition, error) {
+	var d Definition
+	f, err := yamlfile.Read(file, &d)
+	if err != nil {
+		return nil, err
+	}
+	d.fill()
+	return &d, d.check(f)
+}
+
+func (d *Definition) fill() {
+	if d.Version == "" {
+		d.Version = "0"
+	}
+	if d.Arch == "" {
+		d.Arch = "amd64"
+	}
+	if d.Outputs == nil {
+		d.Outputs = []string{"raw"}
+	}
+}
+
+func (d *Definition) check(f *yamlfile.File) error {
+	for _, c := range []struct{ key, value string }{{"name", d.Name}, {"version", d.Version}, {"release", d.Release}} {
+		if c.value == "" {
+			return f.Errorf(nil, "%s is missing", c.key)
+		}
+		if !nameRE.MatchString(c.value) {
+			return f.Errorf([]any{c.key}, "%s %q: lower case letters, digits, '.' and '-' only", c.key, c.value)
+		}
+	}
+	if d.Arch != "amd64" {
+		return f.Errorf([]any{"arch"}, "arch %q: only amd64 can be built for now", d.Arch)
+	}
+	if d.Mirror != "" && !mirrorRE.MatchString(d.Mirror) {
+		return f.Errorf([]any{"mirror"}, "mirror %q: expected an http, https or file URI", d.Mirror)
+	}
+	if len(d.Elements) == 0 {
+		return f.Errorf([]any{"elements"}, "elements is empty: an image needs at least an operating system element")
+	}
+	for i, p := range d.Packages {
+		if !packageRE.MatchString(p) {
+			return f.Errorf([]any{"packages", i}, "package %q: not a package name", p)
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(d.Environment)) {
+		if !envRE.MatchString(k) {
+			return f.Errorf([]any{"environment", k}, "environment %q: not a variable name", k)
+		}
+	}
+	for i, s := range d.State {
+		if !path.IsAbs(s) || path.Clean(s) != s || s == "/" || s == "/etc" || strings.HasPrefix(s, "/etc/") {
+			return f.Errorf([]any{"state", i}, "state %q: expected an absolute directory other than / and /etc", s)
+		}
+	}
+	for i, o := range d.Outputs {
+		if !slices.Contains(outputs, o) {
+			return f.Errorf([]any{"outputs", i}, "output %q: expected one of %s", o, strings.Join(outputs, ", "))
+		}
+	}
+	if _, err := d.size(); err != nil {
+		return f.Errorf([]any{"size"}, "%v", err)
+	}
+	return nil
+}
+
+var sizeRE = regexp.MustCompile(`^([1-9][0-9]{0,6})(MiB|GiB|TiB)$`)
+
+// size returns Size in bytes, 0 when it is not given.
+func (d *Definition) size() (int64, error) {
+	if d.Size == "" {
+		return 0, nil
+	}
+	m := sizeRE.FindStringSubmatch(d.Size)
+	if m == nil {
+		return 0, fmt.Errorf("size %q: expected a whole number of MiB, GiB or TiB, such as 4GiB", d.Size)
+	}
+	n, err := strconv.ParseInt(m[1], 10, 64)
+	return n << map[string]uint{"MiB": 20, "GiB": 30, "TiB": 40}[m[2]], err
+}

@@ -1,0 +1,180 @@
+package step
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"goldsmith/internal/command"
+	"goldsmith/internal/registry"
+	"goldsmith/pipeline"
+)
+
+// build makes an image and puts it into the layout.
+type build struct {
+	env        Env
+	definition string
+}
+
+type buildWith struct {
+	Definition string // path of the image definition, relative to the pipeline file
+}
+
+func newBuild(env Env, p *pipeline.Pipeline, stage string) (pipeline.Step, error) {
+	var w buildWith
+	if err := p.DecodeWith(stage, &w); err != nil {
+		return nil, err
+	}
+	if w.Definition == "" {
+		return nil, command.BadInput(fmt.Errorf("%s: stage %s: with.definition is missing", env.File, stage),
+			"name the image definition to build")
+	}
+	def := w.Definition
+	if !filepath.IsAbs(def) {
+		def = filepath.Join(filepath.Dir(env.File), def)
+	}
+	if _, err := os.Stat(def); err != nil {
+		return nil, command.BadInput(fmt.Errorf("%s: stage %s: image definition %s is not there", env.File, stage, def), "")
+	}
+	return &build{env, def}, nil
+}
+
+// buildManifest is the part of NAME.manifest.json that the layout needs.
+type buildManifest struct {
+	Name     string
+	Version  string
+	Elements []string
+	Outputs  []struct {
+		Format string
+		Path   string
+		Size   int64
+		SHA256 string
+	}
+}
+
+// Run implements pipeline.Step.
+func (b *build) Run(ctx context.Context, j *pipeline.Job) (*pipeline.Outcome, error) {
+	// Disks are large: they wait beside where they will stay, not in the
+	// attempt's directory. Only one run goes on in a store, so what is there
+	// was left by one that was killed.
+	left, _ := filepath.Glob(filepath.Join(b.env.Store.Dir, "build-*"))
+	for _, dir := range left {
+		if err := os.RemoveAll(dir); err != nil {
+			return nil, err
+		}
+	}
+	out, err := os.MkdirTemp(b.env.Store.Dir, "build-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(out)
+	runErr := b.imgbuild(ctx, out, j)
+	logs, _ := filepath.Glob(filepath.Join(out, "*.build.log"))
+	for _, l := range logs {
+		_ = os.Rename(l, filepath.Join(j.Dir, filepath.Base(l)))
+	}
+	if runErr != nil {
+		return nil, runErr
+	}
+	return b.store(ctx, out, j)
+}
+
+// imgbuild runs the program and relays its progress.
+func (b *build) imgbuild(ctx context.Context, out string, j *pipeline.Job) error {
+	r, w := io.Pipe()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		relay(r, j.Progress)
+	}()
+	err := command.Exec{
+		Args:   []string{filepath.Join(b.env.Bin, "imgbuild"), "build", "--json", "-o", out, b.definition},
+		Stdout: io.MultiWriter(j.Log, w), Log: j.Log,
+		Remedy: "'make build' puts all programs into one directory",
+	}.Run(ctx)
+	_ = w.Close()
+	<-done
+	if ee, ok := errors.AsType[*command.ExitError](err); ok && len(ee.Tail) > 0 {
+		// The program has already said it well.
+		msg := strings.TrimPrefix(strings.Join(ee.Tail, "\n"), "imgbuild: ")
+		msg = strings.ReplaceAll(msg, out, j.Dir)
+		return &command.Error{Status: ee.Status, Err: errors.New(msg)}
+	}
+	return err
+}
+
+// relay turns imgbuild's events into progress of the pipeline.
+func relay(r io.Reader, p *command.Progress) {
+	steps := map[string]*command.Step{}
+	s := bufio.NewScanner(r)
+	s.Buffer(nil, 16<<20)
+	for s.Scan() {
+		var e command.Event
+		if json.Unmarshal(s.Bytes(), &e) != nil {
+			continue
+		}
+		switch st := steps[e.Step]; {
+		case e.Event == "start":
+			steps[e.Step] = p.Start("  " + e.Step)
+		case e.Event == "done" && st != nil && e.Status == "cached":
+			st.Cached(e.Detail)
+		case e.Event == "done" && st != nil && e.Status == "failed":
+			st.Done(errors.New(e.Detail), e.Detail)
+		case e.Event == "done" && st != nil:
+			st.Done(nil, "")
+		}
+	}
+	_, _ = io.Copy(io.Discard, r)
+}
+
+// store puts what was built into the layout.
+func (b *build) store(ctx context.Context, out string, j *pipeline.Job) (*pipeline.Outcome, error) {
+	found, err := filepath.Glob(filepath.Join(out, "*.manifest.json"))
+	if err != nil || len(found) != 1 {
+		return nil, fmt.Errorf("imgbuild left %d manifests; expected one", len(found))
+	}
+	content, err := os.ReadFile(found[0])
+	if err != nil {
+		return nil, err
+	}
+	var m buildManifest
+	if err := json.Unmarshal(content, &m); err != nil {
+		return nil, fmt.Errorf("%s: %w", found[0], err)
+	}
+	for _, o := range m.Outputs {
+		if o.Format != "raw" {
+			continue
+		}
+		path := filepath.Join(out, filepath.Base(o.Path))
+		step := j.Progress.Start("  store the image")
+		img := registry.Image{Name: m.Name, Version: m.Version, Elements: m.Elements, Size: o.Size, SHA256: o.SHA256}
+		digest, existed, err := b.env.Store.Images.PutImage(ctx, path, img)
+		switch {
+		case existed:
+			step.Cached("the same bytes as before")
+		default:
+			step.Done(err, "")
+		}
+		if err != nil {
+			return nil, err
+		}
+		if _, err := b.env.Store.Images.Attach(digest, registry.ManifestType, nil,
+			registry.Blob{Title: "manifest.json", MediaType: registry.ManifestType, Content: content}); err != nil {
+			return nil, err
+		}
+		if err := b.env.Store.adopt(path, o.SHA256); err != nil {
+			return nil, err
+		}
+		return &pipeline.Outcome{Image: digest, Notes: []string{
+			fmt.Sprintf("built %s %s: %s", m.Name, m.Version, digest),
+			"  its disk: " + b.env.Store.diskPath(o.SHA256),
+		}}, nil
+	}
+	return nil, command.BadInput(fmt.Errorf("%s: writes no raw disk", b.definition), "add raw to its outputs")
+}

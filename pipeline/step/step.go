@@ -1,0 +1,59 @@
+// Package step holds the stages' work: building an image, testing it on a
+// machine, promoting it. A pipeline file names a step by "uses":
+//
+//	build    imgbuild makes the image, which goes into the image layout
+//	smoke    a machine starts from the image, configures itself, is tested
+//	promote  the image enters a channel if its evidence suffices
+//
+// The table is explicit ([New]); a step knows its own parameters ("with") and
+// nothing of the other steps. What they share lies in the [Store].
+package step
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"goldsmith/internal/element"
+	"goldsmith/pipeline"
+)
+
+// Env is what all steps work with.
+type Env struct {
+	Store    *Store       // may be nil where steps are only checked
+	Bin      string       // directory of our programs
+	Elements element.Path // where elements, and so their smoke tests, are found
+	File     string       // the pipeline file; paths in it are relative to it
+}
+
+// constructors by the name that "uses" has.
+var constructors = map[string]func(Env, *pipeline.Pipeline, string) (pipeline.Step, error){
+	"build":   newBuild,
+	"smoke":   newSmoke,
+	"promote": newPromote,
+}
+
+// Names returns what "uses" may be, sorted.
+func Names() []string { return slices.Sorted(maps.Keys(constructors)) }
+
+// New makes the step of every stage, and so checks the parameters of all of
+// them before the first one runs.
+func New(env Env, p *pipeline.Pipeline) (map[string]pipeline.Step, error) {
+	steps := map[string]pipeline.Step{}
+	for _, s := range p.Stages {
+		st, err := constructors[s.Uses](env, p, s.Name)
+		if err != nil {
+			return nil, err
+		}
+		steps[s.Name] = st
+	}
+	return steps, nil
+}
+
+// needImage refuses a job without an image.
+func needImage(j *pipeline.Job) error {
+	if j.Image == "" {
+		return fmt.Errorf("no image to work on: no stage before %s made one", j.Stage)
+	}
+	return nil
+}
