@@ -1,0 +1,46 @@
+#!/bin/bash
+# Installs what goldsmith needs on Debian or Ubuntu and is not there yet:
+# what builds and boots images, and what the tests compare with.
+# It may be run again at any time; when nothing is missing it does nothing.
+set -eu -o pipefail
+
+packages=(
+    # building images
+    ca-certificates mmdebstrap
+    # virtual machines
+    dnsmasq-base iproute2 libvirt-clients libvirt-daemon
+    libvirt-daemon-config-network libvirt-daemon-driver-qemu
+    openssh-client ovmf qemu-system-x86 qemu-utils
+    # smoke tests
+    jq redis-tools
+    # what tests hold our formats against
+    busybox-static dosfstools erofs-utils gdisk mtools shellcheck skopeo
+    # the programs that ours replace, for comparison
+    python3-os-apply-config python3-os-collect-config python3-os-refresh-config
+)
+
+missing=()
+for p in "${packages[@]}"; do
+    if [ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null)" != installed ]; then
+        missing+=("$p")
+    fi
+done
+if [ ${#missing[@]} -eq 0 ]; then
+    echo "install-deps: nothing is missing"
+    exit 0
+fi
+echo "install-deps: installing ${missing[*]}"
+if [ "$(id -u)" -ne 0 ]; then
+    echo "install-deps: needs root to install packages" >&2
+    exit 3
+fi
+# A package that brings a daemon must not start it on a build machine.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    trap 'rm -f "$policy"' EXIT
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod +x "$policy"
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -q
+apt-get install -q -y --no-install-recommends "${missing[@]}"

@@ -1,0 +1,40 @@
+package main
+
+import (
+	"os"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"goldsmith/internal/rootfs"
+	"goldsmith/internal/testenv"
+)
+
+func TestMain(m *testing.M) {
+	rootfs.Init()
+	testscript.Main(m, map[string]func(){"imgbuild": func() { os.Exit(run()) }})
+}
+
+func TestScript(t *testing.T) {
+	testenv.NeedRoot(t)
+	testenv.Need(t, "fsck.erofs", "unshare")
+	testenv.NeedFile(t, "/bin/busybox")
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("ELEMENTS_PATH", e.WorkDir+"/elements")
+			e.Setenv("XDG_CACHE_HOME", e.WorkDir+"/cache")
+			e.Setenv("DATA", mustAbs(t, "testdata"))
+			return nil
+		},
+	})
+}
+
+func mustAbs(t *testing.T, p string) string {
+	t.Helper()
+	wd, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return wd + "/" + p
+}
