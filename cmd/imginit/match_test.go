@@ -73,7 +73,9 @@ func TestMatchAgainstPlain(t *testing.T) {
 
 func TestMatchIsNotExponential(t *testing.T) {
 	began := time.Now()
-	match(strings.Repeat("a*", 2000)+"b", strings.Repeat("a", 20000))
+	if match(strings.Repeat("a*", 2000)+"b", strings.Repeat("a", 20000)) {
+		t.Error("matched")
+	}
 	if d := time.Since(began); d > 10*time.Second {
 		t.Errorf("took %v", d)
 	}
@@ -86,8 +88,8 @@ func FuzzMatch(f *testing.F) {
 		if len(pattern)+len(s) > 1000 {
 			return
 		}
-		match(pattern, s) // must end, and stay inside
-		if !strings.ContainsAny(pattern, `*?[\`) && match(pattern, s) != (pattern == s) {
+		got := match(pattern, s) // must end, and stay inside
+		if !strings.ContainsAny(pattern, `*?[\`) && got != (pattern == s) {
 			t.Errorf("match(%q, %q)", pattern, s)
 		}
 	})
