@@ -42,8 +42,8 @@ func program(name string) *command.Program {
 		Short: "gather metadata and run a command when it changes",
 		Long: "Sources are nocloud, a seed device labelled CIDATA, and local, a directory of JSON files. Each document is\n" +
 			"kept as NAME.json below the cache directory. When one differs from the one with which the command last\n" +
-			"succeeded, the command is run by the shell with OS_CONFIG_FILES naming the files; a command that fails is\n" +
-			"run again at the next poll. Without a command, or with --print, everything is printed as JSON. Settings come\n" +
+			"succeeded, and once after every boot, the command is run by the shell with OS_CONFIG_FILES naming the files;\n" +
+			"a command that fails is run again at the next poll. Without a command, or with --print, everything is printed as JSON. Settings come\n" +
 			"from " + collectcfg.DefaultConfig + "; the command line overrides them. With --one-time the exit status is the command's.",
 		Example: "collectcfg --one-time --command refreshcfg nocloud",
 		Flags:   a.declare,
@@ -123,6 +123,14 @@ func (a *app) run(ctx context.Context, io command.IO, words []string) error {
 		Cache: &collectcfg.Cache{Dir: c.Cache}, Sources: sources, Command: c.Command, Force: c.Force,
 		Min: c.Min, Max: max(c.Min, c.Max), Stdout: io.Stdout, Log: io.Stderr,
 		Say: func(format string, args ...any) { fmt.Fprintf(io.Stderr, a.name+": "+format+"\n", args...) },
+	}
+	if a.name != "os-collect-config" {
+		// The original runs its command after a reboot only if something changed.
+		id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+		if err != nil {
+			return err
+		}
+		r.Boot = strings.TrimSpace(string(id))
 	}
 	if c.Command == "" || c.Print {
 		all, err := r.Print(ctx)

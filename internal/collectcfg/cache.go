@@ -119,3 +119,19 @@ func (c *Cache) Commit(names []string) error {
 	}
 	return nil
 }
+
+// bootName is the file that names the boot in which the command last
+// succeeded.
+const bootName = "last-boot"
+
+func (c *Cache) ranIn(boot string) bool {
+	last, err := os.ReadFile(filepath.Join(c.Dir, bootName))
+	return err == nil && string(last) == boot+"\n"
+}
+
+func (c *Cache) mark(boot string) error {
+	if boot == "" {
+		return nil
+	}
+	return write(filepath.Join(c.Dir, bootName), []byte(boot+"\n"))
+}

@@ -6,7 +6,8 @@
 // directory, one file a document, beside a list of the files that applycfg
 // reads. A document has changed when it differs from the one with which the
 // command last succeeded, so a command that fails is run again at the next
-// poll.
+// poll. A boot counts as a change too: the image may be another one, with
+// other templates.
 //
 // A document that is no JSON is passed on as it is: the command then fails
 // with file and line, and can report that, where leaving the document out
@@ -63,11 +64,14 @@ type Runner struct {
 	Sources []Source
 	Command string        // for the shell; run on change
 	Force   bool          // run Command even without a change
+	Boot    string        // names this boot of the machine; empty: a boot is no change
 	Min     time.Duration // the first pause between polls; it doubles
 	Max     time.Duration // the longest pause
 	Stdout  io.Writer     // the command's output
 	Log     io.Writer
 	Say     func(format string, args ...any)
+
+	said map[string]string // what was last said of each source
 }
 
 // collect asks every source.
@@ -77,19 +81,30 @@ func (r *Runner) collect(ctx context.Context) ([]Document, error) {
 		d, err := s.Collect(ctx)
 		switch {
 		case IsUnavailable(err):
-			r.Say("source %s: %v", s.Name, err)
+			r.note(s.Name, err.Error())
 			continue
 		case err != nil:
 			return nil, fmt.Errorf("source %s: %w", s.Name, err)
 		}
+		note := ""
 		for _, d := range d {
-			if d.Note != "" {
-				r.Say("source %s: %s", s.Name, d.Note)
-			}
+			note += d.Note
 		}
+		r.note(s.Name, note)
 		docs = append(docs, d...)
 	}
 	return docs, nil
+}
+
+// note says something about a source once, not at every poll.
+func (r *Runner) note(source, text string) {
+	if r.said == nil {
+		r.said = map[string]string{}
+	}
+	if text != "" && r.said[source] != text {
+		r.Say("source %s: %s", source, text)
+	}
+	r.said[source] = text
 }
 
 // Print collects and returns everything as one object, by document.
@@ -120,12 +135,15 @@ func (r *Runner) Once(ctx context.Context) (changed bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if len(names) == 0 && !r.Force {
-		return false, nil
-	}
+	booted := len(paths) > 0 && r.Boot != "" && !r.Cache.ranIn(r.Boot)
 	why := "forced"
-	if len(names) > 0 {
+	switch {
+	case len(names) > 0:
 		why = "changed: " + strings.Join(names, ", ")
+	case booted:
+		why = "for the first time in this boot"
+	case !r.Force:
+		return false, nil
 	}
 	r.Say("running %s (%s)", r.Command, why)
 	x := command.Exec{
@@ -136,7 +154,7 @@ func (r *Runner) Once(ctx context.Context) (changed bool, err error) {
 	if err := x.Run(ctx); err != nil {
 		return true, &CommandError{r.Command, err}
 	}
-	return true, r.Cache.Commit(names)
+	return true, errors.Join(r.Cache.Commit(names), r.Cache.mark(r.Boot))
 }
 
 // CommandError says that the command did not succeed.
