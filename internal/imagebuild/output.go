@@ -18,6 +18,7 @@ import (
 	"goldsmith/internal/disk"
 	"goldsmith/internal/dpkg"
 	"goldsmith/internal/erofs"
+	"goldsmith/internal/sparse"
 	"goldsmith/internal/tree"
 )
 
@@ -122,8 +123,12 @@ func (o *Output) measure(f *os.File) error {
 		return err
 	}
 	o.Size = fi.Size()
+	r, err := sparse.NewReader(f)
+	if err != nil {
+		return err
+	}
 	h := sha256.New()
-	if _, err := io.Copy(h, io.NewSectionReader(f, 0, o.Size)); err != nil {
+	if _, err := io.CopyBuffer(h, r, make([]byte, 1<<20)); err != nil {
 		return fmt.Errorf("read back %s: %w", o.Path, err)
 	}
 	o.SHA256 = hex.EncodeToString(h.Sum(nil))

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"maps"
 	"os"
@@ -19,6 +18,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"goldsmith/internal/atomicfile"
+	"goldsmith/internal/sparse"
 )
 
 // Image describes an image: what PutImage stores and Image reads.
@@ -108,7 +108,11 @@ func (l *Layout) putDisk(ctx context.Context, path string, img Image) (v1.Descri
 	if err != nil {
 		return none, err
 	}
-	n, err := io.Copy(io.MultiWriter(z, raw), reader{ctx, in})
+	data, err := sparse.NewReader(in)
+	if err != nil {
+		return none, err
+	}
+	n, err := io.CopyBuffer(io.MultiWriter(z, raw), reader{ctx, data}, make([]byte, 1<<20))
 	if err = errors.Join(err, z.Close()); err != nil {
 		return none, fmt.Errorf("compress %s: %w", path, err)
 	}
@@ -201,7 +205,7 @@ func (l *Layout) Extract(ctx context.Context, digest, dest string) error {
 	}
 	defer f.Abort()
 	raw := sha256.New()
-	n, err := copySparse(f.File, io.LimitReader(z, img.Size+1), raw)
+	n, err := sparse.Copy(f.File, io.TeeReader(io.LimitReader(z, img.Size+1), raw))
 	if err != nil {
 		return fmt.Errorf("unpack %s: %w", layer.Digest, err)
 	}
@@ -211,33 +215,7 @@ func (l *Layout) Extract(ctx context.Context, digest, dest string) error {
 	if sum := hex.EncodeToString(packed.Sum(nil)); sum != layer.Digest.Hex {
 		return fmt.Errorf("image %s: blob %s is damaged", h, layer.Digest)
 	}
-	if err := f.Truncate(img.Size); err != nil {
-		return err
-	}
 	return f.Commit()
-}
-
-// copySparse copies r to f from its start, leaving holes for blocks of zeros.
-func copySparse(f *os.File, r io.Reader, h hash.Hash) (int64, error) {
-	const block = 64 << 10
-	buf, zeros := make([]byte, block), string(make([]byte, block))
-	var off int64
-	for {
-		n, err := io.ReadFull(r, buf)
-		h.Write(buf[:n])
-		if n > 0 && string(buf[:n]) != zeros[:n] {
-			if _, err := f.WriteAt(buf[:n], off); err != nil {
-				return off, err
-			}
-		}
-		off += int64(n)
-		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			return off, nil
-		}
-		if err != nil {
-			return off, err
-		}
-	}
 }
 
 // reader ends with the context.

@@ -12,6 +12,7 @@ import (
 
 	"goldsmith/internal/evidence"
 	"goldsmith/internal/registry"
+	"goldsmith/internal/sparse"
 	"goldsmith/pipeline"
 )
 
@@ -67,10 +68,14 @@ func hashFile(ctx context.Context, path string) (string, error) {
 		return "", err
 	}
 	defer f.Close()
+	r, err := sparse.NewReader(f)
+	if err != nil {
+		return "", err
+	}
 	h := sha256.New()
 	buf := make([]byte, 1<<20)
 	for {
-		n, err := f.Read(buf)
+		n, err := r.Read(buf)
 		h.Write(buf[:n])
 		if err == io.EOF {
 			return hex.EncodeToString(h.Sum(nil)), nil
