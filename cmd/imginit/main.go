@@ -16,8 +16,8 @@
 // Any failure is reported on every console and ends in a reboot: with boot
 // counting, the boot loader then takes the other version.
 //
-// The state partition is the one named "state" on the root's disk; without an
-// ext4 file system it gets one. It holds etc/upper (what differs from the
+// The state partition is the one named "state" on the root's disk; it grows to
+// the disk's end, and without an ext4 file system it gets one. It holds etc/upper (what differs from the
 // image's /etc, an overlay), etc/work, and fs/PATH for each state directory,
 // filled from the image the first time. A running system sees it at
 // /run/goldsmith/state.
@@ -97,6 +97,7 @@ func boot(c *console, args *cmdline) error {
 	if err != nil {
 		return err
 	}
+	growState(c, disk)
 	if err := mods.always(); err != nil {
 		return err
 	}

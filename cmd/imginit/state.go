@@ -35,6 +35,9 @@ func mountState(c *console, d *rootDisk, paths []string) error {
 		return err
 	}
 	c.say("state is %s", dev)
+	if !empty {
+		growFilesystem(c, dev)
+	}
 	if err := os.Chmod(stateRoot, 0o700); err != nil { // its parts are mounted where they belong
 		return err
 	}

@@ -1,4 +1,5 @@
-// Package gpt reads GUID partition tables.
+// Package gpt reads GUID partition tables, and extends the last partition of
+// one.
 //
 // It is small, because the initramfs carries it, and it trusts nothing: the
 // disk may be foreign, damaged or made to harm. Both checksums must be right,
