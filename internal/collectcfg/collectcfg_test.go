@@ -1,0 +1,403 @@
+package collectcfg
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"goldsmith/internal/command"
+	"goldsmith/internal/metadata"
+	"goldsmith/internal/testenv"
+)
+
+func files(t *testing.T, dir string, content map[string]string) string {
+	t.Helper()
+	for name, text := range content {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// fake is a source that delivers one document of one value.
+type fake struct {
+	value string
+	err   error
+}
+
+func (f *fake) Collect(context.Context) ([]Document, error) {
+	if f.err != nil {
+		return nil, f.err
+	}
+	return []Document{document("fake", []byte(f.value))}, nil
+}
+
+// runner collects from f; its command appends what it sees to a file.
+func runner(t *testing.T, f *fake) (r *Runner, log *bytes.Buffer, ran func() string) {
+	dir := t.TempDir()
+	out := filepath.Join(dir, "ran")
+	log = &bytes.Buffer{}
+	r = &Runner{
+		Cache:   &Cache{Dir: filepath.Join(dir, "cache")},
+		Sources: []Source{{"fake", f}},
+		Command: `[ -e "` + dir + `/fail" ] && exit 7; tr -d '\n ' <$OS_CONFIG_FILES >>` + out,
+		Min:     time.Second, Max: 4 * time.Second, Log: log,
+		Say: func(format string, args ...any) { fmt.Fprintf(log, format+"\n", args...) },
+	}
+	return r, log, func() string {
+		b, _ := os.ReadFile(out)
+		_ = os.Remove(out)
+		return string(b)
+	}
+}
+
+func TestOnce(t *testing.T) {
+	f := &fake{value: `{"a": 1}`}
+	r, _, ran := runner(t, f)
+	fail := filepath.Join(filepath.Dir(r.Cache.Dir), "fail")
+	for i, step := range []struct {
+		value string
+		fail  bool
+		boot  string
+		force bool
+		want  string // what the command saw; "" when it was not to run
+	}{
+		{value: `{"a": 1}`, want: `{"a":1}`},
+		{value: `{"a": 1}`},
+		{value: `{"a" :1  }`},
+		{value: `{"a": 1}`, force: true, want: `{"a":1}`},
+		{value: `{"a": 2}`, fail: true, want: "failed"},
+		{value: `{"a": 2}`, fail: true, want: "failed"},
+		{value: `{"a": 2}`, want: `{"a":2}`},
+		{value: `{"a": 2}`},
+		{value: `{"a": 2}`, boot: "b1", fail: true, want: "failed"},
+		{value: `{"a": 2}`, boot: "b1", want: `{"a":2}`},
+		{value: `{"a": 2}`, boot: "b1"},
+		{value: `{"a": 2}`, boot: "b2", want: `{"a":2}`},
+		{value: `{"a": `, want: `{"a":`}, // broken metadata reach the command
+	} {
+		f.value, r.Boot, r.Force = step.value, step.boot, step.force
+		_ = os.Remove(fail)
+		if step.fail {
+			files(t, filepath.Dir(fail), map[string]string{"fail": ""})
+		}
+		changed, err := r.Once(t.Context())
+		got := ran()
+		if e, ok := errors.AsType[*CommandError](err); ok && e.Status() == 7 {
+			got = "failed"
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if got != step.want || changed != (step.want != "") {
+			t.Errorf("step %d: command saw %q, changed %v; want %q", i, got, changed, step.want)
+		}
+	}
+}
+
+func TestCacheFiles(t *testing.T) {
+	c := Cache{Dir: filepath.Join(t.TempDir(), "deep/cache")}
+	v, err := metadata.Parse("x", []byte(`{"b":1,"a":[]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	paths, changed, err := c.Store([]Document{{Name: "x", Value: v, Keep: map[string][]byte{"x.more": []byte("m")}}, {Name: "y", Raw: []byte("{")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([]string{c.Dir + "/x.json", c.Dir + "/y.json"}, paths); d != "" {
+		t.Errorf("paths (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff([]string{"x", "y"}, changed); d != "" {
+		t.Errorf("changed (-want +got):\n%s", d)
+	}
+	if err := c.Commit([]string{"x"}); err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	entries, err := os.ReadDir(c.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		fi, err := e.Info()
+		if err != nil || fi.Mode() != 0o600 {
+			t.Errorf("%s has mode %v, %v; want 0600", e.Name(), fi.Mode(), err)
+		}
+		b, _ := os.ReadFile(filepath.Join(c.Dir, e.Name()))
+		got[e.Name()] = string(b)
+	}
+	x := "{\n \"b\": 1,\n \"a\": []\n}\n"
+	want := map[string]string{
+		"x.json": x, "x.json.orig": x, "x.json.last": x, "x.more": "m", "y.json": "{", "y.json.orig": "{",
+		"os_config_files.json": `["` + c.Dir + `/x.json", "` + c.Dir + `/y.json"]` + "\n",
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("cache (-want +got):\n%s", d)
+	}
+	if fi, err := os.Stat(c.Dir); err != nil || fi.Mode().Perm() != 0o700 {
+		t.Errorf("the cache has mode %v, %v; want 0700", fi.Mode(), err)
+	}
+	for _, name := range []string{"../x", "a/b", "..", "", "os_config_files"} {
+		if _, _, err := c.Store([]Document{{Name: name}}); command.Status(err) != command.StatusUsage {
+			t.Errorf("a document called %q: %v", name, err)
+		}
+	}
+}
+
+func TestPollBacksOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fake{err: errors.New("cannot read")}
+		r, log, _ := runner(t, f)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if err := r.Poll(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Poll = %v", err)
+		}
+		want := "source fake: cannot read; trying again in 1s\nsource fake: cannot read; trying again in 2s\n" +
+			"source fake: cannot read; trying again in 4s\nsource fake: cannot read; trying again in 4s\n"
+		if d := cmp.Diff(want, log.String()); d != "" {
+			t.Errorf("log (-want +got):\n%s", d)
+		}
+	})
+}
+
+func TestUnavailableIsSaidOnce(t *testing.T) {
+	r, log, ran := runner(t, &fake{err: unavailable{errors.New("not there")}})
+	for range 3 {
+		if changed, err := r.Once(t.Context()); changed || err != nil {
+			t.Fatal(changed, err)
+		}
+	}
+	if log.String() != "source fake: not there\n" || ran() != "" {
+		t.Errorf("log %q", log)
+	}
+}
+
+func TestLocal(t *testing.T) {
+	dir := files(t, t.TempDir(), map[string]string{"b": `{"x":1}`, "a.json": `[2]`, ".hidden": "x", "sub/y": "{}", "broken": "{"})
+	more := files(t, t.TempDir(), map[string]string{"aa": "3"})
+	docs, err := Local{[]string{dir, filepath.Join(dir, "none"), more}}.Collect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, d := range docs {
+		got = append(got, fmt.Sprintf("%s %s %s", d.Name, metadata.JSON(d.Value), d.Raw))
+	}
+	if d := cmp.Diff([]string{"a.json [2] ", "aa 3 ", `b {"x": 1} `, "broken null {"}, got); d != "" {
+		t.Errorf("documents (-want +got):\n%s", d)
+	}
+	if _, err := (Local{[]string{filepath.Join(dir, "none")}}).Collect(t.Context()); !IsUnavailable(err) {
+		t.Errorf("no directory: %v", err)
+	}
+	for _, path := range []string{filepath.Join(more, "aa"), more} {
+		if err := os.Chmod(path, 0o777); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := (Local{[]string{more}}).Collect(t.Context()); !IsUnavailable(err) || !strings.Contains(err.Error(), path+": everybody may write it") {
+			t.Errorf("%s is world-writable: %v", path, err)
+		}
+	}
+}
+
+func collectSeed(t *testing.T, dir string) (string, Document, error) {
+	t.Helper()
+	docs, err := (&NoCloud{Seed: dir}).Collect(t.Context())
+	if err != nil {
+		return "", Document{}, err
+	}
+	return docs[0].Name + " " + metadata.JSON(docs[0].Value), docs[0], nil
+}
+
+func TestNoCloudSeed(t *testing.T) {
+	for name, tc := range map[string]struct {
+		files map[string]string
+		want  string
+	}{
+		"both":     {map[string]string{"meta-data": "instance-id: 007\nlocal-hostname: h\nx: [1]\n", "goldsmith/metadata.json": `{"a":1,"local-hostname":"own"}`}, `nocloud {"a": 1, "local-hostname": "own", "instance-id": "007"}`},
+		"metadata": {map[string]string{"goldsmith/metadata.json": `{"a":1}`}, `nocloud {"a": 1}`},
+		"facts":    {map[string]string{"meta-data": `{"instance-id": "i"}`, "user-data": "#cloud-config\n"}, `nocloud {"instance-id": "i"}`},
+		"nothing":  {map[string]string{"meta-data": "", "goldsmith/metadata.json": "{}"}, `nocloud {}`},
+	} {
+		got, _, err := collectSeed(t, files(t, t.TempDir(), tc.files))
+		if err != nil || got != tc.want {
+			t.Errorf("%s: %s, %v; want %s", name, got, err, tc.want)
+		}
+	}
+	_, d, err := collectSeed(t, files(t, t.TempDir(), map[string]string{"goldsmith/metadata.json": "{\n broken", "user-data": "u"}))
+	if err != nil || string(d.Raw) != "{\n broken" || string(d.Keep["nocloud.user-data"]) != "u" {
+		t.Errorf("broken metadata: %+v, %v; want them passed on", d, err)
+	}
+	_, d, err = collectSeed(t, files(t, t.TempDir(), map[string]string{"goldsmith/metadata.json": "{}", "meta-data": "a: [\n"}))
+	if err != nil || !strings.HasPrefix(d.Note, "meta-data: yaml: ") {
+		t.Errorf("broken meta-data: %+v, %v; want a note", d, err)
+	}
+	for _, dir := range []string{t.TempDir(), "/nowhere/at/all"} {
+		if _, _, err := collectSeed(t, dir); !IsUnavailable(err) {
+			t.Errorf("%s: %v; want it unavailable", dir, err)
+		}
+	}
+}
+
+func TestNoCloudTrustsNoLinks(t *testing.T) {
+	secret := files(t, t.TempDir(), map[string]string{"metadata.json": `{"secret":1}`})
+	for name, link := range map[string][2]string{
+		"file": {filepath.Join(secret, "metadata.json"), "goldsmith/metadata.json"}, "directory": {secret, "goldsmith"}, "inside": {"../other", "goldsmith/metadata.json"},
+	} {
+		dir := files(t, t.TempDir(), map[string]string{"meta-data": "a: b\n", "other": "{}"})
+		if strings.Contains(link[1], "/") {
+			files(t, dir, map[string]string{"goldsmith/x": ""})
+		}
+		if err := os.Symlink(link[0], filepath.Join(dir, link[1])); err != nil {
+			t.Fatal(err)
+		}
+		if got, _, err := collectSeed(t, dir); err == nil {
+			t.Errorf("%s: a link was followed: %s", name, got)
+		}
+	}
+	dir := files(t, t.TempDir(), map[string]string{"meta-data/x": "", "goldsmith/metadata.json": "{}"})
+	if _, _, err := collectSeed(t, dir); err == nil || !strings.Contains(err.Error(), "not a regular file") {
+		t.Errorf("a directory called meta-data: %v", err)
+	}
+	big := filepath.Join(files(t, t.TempDir(), map[string]string{"user-data": ""}), "user-data")
+	if err := os.Truncate(big, maxFile+1); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := collectSeed(t, filepath.Dir(big)); err == nil || !strings.Contains(err.Error(), "larger than 16 MiB") {
+		t.Errorf("a huge user-data: %v", err)
+	}
+}
+
+// devices makes a fake /sys/class/block and /dev with these images.
+func devices(t *testing.T, images map[string][]byte) (sys, dev string) {
+	sys, dev = t.TempDir(), t.TempDir()
+	for name, data := range images {
+		files(t, sys, map[string]string{name + "/size": fmt.Sprintln(len(data) / 512)})
+		files(t, dev, map[string]string{name: string(data)})
+	}
+	return sys, dev
+}
+
+func iso(label string) []byte {
+	b := make([]byte, 20*2048)
+	copy(b[16*2048:], "\x01CD001\x01")
+	copy(b[16*2048+40:], fmt.Sprintf("%-32s", label))
+	return b
+}
+
+func TestFindSeed(t *testing.T) {
+	testenv.Need(t, "mkfs.vfat")
+	fat := func(label string, args ...string) []byte {
+		path := filepath.Join(t.TempDir(), "fs")
+		out, err := exec.Command("mkfs.vfat", append(args, "-n", label, "-C", path, "40960")...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	noRootLabel := func(b []byte) []byte { // leaves the label of the boot sector
+		b = bytes.Clone(b)
+		if i := bytes.LastIndex(b, []byte("CIDATA     ")); i > 512 {
+			b[i] = 0
+		}
+		return b
+	}
+	f12, f16, f32 := fat("CIDATA", "-F", "12"), fat("CIDATA", "-F", "16"), fat("CIDATA", "-F", "32", "-s", "1")
+	for name, tc := range map[string]struct {
+		image []byte
+		want  string
+	}{
+		"iso": {iso("cidata"), "iso9660"}, "ISO": {iso("CIDATA"), "iso9660"}, "other iso": {iso("CIDATA2"), ""},
+		"FAT12": {f12, "vfat"}, "FAT16": {f16, "vfat"}, "FAT32": {f32, "vfat"},
+		"FAT16, boot sector": {noRootLabel(f16), "vfat"}, "FAT32, boot sector": {noRootLabel(f32), "vfat"},
+		"other FAT": {fat("EFI", "-F", "16"), ""}, "short": {[]byte("x"), ""}, "zeros": {make([]byte, 1<<20), ""},
+	} {
+		sys, dev := devices(t, map[string][]byte{"vda": make([]byte, 4096), "vdb": tc.image, "loop0": nil})
+		got, err := findSeed(sys, dev)
+		if IsUnavailable(err) {
+			err = nil
+		}
+		wantPath := ""
+		if tc.want != "" {
+			wantPath = filepath.Join(dev, "vdb")
+		}
+		if err != nil || got.fsType != tc.want || got.path != wantPath {
+			t.Errorf("%s: findSeed = %s %s, %v; want %s", name, got.path, got.fsType, err, tc.want)
+		}
+	}
+}
+
+func FuzzLabels(f *testing.F) {
+	f.Add(iso("cidata"))
+	f.Add(bytes.Repeat([]byte{0x55, 0xaa}, 1024))
+	f.Fuzz(func(t *testing.T, image []byte) {
+		fatLabel(bytes.NewReader(image))
+		isoLabel(bytes.NewReader(image))
+	})
+}
+
+func TestConfig(t *testing.T) {
+	c := Defaults()
+	path := filepath.Join(files(t, t.TempDir(), map[string]string{"c": `
+# comment
+[DEFAULT]
+command = refreshcfg --timeout 600
+collectors=local, nocloud
+collectors: local
+polling_interval = 10
+one-time = yes
+[cfn]
+metadata-url = http://x
+[local]
+path = /a
+path = "/b c"
+[nocloud]
+seed = /seed
+`}), "c")
+	if err := c.Read(path); err != nil {
+		t.Fatal(err)
+	}
+	want := Config{
+		Command: "refreshcfg --timeout 600", Cache: DefaultCache, Collectors: []string{"local", "nocloud", "local"}, OneTime: true,
+		Min: time.Second, Max: 10 * time.Second, LocalDirs: []string{"/a", "/b c"}, Seed: "/seed",
+	}
+	if d := cmp.Diff(want, c); d != "" {
+		t.Errorf("config (-want +got):\n%s", d)
+	}
+	for text, want := range map[string]string{
+		"[DEFAULT\n":                   ":1: a section is written [name]",
+		"\nnonsense\n":                 ":2: a setting is written key = value",
+		"  x = 1\n":                    ":1: a continuation of nothing",
+		"one-time = maybe\n":           `:1: one-time: "maybe" is neither true nor false`,
+		"#\n\npolling-interval = 0\n":  `:3: polling-interval: "0" is no number of seconds`,
+		"min_polling_interval = NaN\n": `:1: min-polling-interval: "NaN" is no number of seconds`,
+	} {
+		files(t, filepath.Dir(path), map[string]string{"c": text})
+		c := Defaults()
+		if err := c.Read(path); err == nil || err.Error() != path+want || command.Status(err) != command.StatusUsage {
+			t.Errorf("Read(%q) = %v; want %s", text, err, want)
+		}
+	}
+	if _, err := (&Config{Collectors: []string{"heat"}}).Sources(); err == nil || err.Error() != `no such source: "heat"` {
+		t.Errorf("Sources = %v", err)
+	}
+}
