@@ -18,8 +18,9 @@ import (
 //
 //	go test ./internal/disk -run TestImage -v -image /path/to/root -out disk.raw
 var (
-	imageDir = flag.String("image", "", "directory with a root file system to make a disk of")
-	imageOut = flag.String("out", "", "where the disk goes; default a temporary directory")
+	imageDir     = flag.String("image", "", "directory with a root file system to make a disk of")
+	imageVersion = flag.String("image-version", "1", "version of the image")
+	imageOut     = flag.String("out", "", "where the disk goes; default a temporary directory")
 )
 
 // buildInit compiles imginit as images carry it.
@@ -68,7 +69,7 @@ func TestImage(t *testing.T) {
 	init := buildInit(t)
 	before, began := cpuTime(t), time.Now()
 	l, err := Write(t.Context(), f, Config{
-		Name: "demo", Version: "1", Root: root, Init: init, Time: time.Unix(1700000000, 0).UTC(),
+		Name: "demo", Version: *imageVersion, Root: root, Init: init, Time: time.Unix(1700000000, 0).UTC(),
 	})
 	if err != nil {
 		t.Fatal(err)

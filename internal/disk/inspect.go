@@ -41,18 +41,22 @@ const maxText = 64 << 20
 // anyone's: what is there is reported, what cannot be understood is a note.
 // Only a file that holds neither is an error.
 func Inspect(path string) (*Report, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return nil, command.BadInput(fmt.Errorf("%s: %w", path, err), "")
+	}
+	// To open a pipe would wait for its other end.
+	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFREG && kind != unix.S_IFBLK {
+		return nil, command.BadInput(fmt.Errorf("%s: neither a file nor a disk", path), "")
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, command.BadInput(err, "")
 	}
 	defer f.Close()
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return nil, fmt.Errorf("stat %s: %w", path, err)
-	}
 	size, err := f.Seek(0, io.SeekEnd) // for devices, too
-	if err != nil || st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		return nil, command.BadInput(fmt.Errorf("%s: not an image", path), "")
+	if err != nil {
+		return nil, fmt.Errorf("size of %s: %w", path, err)
 	}
 	r := &Report{Path: path, Size: size, Data: st.Blocks * 512}
 	t, err := gpt.Read(f, size, sector)
