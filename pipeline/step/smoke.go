@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"time"
 
 	"goldsmith/internal/atomicfile"
@@ -63,8 +64,8 @@ func newSmoke(env Env, p *pipeline.Pipeline, stage string) (pipeline.Step, error
 	switch {
 	case w.Machine != "libvirt":
 		return nil, bad("with.machine %q: expected libvirt", w.Machine)
-	case w.Firmware != "" && w.Firmware != string(testbed.UEFI):
-		return nil, bad("with.firmware %q: expected uefi", w.Firmware)
+	case !slices.Contains([]testbed.Firmware{"", testbed.UEFI, testbed.BIOS}, testbed.Firmware(w.Firmware)):
+		return nil, bad("with.firmware %q: expected uefi or bios", w.Firmware)
 	case w.URI != privateURI && w.Listen == "":
 		return nil, bad("with.listen is missing: the address of this host that machines of %s can reach", w.URI)
 	case w.CPUs < 0 || w.CPUs > 256 || w.Memory < 0 || w.Memory > 1<<20:
@@ -157,7 +158,8 @@ func (s *smoke) test(ctx context.Context, j *pipeline.Job) (tests []evidence.Tes
 		return nil, err
 	}
 	m, err := host.Define(ctx, libvirt.Config{
-		Name: instance, Dir: filepath.Join(tmp, "machine"), Image: disk, Seed: d.seedFile, CPUs: s.with.CPUs, MemoryMiB: s.with.Memory,
+		Name: instance, Dir: filepath.Join(tmp, "machine"), Image: disk, Seed: d.seedFile,
+		Firmware: testbed.Firmware(s.with.Firmware), CPUs: s.with.CPUs, MemoryMiB: s.with.Memory,
 	})
 	if err != nil {
 		return nil, err

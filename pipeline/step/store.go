@@ -28,6 +28,9 @@ func OpenStore(dir string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := os.MkdirAll(filepath.Join(dir, "disks"), 0o755); err != nil {
+		return nil, err
+	}
 	return &Store{Dir: dir, Images: images}, nil
 }
 
@@ -55,11 +58,7 @@ func (s *Store) diskPath(sha256 string) string {
 
 // adopt moves a freshly built disk to where machines start from it.
 func (s *Store) adopt(path, sha256 string) error {
-	to := s.diskPath(sha256)
-	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-		return err
-	}
-	return os.Rename(path, to)
+	return os.Rename(path, s.diskPath(sha256))
 }
 
 func hashFile(ctx context.Context, path string) (string, error) {

@@ -1,0 +1,287 @@
+package step
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"goldsmith/internal/command"
+	"goldsmith/internal/element"
+	"goldsmith/internal/evidence"
+	"goldsmith/internal/registry"
+	"goldsmith/internal/testenv"
+	"goldsmith/pipeline"
+	"goldsmith/testbed/libvirt"
+	"goldsmith/testbed/testbedtest"
+)
+
+func TestMain(m *testing.M) {
+	libvirt.Init()
+	// A connection of net/http lingers for half a second after its last answer.
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*conn).serve"))
+}
+
+// store returns a store that holds the image of a tiny guest, and its digest.
+func store(t *testing.T, text string) (*Store, string) {
+	t.Helper()
+	s, err := OpenStore(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk := testbedtest.Guest{Text: text}.BIOSDisk()
+	path := filepath.Join(t.TempDir(), "disk.raw")
+	if err := os.WriteFile(path, disk, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(disk)
+	digest, _, err := s.Images.PutImage(t.Context(), path, registry.Image{
+		Name: "tiny", Version: "1", Size: int64(len(disk)), SHA256: hex.EncodeToString(sum[:]),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, digest
+}
+
+// load reads a pipeline from text and makes its steps.
+func load(t *testing.T, s *Store, text string) (*pipeline.Pipeline, map[string]pipeline.Step, error) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "p.yaml")
+	if err := os.WriteFile(file, []byte("apiVersion: goldsmith/v1\nname: t\n"+text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	p, err := pipeline.Load(file, Names())
+	if err != nil {
+		t.Fatal(err)
+	}
+	steps, err := New(Env{Store: s, Elements: element.Path{}, File: "p.yaml"}, p)
+	if err != nil {
+		err = errors.New(strings.ReplaceAll(err.Error(), file, "p.yaml"))
+	}
+	return p, steps, err
+}
+
+func job(t *testing.T, image string) *pipeline.Job {
+	t.Helper()
+	p := command.NewProgress("test", command.IO{Stdout: io.Discard, Stderr: new(bytes.Buffer)}, false)
+	t.Cleanup(p.Close)
+	return &pipeline.Job{Run: "1", Stage: "s", Attempt: 1, Dir: t.TempDir(), Image: image, Log: new(bytes.Buffer), Progress: p}
+}
+
+func TestParameters(t *testing.T) {
+	s, _ := store(t, "x")
+	for text, want := range map[string]string{
+		"stages:\n- {name: s, uses: build}":                                                                 "p.yaml: stage s: with.definition is missing",
+		"stages:\n- {name: s, uses: build, with: {definition: no.yaml}}":                                    "p.yaml: stage s: image definition no.yaml is not there",
+		"stages:\n- name: s\n  uses: smoke\n  with:\n    machin: libvirt":                                   `p.yaml:7: unknown field "machin"`,
+		"stages:\n- {name: s, uses: smoke, with: {machine: cloud}}":                                         `p.yaml: stage s: with.machine "cloud": expected libvirt`,
+		"stages:\n- {name: s, uses: smoke, with: {uri: 'qemu:///system'}}":                                  "p.yaml: stage s: with.listen is missing: the address of this host that machines of qemu:///system can reach",
+		"stages:\n- {name: s, uses: smoke, with: {metadata: {instance-id: x}}}":                             "p.yaml: stage s: with.metadata: instance-id is made for each machine and cannot be given",
+		"stages:\n- {name: s, uses: promote, with: {channel: c}}":                                           `p.yaml: stage s: channel "c" is not in the file`,
+		"stages:\n- {name: s, uses: promote, with: {channel: c}}\nchannels:\n- {name: c, requires: [x]}\n":   "",
+		"stages:\n- {name: s, uses: smoke, with: {firmware: bios, cpus: 1, memory: 64, metadata: {a: [1]}}}": "",
+	} {
+		_, _, err := load(t, s, text)
+		got := ""
+		if err != nil {
+			got = err.Error()
+		}
+		if got != want {
+			t.Errorf("%s\ngives %q; want %q", text, got, want)
+		}
+	}
+}
+
+func TestPromote(t *testing.T) {
+	s, digest := store(t, "x")
+	_, steps, err := load(t, s, "stages:\n- {name: s, uses: promote, with: {channel: c}}\nchannels:\n- {name: c, requires: [libvirt-smoke]}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	attach := func(r evidence.Result) {
+		t.Helper()
+		if err := s.Attach(&evidence.Evidence{Kind: "libvirt-smoke", Subject: digest, Result: r, Started: time.Unix(1, 0), Ended: time.Now()}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tagged := func() bool {
+		tags, err := s.Images.Tags()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tags["c"] == digest
+	}
+	refused := func(why string) {
+		t.Helper()
+		_, err := steps["s"].Run(t.Context(), job(t, digest))
+		if r, ok := errors.AsType[*pipeline.Refusal](err); !ok || !strings.Contains(r.Error(), why) || tagged() {
+			t.Errorf("promotion: %v, tagged %v; want a refusal: %s", err, tagged(), why)
+		}
+	}
+	refused("missing evidence: libvirt-smoke")
+	attach(evidence.Fail)
+	refused("failed evidence: libvirt-smoke")
+	attach(evidence.Pass)
+	if _, err := steps["s"].Run(t.Context(), job(t, digest)); err != nil || !tagged() {
+		t.Errorf("promotion with evidence: %v, tagged %v", err, tagged())
+	}
+	if _, err := steps["s"].Run(t.Context(), job(t, "")); err == nil {
+		t.Error("a promotion without an image succeeds")
+	}
+}
+
+// The disk that machines start from is checked each time, and unpacked anew
+// when it is not what the digest says.
+func TestDiskIsVerified(t *testing.T) {
+	s, digest := store(t, "x")
+	path, err := s.Disk(t.Context(), digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good, _ := os.ReadFile(path)
+	if err := os.WriteFile(path, append([]byte("bad"), good[3:]...), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	again, err := s.Disk(t.Context(), digest)
+	now, _ := os.ReadFile(again)
+	if err != nil || again != path || !bytes.Equal(now, good) {
+		t.Errorf("a changed disk was used (%v)", err)
+	}
+}
+
+func TestNoLibvirtd(t *testing.T) {
+	s, digest := store(t, "x")
+	_, steps, err := load(t, s, "stages:\n- {name: s, uses: smoke, with: {uri: 'qemu+unix:///system?socket=/nowhere/sock', listen: 127.0.0.1}}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = steps["s"].Run(t.Context(), job(t, digest))
+	if command.Status(err) != command.StatusMissing || !strings.Contains(err.Error(), "no libvirtd is running") {
+		t.Errorf("without libvirtd: %v, status %d", err, command.Status(err))
+	}
+	if refs, _ := s.Images.Referrers(digest, registry.EvidenceType); len(refs) > 0 {
+		t.Error("a testbed that failed left evidence about the image")
+	}
+}
+
+// A machine that never reports, and one that dies, fail the image: there is
+// evidence of it, JUnit and the console.
+func TestMachineThatDoesNotReport(t *testing.T) {
+	testenv.NeedRoot(t)
+	testenv.Need(t, "libvirtd", "qemu-system-x86_64", "qemu-img", "dnsmasq")
+	for _, tt := range []struct {
+		text, want string
+		limit      time.Duration
+	}{
+		{"hello\r\n", "no completion signal: too late", 4 * time.Second},
+		{"Kernel panic - not syncing: no init\r\n", "the console says: Kernel panic - not syncing: no init", time.Minute},
+	} {
+		s, digest := store(t, tt.text)
+		_, steps, err := load(t, s, "stages:\n- {name: s, uses: smoke, with: {firmware: bios, cpus: 1, memory: 64}}")
+		if err != nil {
+			t.Fatal(err)
+		}
+		j := job(t, digest)
+		ctx, cancel := context.WithTimeoutCause(t.Context(), tt.limit, errors.New("too late"))
+		_, err = steps["s"].Run(ctx, j)
+		cancel()
+		if err == nil || !strings.Contains(err.Error(), "1 failed: boot/configured: ") || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("smoke of %q: %v; want %s", tt.text, err, tt.want)
+		}
+		if b, _ := os.ReadFile(filepath.Join(j.Dir, "console.log")); !strings.Contains(string(b), strings.TrimSpace(tt.text)) {
+			t.Errorf("console.log holds %q", b)
+		}
+		if b, _ := os.ReadFile(filepath.Join(j.Dir, "junit.xml")); !strings.Contains(string(b), `failures="1"`) {
+			t.Errorf("junit.xml holds %s", b)
+		}
+		proofs, err := s.Proofs(digest)
+		if err != nil || len(proofs) != 1 || proofs[0] != (pipeline.Proof{Kind: "libvirt-smoke"}) {
+			t.Errorf("proofs = %v, %v; want one failed libvirt-smoke", proofs, err)
+		}
+	}
+}
+
+// An interrupted test says nothing about the image.
+func TestInterruptedSmoke(t *testing.T) {
+	testenv.NeedRoot(t)
+	testenv.Need(t, "libvirtd", "qemu-system-x86_64", "qemu-img", "dnsmasq")
+	s, digest := store(t, "hello\r\n")
+	_, steps, err := load(t, s, "stages:\n- {name: s, uses: smoke, with: {firmware: bios, cpus: 1, memory: 64}}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(3*time.Second, cancel)
+	_, err = steps["s"].Run(ctx, job(t, digest))
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("interrupted: %v", err)
+	}
+	if proofs, _ := s.Proofs(digest); len(proofs) > 0 {
+		t.Errorf("an interrupted test left evidence: %v", proofs)
+	}
+}
+
+func TestReceiver(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := receive(l, "m-1")
+	defer r.close()
+	good := `{"Status":"SUCCESS","Reason":"Configuration complete","UniqueId":"m-1","Data":"x"}`
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	post := func(method, url, token, body string) int {
+		t.Helper()
+		req, err := http.NewRequest(method, url, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		return resp.StatusCode
+	}
+	other := strings.Replace(r.URL, "m-1", "m-2", 1)
+	for _, tt := range []struct {
+		name, method, url, token, body string
+		want                           int
+	}{
+		{"no token", "POST", r.URL, "", good, 403},
+		{"another token", "POST", r.URL, "x" + r.Token, good, 403},
+		{"another machine", "POST", other, r.Token, good, 403},
+		{"not JSON", "POST", r.URL, r.Token, "{", 400},
+		{"no status", "POST", r.URL, r.Token, `{"Status":"MAYBE"}`, 400},
+		{"another id", "POST", r.URL, r.Token, strings.Replace(good, "m-1", "m-2", 1), 400},
+		{"too large", "POST", r.URL, r.Token, `{"Data":"` + strings.Repeat("x", maxSignal) + `"}`, 413},
+		{"not a POST", "GET", r.URL, r.Token, good, 405},
+		{"right", "POST", r.URL, r.Token, good, 200},
+		{"again", "POST", r.URL, r.Token, good, 200},
+	} {
+		if got := post(tt.method, tt.url, tt.token, tt.body); got != tt.want {
+			t.Errorf("%s: HTTP %d; want %d", tt.name, got, tt.want)
+		}
+	}
+	s, err := r.wait(t.Context())
+	if err != nil || s.Status != "SUCCESS" || s.Reason != "Configuration complete" {
+		t.Errorf("the signal is %+v, %v", s, err)
+	}
+	if len(r.Token) < 40 || json.Valid([]byte(r.Token)) {
+		t.Errorf("token %q", r.Token)
+	}
+}
