@@ -2,6 +2,7 @@ package disk
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -121,8 +122,13 @@ func findKernel(t *tree.Tree, want string) (version, file string, err error) {
 		if want != "" {
 			what = "no kernel " + want + " in the image"
 		}
-		return "", "", command.BadInput(errors.New(what+": want /boot/vmlinuz-VERSION and /usr/lib/modules/VERSION"),
-			"on Debian, the package linux-image-amd64 has one")
+		hint := "on Debian, the package linux-image-amd64 has one"
+		for _, e := range t.Below("boot") {
+			if v, ok := strings.CutPrefix(e.Path, "boot/vmlinuz-"); ok && cmp.Or(want, v) == v {
+				hint = "/" + e.Path + " has no modules.dep beside its modules: run depmod " + v + " in the image"
+			}
+		}
+		return "", "", command.BadInput(errors.New(what+": want /boot/vmlinuz-VERSION and /usr/lib/modules/VERSION/modules.dep"), hint)
 	}
 	return version, file, nil
 }

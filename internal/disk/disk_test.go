@@ -275,6 +275,16 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+func TestKernelWithoutModules(t *testing.T) {
+	c := sampleConfig()
+	c.Root.Remove("usr/lib/modules/" + version + "/modules.dep")
+	_, _, err := create(t, c)
+	var ce *command.Error
+	if !errors.As(err, &ce) || !strings.Contains(ce.Hint, "run depmod "+version) {
+		t.Errorf("got %v, hint %+v", err, ce)
+	}
+}
+
 func TestCancel(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
