@@ -54,6 +54,9 @@ func StartBed(ctx context.Context) (*Bed, error) {
 	if os.Geteuid() != 0 {
 		return nil, command.Missing(errors.New("private libvirtd: needs root"), "run as root, or use the system's libvirtd: qemu:///system")
 	}
+	if os.Args[0] == bedArg0 {
+		return nil, errors.New("private libvirtd: the program must call libvirt.Init first thing")
+	}
 	for _, p := range []string{"libvirtd", "qemu-system-x86_64", "dnsmasq", "qemu-img"} {
 		if _, err := exec.LookPath(p); err != nil {
 			return nil, command.Missing(fmt.Errorf("private libvirtd: %s is not installed", p), installHint)
@@ -233,7 +236,8 @@ const bedNetwork = "goldsmith"
 
 // bedNetworkXML is the bed's network. Forward mode "open" makes no firewall
 // rules; there is nowhere to forward to. Every address has a fixed hardware
-// address.
+// address. The range spans them all, because its length is also how many
+// leases there may be, fixed ones included.
 func bedNetworkXML() string {
 	type host struct {
 		MAC string `xml:"mac,attr"`
@@ -246,6 +250,6 @@ func bedNetworkXML() string {
 	}
 	list, _ := xml.Marshal(hosts) // two plain strings cannot fail
 	return fmt.Sprintf(`<network><name>%s</name><forward mode='open'/><bridge name='gsbr0' stp='off' delay='0'/>
-<ip address='%s' netmask='255.255.255.0'><dhcp><range start='10.78.0.250' end='10.78.0.254'/>%s</dhcp></ip></network>`,
-		bedNetwork, Gateway, list)
+<ip address='%s' netmask='255.255.255.0'><dhcp><range start='10.78.0.%d' end='10.78.0.254'/>%s</dhcp></ip></network>`,
+		bedNetwork, Gateway, firstAddress, list)
 }

@@ -110,15 +110,36 @@ func eventually(t *testing.T, what string, left func() []string) {
 	t.Errorf("%s: %v", what, l)
 }
 
+func pidOf(process string) string {
+	pid, _, _ := strings.Cut(strings.TrimPrefix(process, "process "), ":")
+	return pid
+}
+
+// inNamespace lists the processes in a PID namespace.
+func inNamespace(ns string) []string {
+	var in []string
+	for _, p := range processes("") {
+		if l, _ := os.Readlink("/proc/" + pidOf(p) + "/ns/pid"); l == ns {
+			in = append(in, p)
+		}
+	}
+	return in
+}
+
 // TestKilledOwner kills a process that owns a bed with a running machine.
 func TestKilledOwner(t *testing.T) {
 	testenv.NeedRoot(t)
 	testenv.Need(t, "libvirtd", "qemu-system-x86_64", "qemu-img", "dnsmasq")
 	cmd, _, dir := startHelper(t, "bed")
-	// dnsmasq and QEMU do not name the bed's directory.
-	living := func() []string {
-		return append(append(processes(dir), processes("guest="+namePrefix+"helper,")...), processes("dnsmasq/"+bedNetwork+".conf")...)
+	first := processes(bedArg0 + " " + dir)
+	if len(first) != 1 {
+		t.Fatalf("first processes of the bed: %v", first)
 	}
+	ns, err := os.Readlink("/proc/" + pidOf(first[0]) + "/ns/pid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	living := func() []string { return inNamespace(ns) }
 	if p := living(); len(p) < 4 { // first process, libvirtd, QEMU, dnsmasq
 		t.Fatalf("the bed has only %v", p)
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	golibvirt "github.com/digitalocean/go-libvirt"
+	"go.uber.org/goleak"
 
 	"goldsmith/internal/testenv"
 	"goldsmith/testbed"
@@ -20,7 +21,7 @@ import (
 func TestMain(m *testing.M) {
 	Init()
 	helper()
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 // bed starts a bed for the test.
@@ -133,5 +134,12 @@ func TestUEFI(t *testing.T) {
 	}
 	if left, _ := os.ReadDir(filepath.Join(dir, "m")); len(left) != 1 || left[0].Name() != consoleName {
 		t.Errorf("left in the machine's directory: %v", left)
+	}
+}
+
+func writeFile(t *testing.T, path string, data []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
 	}
 }
