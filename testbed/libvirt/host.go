@@ -20,10 +20,8 @@ import (
 	"net/url"
 	"os"
 	"sync"
-	"time"
 
 	golibvirt "github.com/digitalocean/go-libvirt"
-	"github.com/digitalocean/go-libvirt/socket/dialers"
 
 	"goldsmith/internal/command"
 	"goldsmith/testbed"
@@ -41,6 +39,8 @@ type Host struct {
 	Network testbed.Network
 
 	l       *golibvirt.Libvirt
+	dialer  *dialer
+	watcher *watcher
 	uri     string
 	owner   *owner
 	network string // the libvirt network that machines are in by default
@@ -101,26 +101,33 @@ func sockets(uri string) ([]string, error) {
 }
 
 func connect(sock, uri string) (*Host, error) {
-	// The library panics on nothing here, but leaves a half-open connection
-	// when the socket is missing: ask first.
 	if _, err := os.Stat(sock); err != nil {
 		return nil, errors.New("no libvirtd is running: " + sock + " is not there")
 	}
-	l := golibvirt.NewWithDialer(dialers.NewLocal(dialers.WithSocket(sock), dialers.WithLocalTimeout(5*time.Second)))
-	if err := l.ConnectToURI(golibvirt.QEMUSystem); err != nil {
+	h := &Host{uri: uri, dialer: &dialer{sock: sock}}
+	h.l = golibvirt.NewWithDialer(h.dialer)
+	if err := h.l.ConnectToURI(golibvirt.QEMUSystem); err != nil {
 		var op *net.OpError
 		if errors.As(err, &op) {
 			return nil, fmt.Errorf("no libvirtd is running: %w", err)
 		}
 		return nil, err
 	}
-	return &Host{l: l, uri: uri}, nil
+	var err error
+	if h.watcher, err = newWatcher(h.l); err != nil {
+		_ = h.l.Disconnect()
+		return nil, err
+	}
+	return h, nil
 }
 
+// disconnect may be called twice.
 func (h *Host) disconnect() {
+	defer h.limit().Stop()
 	if h.l.IsConnected() {
 		_ = h.l.Disconnect() // fails only when it is gone already
 	}
+	<-h.watcher.gone
 }
 
 // Close ends the connection. Machines that were not released stay; the next

@@ -28,11 +28,8 @@ func Init() {
 	if len(os.Args) != 2 || os.Args[0] != bedArg0 {
 		return
 	}
-	if err := runBed(os.Args[1]); err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", bedArg0, err)
-		os.Exit(1)
-	}
-	os.Exit(0)
+	fmt.Fprintf(os.Stderr, "%s: %v\n", bedArg0, runBed(os.Args[1]))
+	os.Exit(1)
 }
 
 // private are the directories of libvirtd that the bed has to itself, by
@@ -46,7 +43,8 @@ var private = [...]struct{ name, path string }{
 }
 
 // runBed is process 1 of the bed's namespaces: it prepares them, runs libvirtd
-// and reaps orphans. When it ends, the kernel kills everything in the bed.
+// and reaps orphans. It returns only when something went wrong. When the
+// process ends, the kernel kills everything in the bed.
 func runBed(dir string) error {
 	unix.CloseOnExec(bedLockFD) // held by this process, not by its children
 	go func() {

@@ -94,6 +94,7 @@ func (m *Machine) define(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
+	defer m.host.limit().Stop()
 	if m.dom, err = m.host.l.DomainDefineXMLFlags(desc, golibvirt.DomainDefineValidate); err != nil {
 		return fmt.Errorf("define: %w", err)
 	}
@@ -104,6 +105,7 @@ func (m *Machine) define(ctx context.Context) error {
 // checkFree fails when the name is taken by a machine whose owner lives. One
 // whose owner is dead is removed.
 func (m *Machine) checkFree() error {
+	defer m.host.limit().Stop()
 	name := namePrefix + m.cfg.Name
 	dom, err := m.host.l.DomainLookupByName(name)
 	if golibvirt.IsNotFound(err) {
@@ -164,6 +166,7 @@ func (m *Machine) MAC() string { return m.lease.mac }
 
 // Power implements testbed.Machine.
 func (m *Machine) Power(context.Context) (testbed.Power, error) {
+	defer m.host.limit().Stop()
 	state, _, err := m.host.l.DomainGetState(m.dom, 0)
 	if err != nil {
 		return testbed.Unknown, fmt.Errorf("machine %s: %w", m.cfg.Name, err)
@@ -183,6 +186,7 @@ func (m *Machine) PowerOn(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
+	defer m.host.limit().Stop()
 	err := m.host.l.DomainCreate(m.dom)
 	if is(err, golibvirt.ErrOperationInvalid) { // it is on
 		return nil
@@ -198,6 +202,7 @@ func (m *Machine) PowerOn(ctx context.Context) error {
 
 // PowerOff implements testbed.Machine.
 func (m *Machine) PowerOff(context.Context) error {
+	defer m.host.limit().Stop()
 	err := m.host.l.DomainDestroyFlags(m.dom, golibvirt.DomainDestroyDefault)
 	if err != nil && !is(err, golibvirt.ErrOperationInvalid) {
 		return fmt.Errorf("machine %s: power off: %w", m.cfg.Name, err)
@@ -215,6 +220,7 @@ const pressEvery = 5 * time.Second
 // Shutdown implements testbed.Shutdowner by the ACPI power button.
 func (m *Machine) Shutdown(ctx context.Context) error {
 	return m.waitOff(ctx, func() error {
+		defer m.host.limit().Stop()
 		err := m.host.l.DomainShutdownFlags(m.dom, golibvirt.DomainShutdownAcpiPowerBtn)
 		if is(err, golibvirt.ErrOperationInvalid) { // it is off
 			return nil
@@ -226,21 +232,12 @@ func (m *Machine) Shutdown(ctx context.Context) error {
 // waitOff waits for the event that the machine has stopped, and calls press,
 // when it is not nil, now and every few seconds until then.
 func (m *Machine) waitOff(ctx context.Context, press func() error) error {
-	ectx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	events, err := m.host.l.LifecycleEvents(ectx)
-	if err != nil {
-		cancel()
-		return fmt.Errorf("machine %s: %w", m.cfg.Name, err)
-	}
-	defer func() { // the library's sender ends only when all is received
-		cancel()
-		for range events {
-		}
-	}()
+	stopped, forget := m.host.watcher.stops(m.dom.Name)
+	defer forget()
 	tick := time.NewTicker(pressEvery)
 	defer tick.Stop()
 	for {
-		// Asked after the subscription, so that no stop goes unseen.
+		// Asked after we began to listen, so that no stop goes unseen.
 		if p, err := m.Power(ctx); err != nil || p == testbed.Off {
 			return err
 		}
@@ -249,27 +246,14 @@ func (m *Machine) waitOff(ctx context.Context, press func() error) error {
 				return fmt.Errorf("machine %s: power button: %w", m.cfg.Name, err)
 			}
 		}
-		if stopped, err := m.nextStop(ctx, events, tick.C); stopped || err != nil {
-			return err
-		}
-	}
-}
-
-// nextStop returns on the machine's stop, on a tick, or when ctx ends.
-func (m *Machine) nextStop(ctx context.Context, events <-chan golibvirt.DomainEventLifecycleMsg, tick <-chan time.Time) (bool, error) {
-	for {
 		select {
-		case e, ok := <-events:
-			if !ok {
-				return false, fmt.Errorf("machine %s: libvirtd closed the connection", m.cfg.Name)
-			}
-			if e.Dom.Name == m.dom.Name && golibvirt.DomainEventType(e.Event) == golibvirt.DomainEventStopped {
-				return true, nil
-			}
-		case <-tick:
-			return false, nil
+		case <-stopped:
+			return nil
+		case <-tick.C:
+		case <-m.host.watcher.gone:
+			return fmt.Errorf("machine %s: libvirtd closed the connection", m.cfg.Name)
 		case <-ctx.Done():
-			return false, fmt.Errorf("machine %s: still on: %w", m.cfg.Name, context.Cause(ctx))
+			return fmt.Errorf("machine %s: still on: %w", m.cfg.Name, context.Cause(ctx))
 		}
 	}
 }

@@ -15,7 +15,9 @@ import (
 // whose owner lives are left alone.
 func (h *Host) Sweep(ctx context.Context) error {
 	const all = golibvirt.ConnectListDomainsActive | golibvirt.ConnectListDomainsInactive
+	limit := h.limit()
 	doms, _, err := h.l.ConnectListAllDomains(1, all)
+	limit.Stop()
 	if err != nil {
 		return fmt.Errorf("list machines: %w", err)
 	}
@@ -52,6 +54,7 @@ func (h *Host) sweepDomain(d golibvirt.Domain) (bool, error) {
 
 // removeDomain stops and undefines a domain. It is no error when it is gone.
 func (h *Host) removeDomain(d golibvirt.Domain) error {
+	defer h.limit().Stop()
 	err := h.l.DomainDestroyFlags(d, golibvirt.DomainDestroyDefault)
 	if err != nil && !is(err, golibvirt.ErrOperationInvalid) && !golibvirt.IsNotFound(err) {
 		return fmt.Errorf("power off: %w", err)
