@@ -10,7 +10,7 @@ PROGRAMS = $(notdir $(wildcard cmd/*))
 IMAGE_PROGRAMS = applycfg refreshcfg collectcfg imginit
 HOST_PROGRAMS  = $(filter-out $(IMAGE_PROGRAMS),$(PROGRAMS))
 
-.PHONY: help build deps check test system-test torture demo clean
+.PHONY: help build deps check test system-test system-core torture demo clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -30,14 +30,17 @@ test: ## the fast tier: every change, minutes
 	$(GO) test ./...
 
 system-test: build ## the system tier: boots machines
-	$(GO) test ./tests/... -system -timeout 60m -v -count 1
+	$(GO) test ./tests -system -timeout 60m -v -count 1
+
+system-core: build ## the part of the system tier that continuous integration runs
+	$(GO) test ./tests -core -timeout 20m -count 1
 
 demo: deps build ## build, boot, test and promote the demo image
 	bin/imgpipe run ci/demo/pipeline.yaml
 
 N ?= 10
 torture: build ## the torture tier: N times, figures go to docs/reliability.md
-	$(GO) test ./tests/... -torture $(N) -timeout 24h -v -count 1
+	$(GO) test ./tests -torture $(N) -timeout 24h -v -count 1
 
 clean: ## remove programs and run records
 	rm -rf bin .goldsmith

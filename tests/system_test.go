@@ -1,0 +1,328 @@
+// Package tests runs the built programs against real machines: the system
+// tier (-system, with -core for the part that continuous integration runs)
+// and the torture tier (-torture N).
+package tests
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"goldsmith/internal/registry"
+	"goldsmith/pipeline"
+)
+
+var (
+	system  = flag.Bool("system", false, "run the system tier: boots machines")
+	core    = flag.Bool("core", false, "run the part of the system tier that continuous integration runs")
+	torture = flag.Int("torture", 0, "run the torture tier with this many rounds")
+	seed    = flag.Uint64("seed", 1, "seed of the torture tier's random moments")
+)
+
+// need skips the test unless its tier was asked for.
+func need(t *testing.T, inCore bool) {
+	t.Helper()
+	if !*system && (!*core || !inCore) {
+		t.Skip("system tier: make system-test")
+	}
+	if os.Geteuid() != 0 {
+		t.Fatal("the system tier needs root")
+	}
+	if _, err := os.Stat("../bin/imgpipe"); err != nil {
+		t.Fatal("../bin/imgpipe is not there: make build")
+	}
+}
+
+// program is one run of a built program.
+type program struct {
+	args []string
+	env  []string
+}
+
+// run returns the exit status and what was printed.
+func (p program) run(t *testing.T) (int, string) {
+	t.Helper()
+	cmd, out := p.command(t)
+	err := cmd.Run()
+	t.Logf("%s\n%s", strings.Join(p.args, " "), out)
+	ee, exited := errors.AsType[*exec.ExitError](err)
+	if err != nil && !exited {
+		t.Fatal(err)
+	}
+	if exited {
+		return ee.ExitCode(), out.String()
+	}
+	return 0, out.String()
+}
+
+func (p program) command(t *testing.T) (*exec.Cmd, *bytes.Buffer) {
+	t.Helper()
+	bin, err := filepath.Abs(filepath.Join("../bin", p.args[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(bin, p.args[1:]...)
+	cmd.Env = append(os.Environ(), p.env...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	return cmd, &out
+}
+
+func elements(t *testing.T) string {
+	t.Helper()
+	dir, err := filepath.Abs("testdata/elements")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "ELEMENTS_PATH=" + dir
+}
+
+func statuses(r *pipeline.Run) string {
+	var out []string
+	for _, s := range r.Stages {
+		out = append(out, s.Name+"="+string(s.Status))
+	}
+	return strings.Join(out, " ")
+}
+
+func tags(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	l, err := registry.Open(filepath.Join(dir, "oci"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tags, err := l.Tags()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tags
+}
+
+// A pipeline whose smoke test fails stops there, says why, moves no tag and
+// ends with status 1; the image cannot be promoted by hand either.
+func TestFailingPipeline(t *testing.T) {
+	need(t, true)
+	dir := t.TempDir()
+	status, out := program{[]string{"imgpipe", "run", "--dir", dir, "testdata/failing/pipeline.yaml"}, []string{elements(t)}}.run(t)
+	if status != 1 {
+		t.Errorf("status %d; want 1", status)
+	}
+	for _, want := range []string{
+		"always-fails/90-always-fails failed",
+		"stage promote skipped: smoke failed",
+		"imgpipe: run 1: stage smoke failed: 5 passed, 1 failed: always-fails/90-always-fails: exit status 1: this test always fails",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the output lacks %q", want)
+		}
+	}
+	r, err := pipeline.ReadRun(dir, "1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := statuses(r), "build=passed smoke=failed promote=skipped"; got != want {
+		t.Errorf("stages: %s; want %s", got, want)
+	}
+	if got := tags(t, dir); len(got) > 0 {
+		t.Errorf("tags moved: %v", got)
+	}
+	junit, _ := os.ReadFile(filepath.Join(dir, "runs/1/smoke/1/junit.xml"))
+	if !bytes.Contains(junit, []byte(`tests="6" failures="1"`)) {
+		t.Errorf("junit.xml:\n%s", junit)
+	}
+	for _, f := range []string{"console.log", "journal", "log"} {
+		if fi, err := os.Stat(filepath.Join(dir, "runs/1/smoke/1", f)); err != nil || fi.Size() == 0 {
+			t.Errorf("%s is missing or empty (%v)", f, err)
+		}
+	}
+	status, out = program{[]string{"imgpipe", "promote", "--dir", dir, r.Stages[0].Image, "candidate"}, nil}.run(t)
+	if status != 1 || !strings.Contains(out, "refused for candidate: failed evidence: libvirt-smoke") {
+		t.Errorf("promotion by hand: status %d", status)
+	}
+}
+
+// Stages are data: without the smoke stage there is no evidence, and the
+// promotion is refused. Two builds, with nothing in common but the sources and
+// the package archive, give the same image.
+func TestUnprovenAndBuiltTwice(t *testing.T) {
+	need(t, true)
+	var images []string
+	for i := range 2 {
+		dir := t.TempDir()
+		env := []string{"TMPDIR=" + t.TempDir()}
+		if i == 1 {
+			env = append(env, "XDG_CACHE_HOME="+t.TempDir(), "TZ=Asia/Tokyo", "HOSTNAME=elsewhere")
+		}
+		status, out := program{[]string{"imgpipe", "run", "--dir", dir, "testdata/unproven.yaml"}, env}.run(t)
+		if status != 1 || !strings.Contains(out, "stage promote failed: ") || !strings.Contains(out, "missing evidence: libvirt-smoke") {
+			t.Errorf("status %d; want a refusal", status)
+		}
+		if got := tags(t, dir); len(got) > 0 {
+			t.Errorf("tags moved: %v", got)
+		}
+		r, err := pipeline.ReadRun(dir, "1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		images = append(images, r.Stages[0].Image)
+	}
+	if images[0] != images[1] || images[0] == "" {
+		t.Errorf("two builds give %s and %s", images[0], images[1])
+	}
+}
+
+// Whenever a run is interrupted or killed, nothing of it keeps running, no
+// tag moves, and the next run cleans up and tells what became of it.
+func TestInterruptAtAnyMoment(t *testing.T) {
+	need(t, true)
+	rounds := 2
+	if *system {
+		rounds = 4
+	}
+	interrupts(t, rounds)
+}
+
+func TestTortureInterrupts(t *testing.T) {
+	if *torture == 0 {
+		t.Skip("torture tier: make torture N=…")
+	}
+	interrupts(t, *torture)
+}
+
+func interrupts(t *testing.T, rounds int) {
+	// The same moments for the same seed; between a start and the machine
+	// being up.
+	rnd := rand.New(rand.NewPCG(*seed, 0))
+	dir := t.TempDir()
+	for i := range rounds {
+		signal := []syscall.Signal{syscall.SIGINT, syscall.SIGKILL}[i%2]
+		moment := time.Duration(1+rnd.IntN(40)) * time.Second
+		before := leftovers(t)
+		cmd, out := program{[]string{"imgpipe", "run", "--dir", dir, "../ci/demo/pipeline.yaml"}, nil}.command(t)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- cmd.Wait() }()
+		select {
+		case <-ended:
+			t.Fatalf("the run ended before %s:\n%s", moment, out)
+		case <-time.After(moment):
+		}
+		if err := cmd.Process.Signal(signal); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-ended:
+		case <-time.After(time.Minute):
+			t.Fatalf("%s after %s: still there a minute later\n%s", signal, moment, out)
+		}
+		t.Logf("round %d: %s after %s, status %d", i, signal, moment, cmd.ProcessState.ExitCode())
+		if signal == syscall.SIGINT && cmd.ProcessState.ExitCode() != 130 {
+			t.Errorf("%s after %s: status %d; want 130\n%s", signal, moment, cmd.ProcessState.ExitCode(), out)
+		}
+		checkGone(t, before)
+		if got := tags(t, dir); len(got) > 0 {
+			t.Errorf("tags moved: %v", got)
+		}
+	}
+	// A run that fails early is enough to see what became of the others.
+	program{[]string{"imgpipe", "run", "--dir", dir, "testdata/unproven.yaml"}, nil}.run(t)
+	runs, err := pipeline.Runs(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range runs[:len(runs)-1] {
+		if r.Status != pipeline.Interrupted {
+			t.Errorf("run %s is %s; want interrupted", r.ID, r.Status)
+		}
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "build-*")); len(left) > 0 {
+		t.Errorf("left in the store: %v", left)
+	}
+}
+
+// leftovers lists what a run could leave on this machine: processes of ours
+// and mounts.
+func leftovers(t *testing.T) []string {
+	t.Helper()
+	var found []string
+	cmdlines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, p := range cmdlines {
+		b, err := os.ReadFile(p)
+		line := strings.ReplaceAll(string(b), "\x00", " ")
+		if err != nil {
+			continue
+		}
+		for _, word := range []string{"imgbuild ", "imgpipe ", "goldsmith-bed", "libvirtd ", "qemu-system", "mmdebstrap", "dnsmasq"} {
+			if strings.Contains(line, word) {
+				found = append(found, filepath.Base(filepath.Dir(p))+" "+line)
+				break
+			}
+		}
+	}
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for l := range strings.Lines(string(mounts)) {
+		if strings.Contains(l, "goldsmith") || strings.HasPrefix(l, "overlay") {
+			found = append(found, l)
+		}
+	}
+	return found
+}
+
+// checkGone waits a moment for what a killed run had started to end.
+func checkGone(t *testing.T, before []string) {
+	t.Helper()
+	var more []string
+	for range 50 {
+		more = slices.DeleteFunc(leftovers(t), func(l string) bool { return slices.Contains(before, l) })
+		if len(more) == 0 {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	t.Errorf("left behind:\n%s", strings.Join(more, "\n"))
+}
+
+// The record of a run is what docs/formats.md says.
+func TestRunRecord(t *testing.T) {
+	need(t, false)
+	dir := t.TempDir()
+	status, out := program{[]string{"imgpipe", "run", "--json", "--dir", dir, "../ci/demo/pipeline.yaml"}, nil}.run(t)
+	if status != 0 {
+		t.Fatalf("status %d", status)
+	}
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	var last struct {
+		Event  string
+		Result pipeline.Run
+	}
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &last); err != nil || last.Event != "result" {
+		t.Fatalf("the last line is no result: %v", err)
+	}
+	if got, want := statuses(&last.Result), "build=passed smoke=passed promote=passed"; got != want {
+		t.Errorf("stages: %s; want %s", got, want)
+	}
+	if got := tags(t, dir)["candidate"]; got != last.Result.Stages[0].Image {
+		t.Errorf("candidate is %s; want %s", got, last.Result.Stages[0].Image)
+	}
+	for _, s := range last.Result.Stages {
+		if _, err := os.Stat(filepath.Join(dir, "runs", last.Result.ID, s.Name, strconv.Itoa(len(s.Attempts)), "log")); err != nil {
+			t.Error(err)
+		}
+	}
+}
