@@ -16,6 +16,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 build: ## build all programs into bin/
+	@command -v $(GO) >/dev/null || { echo "make: Go is not installed; goldsmith needs Go 1.26 or newer (https://go.dev/doc/install)" >&2; exit 3; }
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(HOST_PROGRAMS:%=./cmd/%)
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -buildid=' -o bin/ $(IMAGE_PROGRAMS:%=./cmd/%)

@@ -6,7 +6,7 @@ set -eu -o pipefail
 
 packages=(
     # building images
-    ca-certificates mmdebstrap
+    ca-certificates debian-archive-keyring mmdebstrap
     # virtual machines
     dnsmasq-base iproute2 libvirt-clients libvirt-daemon
     libvirt-daemon-config-network libvirt-daemon-driver-qemu

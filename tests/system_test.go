@@ -8,11 +8,11 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -208,8 +208,8 @@ func interrupts(t *testing.T, rounds int) {
 	for i := range rounds {
 		signal := []syscall.Signal{syscall.SIGINT, syscall.SIGKILL}[i%2]
 		moment := time.Duration(1+rnd.IntN(40)) * time.Second
-		before := leftovers(t)
-		cmd, out := program{[]string{"imgpipe", "run", "--dir", dir, "../ci/demo/pipeline.yaml"}, nil}.command(t)
+		mark := fmt.Sprintf("GOLDSMITH_TEST_MARK=%d-%d", os.Getpid(), i)
+		cmd, out := program{[]string{"imgpipe", "run", "--dir", dir, "../ci/demo/pipeline.yaml"}, []string{mark}}.command(t)
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -219,6 +219,9 @@ func interrupts(t *testing.T, rounds int) {
 		case <-ended:
 			t.Fatalf("the run ended before %s:\n%s", moment, out)
 		case <-time.After(moment):
+		}
+		if len(leftovers(t, mark, dir)) == 0 {
+			t.Fatal("a running pipeline has no processes: this test sees nothing")
 		}
 		if err := cmd.Process.Signal(signal); err != nil {
 			t.Fatal(err)
@@ -232,7 +235,7 @@ func interrupts(t *testing.T, rounds int) {
 		if signal == syscall.SIGINT && cmd.ProcessState.ExitCode() != 130 {
 			t.Errorf("%s after %s: status %d; want 130\n%s", signal, moment, cmd.ProcessState.ExitCode(), out)
 		}
-		checkGone(t, before)
+		checkGone(t, mark, dir)
 		if got := tags(t, dir); len(got) > 0 {
 			t.Errorf("tags moved: %v", got)
 		}
@@ -253,23 +256,21 @@ func interrupts(t *testing.T, rounds int) {
 	}
 }
 
-// leftovers lists what a run could leave on this machine: processes of ours
-// and mounts.
-func leftovers(t *testing.T) []string {
+// leftovers lists what a run could leave on this machine: processes that
+// carry its mark in their environment or use its directory, and mounts of it.
+// Other runs on the same machine do not count.
+func leftovers(t *testing.T, mark, dir string) []string {
 	t.Helper()
 	var found []string
-	cmdlines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, p := range cmdlines {
-		b, err := os.ReadFile(p)
-		line := strings.ReplaceAll(string(b), "\x00", " ")
-		if err != nil {
-			continue
+	procs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, p := range procs {
+		cmdline, err1 := os.ReadFile(filepath.Join(p, "cmdline"))
+		environ, err2 := os.ReadFile(filepath.Join(p, "environ"))
+		if err1 != nil || err2 != nil {
+			continue // it ended meanwhile
 		}
-		for _, word := range []string{"imgbuild ", "imgpipe ", "goldsmith-bed", "libvirtd ", "qemu-system", "mmdebstrap", "dnsmasq"} {
-			if strings.Contains(line, word) {
-				found = append(found, filepath.Base(filepath.Dir(p))+" "+line)
-				break
-			}
+		if bytes.Contains(environ, []byte(mark)) || bytes.Contains(cmdline, []byte(dir)) {
+			found = append(found, filepath.Base(p)+" "+string(bytes.ReplaceAll(cmdline, []byte{0}, []byte{' '})))
 		}
 	}
 	mounts, err := os.ReadFile("/proc/self/mounts")
@@ -277,7 +278,7 @@ func leftovers(t *testing.T) []string {
 		t.Fatal(err)
 	}
 	for l := range strings.Lines(string(mounts)) {
-		if strings.Contains(l, "goldsmith") || strings.HasPrefix(l, "overlay") {
+		if strings.Contains(l, dir) {
 			found = append(found, l)
 		}
 	}
@@ -285,17 +286,16 @@ func leftovers(t *testing.T) []string {
 }
 
 // checkGone waits a moment for what a killed run had started to end.
-func checkGone(t *testing.T, before []string) {
+func checkGone(t *testing.T, mark, dir string) {
 	t.Helper()
-	var more []string
+	var left []string
 	for range 50 {
-		more = slices.DeleteFunc(leftovers(t), func(l string) bool { return slices.Contains(before, l) })
-		if len(more) == 0 {
+		if left = leftovers(t, mark, dir); len(left) == 0 {
 			return
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	t.Errorf("left behind:\n%s", strings.Join(more, "\n"))
+	t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
 }
 
 // The record of a run is what docs/formats.md says.

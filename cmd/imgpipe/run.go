@@ -85,7 +85,7 @@ func steps(file string, p *pipeline.Pipeline, store *step.Store) (map[string]pip
 // report says in words what a run did and where everything lies.
 func report(p *command.Progress, dir string, r *pipeline.Run) {
 	p.Info("")
-	p.Info("run %s of pipeline %s %s: %s", r.ID, r.Pipeline, r.Status, r.Reason)
+	p.Info("run %s of pipeline %s %s", r.ID, r.Pipeline, r.Status)
 	for _, s := range r.Stages {
 		for _, n := range s.Notes {
 			p.Info("  %s", n)

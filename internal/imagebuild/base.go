@@ -34,7 +34,7 @@ func (b *build) baseKey() (string, error) {
 			fmt.Fprintf(h, "%d:%s", len(p), p)
 		}
 	}
-	add(baseFormat, b.def.Arch, b.def.Release, b.def.Mirror)
+	add(baseFormat, b.def.Arch, b.def.Release, strings.Join(b.def.Mirror, "\n"))
 	add(b.packages...)
 	for _, k := range slices.Sorted(maps.Keys(b.def.Environment)) {
 		add(k, b.def.Environment[k])

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 
+	"gopkg.in/yaml.v3"
+
 	"goldsmith/internal/yamlfile"
 )
 
@@ -19,9 +21,9 @@ type Definition struct {
 	Version string // the image's own version; empty means "0"
 	Arch    string // in Debian's words; empty means amd64, the only one for now
 	Release string // of the distribution, such as bookworm
-	// Mirror is the URI of the package archive; empty means the
-	// bootstrapper's default or the build host's apt sources.
-	Mirror      string
+	// Mirror is where packages come from: a URI, a line as in sources.list(5),
+	// or a list of both. Empty means the bootstrapper's default.
+	Mirror      Mirrors
 	Elements    []string
 	Packages    []string          // further distribution packages
 	Environment map[string]string // for every hook
@@ -39,8 +41,23 @@ var (
 	nameRE    = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{0,62}$`)
 	packageRE = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`) // Debian policy 5.6.1
 	envRE     = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
-	mirrorRE  = regexp.MustCompile(`^(https?|file)://[^\s'"]+$`)
+	mirrorRE  = regexp.MustCompile(`^((https?|file)://[^\s'"]+|deb [^\n'"]+)$`)
 )
+
+// Mirrors is a list of package sources; in YAML it may be a single text.
+type Mirrors []string
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (m *Mirrors) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind == yaml.ScalarNode {
+		*m = nil
+		if n.Value != "" {
+			*m = Mirrors{n.Value}
+		}
+		return nil
+	}
+	return n.Decode((*[]string)(m))
+}
 
 // LoadDefinition reads and checks an image definition. Errors name the file
 // and the line.
@@ -78,8 +95,10 @@ func (d *Definition) check(f *yamlfile.File) error {
 	if d.Arch != "amd64" {
 		return f.Errorf([]any{"arch"}, "arch %q: only amd64 can be built for now", d.Arch)
 	}
-	if d.Mirror != "" && !mirrorRE.MatchString(d.Mirror) {
-		return f.Errorf([]any{"mirror"}, "mirror %q: expected an http, https or file URI", d.Mirror)
+	for _, m := range d.Mirror {
+		if !mirrorRE.MatchString(m) {
+			return f.Errorf([]any{"mirror"}, "mirror %q: expected an http, https or file URI, or a 'deb …' line", m)
+		}
 	}
 	if len(d.Elements) == 0 {
 		return f.Errorf([]any{"elements"}, "elements is empty: an image needs at least an operating system element")

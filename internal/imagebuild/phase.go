@@ -111,7 +111,7 @@ func (b *build) environment(p phase, root string) []string {
 			"TMP_BUILD_DIR":      b.work.dir,
 			"TMP_HOOKS_PATH":     b.hooks,
 			"GOLDSMITH_BIN":      b.opts.Bin,
-			"GOLDSMITH_MIRROR":   b.def.Mirror,
+			"GOLDSMITH_MIRROR":   strings.Join(b.def.Mirror, "\n"),
 			"GOLDSMITH_PACKAGES": filepath.Join(b.work.dir, "packages"),
 		})
 	}

@@ -1,0 +1,54 @@
+package imagebuild
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestLoadDefinition(t *testing.T) {
+	const head = "name: t\nrelease: bookworm\nelements: [debian]\n"
+	for in, want := range map[string]string{
+		head:                                 "",
+		"release: bookworm\nelements: [a]\n": "f:1: name is missing",
+		"name: T\nrelease: b\nelements: [a]": `f:1: name "T": lower case letters, digits, '.' and '-' only`,
+		"name: t\nrelease: b\n":              "f:1: elements is empty: an image needs at least an operating system element",
+		head + "arch: arm64":                 `f:4: arch "arm64": only amd64 can be built for now`,
+		head + "mirror: ftp://x":             `f:4: mirror "ftp://x": expected an http, https or file URI, or a 'deb …' line`,
+		head + "mirror: http://x/debian":     "",
+		head + "mirror: [http://x/debian, 'deb http://x/security bookworm-security main']": "",
+		head + "size: 4 GB":              `f:4: size "4 GB": expected a whole number of MiB, GiB or TiB, such as 4GiB`,
+		head + "size: 4GiB":              "",
+		head + "state: [/var, /etc/x]":   `f:4: state "/etc/x": expected an absolute directory other than / and /etc`,
+		head + "packages: ['-o', 'b']":   `f:4: package "-o": not a package name`,
+		head + "environment: {A-B: '1'}": `f:4: environment "A-B": not a variable name`,
+	} {
+		file := filepath.Join(t.TempDir(), "f")
+		if err := os.WriteFile(file, []byte(in), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		_, err := LoadDefinition(file)
+		got := ""
+		if err != nil {
+			got = strings.ReplaceAll(err.Error(), file, "f")
+		}
+		if got != want {
+			t.Errorf("LoadDefinition(%q) = %q; want %q", in, got, want)
+		}
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	d, err := LoadDefinition("../../ci/demo/image.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &Definition{Name: "demo", Version: "1", Arch: "amd64", Release: "bookworm", Outputs: []string{"raw"},
+		Elements: []string{"debian", "boot", "read-only-root", "network", "ssh-server", "redis"}}
+	if diff := cmp.Diff(want, d); diff != "" {
+		t.Errorf("the demo's definition (-want +got):\n%s", diff)
+	}
+}
