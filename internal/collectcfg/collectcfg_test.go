@@ -314,11 +314,15 @@ func TestFindSeed(t *testing.T) {
 		}
 		return b
 	}
+	label := []byte("CIDATA     ")
 	noRootLabel := func(b []byte) []byte { // leaves the label of the boot sector
 		b = bytes.Clone(b)
-		if i := bytes.LastIndex(b, []byte("CIDATA     ")); i > 512 {
-			b[i] = 0
-		}
+		b[bytes.LastIndex(b, label)] = 0xe5 // a deleted entry
+		return b
+	}
+	otherBootLabel := func(b []byte) []byte { // leaves the label of the root directory
+		b = bytes.Clone(b)
+		copy(b[bytes.Index(b, label):], "NO NAME    ")
 		return b
 	}
 	f12, f16, f32 := fat("CIDATA", "-F", "12"), fat("CIDATA", "-F", "16"), fat("CIDATA", "-F", "32", "-s", "1")
@@ -329,7 +333,9 @@ func TestFindSeed(t *testing.T) {
 		"iso": {iso("cidata"), "iso9660"}, "ISO": {iso("CIDATA"), "iso9660"}, "other iso": {iso("CIDATA2"), ""},
 		"FAT12": {f12, "vfat"}, "FAT16": {f16, "vfat"}, "FAT32": {f32, "vfat"},
 		"FAT16, boot sector": {noRootLabel(f16), "vfat"}, "FAT32, boot sector": {noRootLabel(f32), "vfat"},
-		"other FAT": {fat("EFI", "-F", "16"), ""}, "short": {[]byte("x"), ""}, "zeros": {make([]byte, 1<<20), ""},
+		"FAT16, root": {otherBootLabel(f16), "vfat"}, "FAT32, root": {otherBootLabel(f32), "vfat"},
+		"FAT16, neither": {otherBootLabel(noRootLabel(f16)), ""},
+		"other FAT":      {fat("EFI", "-F", "16"), ""}, "short": {[]byte("x"), ""}, "zeros": {make([]byte, 1<<20), ""},
 	} {
 		sys, dev := devices(t, map[string][]byte{"vda": make([]byte, 4096), "vdb": tc.image, "loop0": nil})
 		got, err := findSeed(sys, dev)

@@ -102,7 +102,7 @@ func TestRender(t *testing.T) {
 		{"{{s}}|{{{s}}}|{{&s}}|{{& s }}", `<&">|<&">|<&">|<&">`},
 		{"{{n}} {{z}} {{t}} {{f}} {{null}} {{missing}} {{e}}", "5 0 true false   "},
 		{"{{l}} {{o}} {{eo}}", `[1, 2] {"k": "in", "null": null, "p": {"q": "deep"}} {}`},
-		{"{{o.p.q}} {{o.k.q}} {{l.0}} {{o.none.q}} {{o.null.x}}", "deep    "},
+		{"{{o.p.q}} {{o.k.q}} {{l.0}} {{o.none.k}} {{o.null.k}}", "deep    "},
 		{"  {{n}}  \n", "  5  \n"},
 		{"{{ n\n }}", "5"},
 		{"a {{ never closed", "a {{ never closed"},
