@@ -27,6 +27,7 @@ const layers = `
 	internal/refreshcfg internal/collectcfg internal/imagebuild testbed/libvirt testbed/qemu
 	pipeline/step
 	cmd/applycfg cmd/refreshcfg cmd/collectcfg cmd/imgbuild cmd/imginit cmd/imgpipe
+	tests
 `
 
 // testOnly are packages that nothing but tests may import.

@@ -31,11 +31,12 @@ file: that of the last run, unless --pipeline names another.`,
 			if len(args) != 2 {
 				return command.Usage("promote needs an image and a channel", "imgpipe promote sha256:5e2f0c production")
 			}
+			last, err := lastFile(dir)
+			if err != nil {
+				return err
+			}
 			if file == "" {
-				var err error
-				if file, err = lastFile(dir); err != nil {
-					return err
-				}
+				file = last
 			}
 			p, err := pipeline.Load(file, step.Names())
 			if err != nil {
@@ -77,7 +78,7 @@ func lastFile(dir string) (string, error) {
 		return "", err
 	}
 	if len(runs) == 0 {
-		return "", command.Usage(dir+": no run yet", "name the pipeline file with --pipeline")
+		return "", command.Usage(dir+": no run yet, and so no image", "'imgpipe run' makes one; --dir names another directory")
 	}
 	return runs[len(runs)-1].File, nil
 }

@@ -41,13 +41,15 @@ func statusCommand() *command.Command {
 			if err != nil {
 				return err
 			}
-			store, err := step.OpenStore(dir)
-			if err != nil {
-				return err
-			}
-			tags, err := store.Images.Tags()
-			if err != nil {
-				return err
+			tags := map[string]string{}
+			if len(runs) > 0 {
+				store, err := step.OpenStore(dir)
+				if err != nil {
+					return err
+				}
+				if tags, err = store.Images.Tags(); err != nil {
+					return err
+				}
 			}
 			if asJSON {
 				enc := json.NewEncoder(io.Stdout)
