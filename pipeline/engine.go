@@ -90,7 +90,14 @@ func verdict(r *Run) error {
 	case Interrupted:
 		return context.Canceled
 	}
-	return &command.Error{Status: command.StatusFailed, Err: fmt.Errorf("run %s: %s", r.ID, r.Reason)}
+	e := &command.Error{Status: command.StatusFailed, Err: fmt.Errorf("run %s: %s", r.ID, r.Reason)}
+	for _, s := range r.Stages {
+		if s.Status == Failed {
+			e.Status, e.Hint = s.Exit, s.Hint
+			break
+		}
+	}
+	return e
 }
 
 func (e *Engine) now() time.Time {
@@ -224,6 +231,7 @@ func (e *Engine) attempt(ctx context.Context, r *Run, p *Pipeline, a Action) err
 		status, reason = Interrupted, "interrupted"
 	case err != nil:
 		status, reason = Failed, err.Error()
+		s.Exit, s.Hint = command.Status(err), command.HintOf(err)
 		fmt.Fprintf(log, "failed: %v\n", err)
 	}
 	step.Done(err, "")

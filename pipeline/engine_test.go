@@ -68,6 +68,13 @@ func TestEngine(t *testing.T) {
 	if want := "run 3: stage smoke failed: 2 of 5 tests failed"; err.Error() != want {
 		t.Errorf("error = %q; want %q", err, want)
 	}
+	steps["smoke"] = fake(func(context.Context, *Job) (*Outcome, error) {
+		return nil, command.Missing(errors.New("no libvirtd is running"), "start it")
+	})
+	_, err = e.Run(t.Context(), stages("build smoke promote"), "p.yaml")
+	if command.Status(err) != command.StatusMissing || command.HintOf(err) != "start it" {
+		t.Errorf("a stage that misses something: status %d, hint %q", command.Status(err), command.HintOf(err))
+	}
 	got, err := ReadRun(e.Dir, "3")
 	if err != nil || summary(got) != summary(r) {
 		t.Errorf("the record is %v, %v", got, err)

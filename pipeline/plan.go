@@ -40,6 +40,8 @@ type StageRun struct {
 	Name     string    `json:"name"`
 	Status   Status    `json:"status"`
 	Reason   string    `json:"reason,omitempty"`
+	Hint     string    `json:"hint,omitempty"`        // what to do about a failure, where that is known
+	Exit     int       `json:"exit_status,omitempty"` // of a failure: what the program ends with (docs/formats.md)
 	Attempts []Attempt `json:"attempts,omitempty"`
 	// Image is the digest of the image that the stage made or worked on.
 	Image string `json:"image,omitempty"`

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"flag"
 	"io"
+	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -146,5 +148,18 @@ func TestProgressPlainAndJSON(t *testing.T) {
 		if !strings.Contains(stdout.String(), want) {
 			t.Errorf("no %s in\n%s", want, &stdout)
 		}
+	}
+}
+
+func TestPrintAndParse(t *testing.T) {
+	err := Hint(errors.New("hook 10-x: exit status 3\n    last line"), "look there")
+	var b bytes.Buffer
+	Print(&b, "prog", err)
+	msg, hint := ParsePrinted(strings.Split(strings.TrimSpace(b.String()), "\n"), "prog")
+	if msg != err.Error() || hint != "look there" {
+		t.Errorf("ParsePrinted gives %q, %q", msg, hint)
+	}
+	if got := HintOf(&os.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}); !strings.Contains(got, "full") {
+		t.Errorf("the hint of a full file system is %q", got)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"syscall"
 )
 
 // Exit statuses of every goldsmith program called by its own name
@@ -66,19 +67,51 @@ func Status(err error) int {
 	return StatusFailed
 }
 
+// HintOf returns the remedy that err carries, or "".
+func HintOf(err error) string {
+	for e := err; e != nil; {
+		ce, ok := errors.AsType[*Error](e)
+		if !ok {
+			break
+		}
+		if ce.Hint != "" {
+			return ce.Hint
+		}
+		e = ce.Err
+	}
+	if errors.Is(err, syscall.ENOSPC) {
+		return "the file system is full: free some space there, then try again"
+	}
+	return ""
+}
+
 // Print writes err the way every program does: "name: message" and, where a
 // remedy is known, a "hint:" line.
 func Print(w io.Writer, name string, err error) {
 	fmt.Fprintf(w, "%s: %s\n", name, strings.TrimRight(err.Error(), "\n"))
-	for e := err; e != nil; {
-		var ce *Error
-		if !errors.As(e, &ce) {
-			return
-		}
-		if ce.Hint != "" {
-			fmt.Fprintf(w, "hint: %s\n", ce.Hint)
-			return
-		}
-		e = ce.Err
+	if hint := HintOf(err); hint != "" {
+		fmt.Fprintf(w, "%s%s\n", hintPrefix, hint)
 	}
+}
+
+const hintPrefix = "hint: "
+
+// ParsePrinted takes apart what Print wrote for the program called name: one
+// program relays another's error.
+func ParsePrinted(lines []string, name string) (msg, hint string) {
+	var kept []string
+	for i, l := range lines {
+		switch h, ok := strings.CutPrefix(l, hintPrefix); {
+		case ok && i == len(lines)-1:
+			hint = h
+		default:
+			kept = append(kept, l)
+		}
+	}
+	for i, l := range kept {
+		if rest, ok := strings.CutPrefix(l, name+": "); ok && i == 0 {
+			kept[0] = rest
+		}
+	}
+	return strings.Join(kept, "\n"), hint
 }

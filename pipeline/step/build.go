@@ -102,9 +102,9 @@ func (b *build) imgbuild(ctx context.Context, out string, j *pipeline.Job) error
 	<-done
 	if ee, ok := errors.AsType[*command.ExitError](err); ok && len(ee.Tail) > 0 {
 		// The program has already said it well.
-		msg := strings.TrimPrefix(strings.Join(ee.Tail, "\n"), "imgbuild: ")
-		msg = strings.ReplaceAll(msg, out, j.Dir)
-		return &command.Error{Status: ee.Status, Err: errors.New(msg)}
+		msg, hint := command.ParsePrinted(ee.Tail, "imgbuild")
+		msg, hint = strings.ReplaceAll(msg, out, j.Dir), strings.ReplaceAll(hint, out, j.Dir)
+		return &command.Error{Status: ee.Status, Err: errors.New(msg), Hint: hint}
 	}
 	return err
 }
