@@ -28,6 +28,7 @@ type domain struct {
 	KVM        bool
 	MAC        string
 	Code, Vars string // UEFI firmware; empty for BIOS
+	UID, GID   int    // whom QEMU runs as
 }
 
 func (d domain) File(name string) string { return filepath.Join(d.Dir, name) }
@@ -41,7 +42,9 @@ const ownerNamespace = "https://goldsmith.example/owner/1"
 // The network card has no boot ROM, because nothing here boots from the
 // network, and there is always a random number generator: a guest without one
 // waits for a minute at its first boot. The console's log grows over power
-// cycles; it begins empty because the directory does.
+// cycles; it begins empty because the directory does. QEMU runs as the user who
+// defines the machine, whose files it needs; a system's libvirtd would have a
+// user of its own, who cannot look into our directories.
 var domainTemplate = template.Must(template.New("domain").Funcs(template.FuncMap{"x": escape}).Parse(
 	`<domain type='{{if .KVM}}kvm{{else}}qemu{{end}}'>
 <name>{{x .Domain}}</name>
@@ -68,6 +71,7 @@ var domainTemplate = template.Must(template.New("domain").Funcs(template.FuncMap
 <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
 <memballoon model='none'/>
 </devices>
+<seclabel type='static' model='dac' relabel='yes'><label>+{{.UID}}:+{{.GID}}</label></seclabel>
 </domain>
 `))
 

@@ -73,7 +73,7 @@ func Connect(ctx context.Context, uri string) (*Host, error) {
 			"start libvirtd ('systemctl start libvirtd'), or install it: "+installHint)
 	}
 	h.network, h.Network = "default", testbed.Host{}
-	if h.owner, err = newOwner(bedBase(), "goldsmith-host"); err != nil {
+	if h.owner, err = newOwner("/tmp", "goldsmith-host"); err != nil {
 		h.disconnect()
 		return nil, fmt.Errorf("libvirt %s: %w", uri, err)
 	}

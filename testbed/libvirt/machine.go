@@ -62,7 +62,7 @@ func (m *Machine) define(ctx context.Context) error {
 	if err := m.checkFree(); err != nil {
 		return err
 	}
-	d := domain{Config: c, Domain: namePrefix + c.Name, Lock: m.host.owner.lockPath()}
+	d := domain{Config: c, Domain: namePrefix + c.Name, Lock: m.host.owner.lockPath(), UID: os.Getuid(), GID: os.Getgid()}
 	var err error
 	if d.Code, d.Vars, err = c.Firmware.Files(); err != nil {
 		return err
