@@ -127,13 +127,7 @@ func askDHCP(mac string) (netip.Addr, error) {
 		return netip.Addr{}, err
 	}
 	defer conn.Close()
-	discover := make([]byte, 240, 300)
-	copy(discover, []byte{1, 1, 6, 0})
-	copy(discover[4:], hw[2:])                          // transaction
-	binary.BigEndian.PutUint16(discover[10:], 0x8000)   // answer by broadcast
-	copy(discover[28:], hw)                             //
-	copy(discover[236:], []byte{99, 130, 83, 99})       // DHCP
-	discover = append(discover, 53, 1, 1, 255, 0, 0, 0) // DISCOVER
+	discover := discoverMessage(hw)
 	// eth0 has no address yet: read the answer below IP.
 	raw, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM, int(htons(unix.ETH_P_IP)))
 	if err != nil {
@@ -164,6 +158,17 @@ func askDHCP(mac string) (netip.Addr, error) {
 		}
 	}
 	return netip.Addr{}, errors.New("no answer")
+}
+
+// discoverMessage is a DHCPDISCOVER.
+func discoverMessage(hw net.HardwareAddr) []byte {
+	discover := make([]byte, 240, 300)
+	copy(discover, []byte{1, 1, 6, 0})
+	copy(discover[4:], hw[2:])                        // transaction
+	binary.BigEndian.PutUint16(discover[10:], 0x8000) // answer by broadcast
+	copy(discover[28:], hw)
+	copy(discover[236:], []byte{99, 130, 83, 99})   // DHCP
+	return append(discover, 53, 1, 1, 255, 0, 0, 0) // DISCOVER
 }
 
 func htons(v uint16) uint16 { return v<<8 | v>>8 }
