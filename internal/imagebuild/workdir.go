@@ -7,9 +7,8 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
 	"goldsmith/internal/command"
+	"goldsmith/internal/rootfs"
 )
 
 // cache is the directory that holds base trees and the builds' scratch space.
@@ -78,7 +77,9 @@ func (c *cache) sweep() {
 
 // close unmounts and removes the scratch directory.
 func (w *work) close() error {
-	_ = unix.Unmount(filepath.Join(w.dir, "mnt"), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if err := rootfs.Unmount(w.dir); err != nil {
+		return fmt.Errorf("unmount %s: %w", w.dir, err) // removing below a mount would reach into it
+	}
 	return errors.Join(os.RemoveAll(w.dir), os.Remove(w.dir+".lock"), w.lock.Close())
 }
 

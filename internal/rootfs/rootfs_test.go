@@ -1,0 +1,164 @@
+package rootfs
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"goldsmith/internal/command"
+	"goldsmith/internal/testenv"
+)
+
+// The tests run in the namespaces that a build runs in.
+func TestMain(m *testing.M) {
+	Init()
+	if os.Geteuid() == 0 {
+		if err := Isolate(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+	os.Exit(m.Run())
+}
+
+// base makes a tree that shell scripts can run in.
+func base(t *testing.T) string {
+	t.Helper()
+	testenv.NeedRoot(t)
+	testenv.NeedFile(t, "/bin/busybox")
+	root := t.TempDir()
+	for _, d := range []string{"bin", "etc"} {
+		if err := os.Mkdir(filepath.Join(root, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "bin/busybox"), b, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"sh", "ls", "cat", "sleep", "touch", "hostname", "stat", "dd"} {
+		if err := os.Symlink("busybox", filepath.Join(root, "bin", name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root
+}
+
+func TestChroot(t *testing.T) {
+	root := base(t)
+	hooks := t.TempDir()
+	if err := os.WriteFile(filepath.Join(hooks, "hello"), []byte("from a hook\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	host, _ := os.Hostname()
+	c := Chroot{Root: root, Hooks: hooks}
+	for _, tt := range []struct{ script, want string }{
+		{"echo $$", "1"},
+		{"ls /proc | grep -c '^[0-9]'", "3"}, // itself, ls and grep: nobody else's processes
+		{"cat " + HooksDir + "/hello", "from a hook"},
+		{"touch " + HooksDir + "/x 2>/dev/null || echo refused", "refused"},
+		{"touch /sys/x 2>/dev/null || echo refused", "refused"},
+		{"ls /dev", "fd full null ptmx pts random shm stderr stdin stdout tty urandom zero"},
+		{"echo x >/dev/null && dd if=/dev/zero bs=1 count=3 2>/dev/null | wc -c", "3"},
+		{"hostname changed && hostname", "changed"},
+		{"pwd", "/"},
+		{"echo $GREETING", "hi"},
+	} {
+		out, err := chrootOutput(t, c, tt.script)
+		if got := strings.Join(strings.Fields(out), " "); got != tt.want || err != nil {
+			t.Errorf("%s = %q, %v; want %q", tt.script, got, err, tt.want)
+		}
+	}
+	if now, _ := os.Hostname(); now != host {
+		t.Errorf("a hook renamed the host to %s", now)
+	}
+	// Nothing stays mounted in the tree.
+	if mounts, _ := os.ReadFile("/proc/self/mounts"); bytes.Contains(mounts, []byte(root)) {
+		t.Errorf("mounts are left:\n%s", mounts)
+	}
+}
+
+func chrootOutput(t *testing.T, c Chroot, script string) (string, error) {
+	t.Helper()
+	var out bytes.Buffer
+	err := c.Exec(t.Context(), command.Exec{
+		Args: []string{"/bin/busybox", "sh", "-c", script}, Env: []string{"PATH=/bin", "GREETING=hi"}, Stdout: &out,
+	})
+	return out.String(), err
+}
+
+func TestChrootFailures(t *testing.T) {
+	root := base(t)
+	c := Chroot{Root: root}
+	_, err := chrootOutput(t, c, "echo why >&2; exit 7")
+	ee, ok := errors.AsType[*command.ExitError](err)
+	if !ok || ee.Status != 7 || ee.Args[0] != "/bin/busybox" || strings.Join(ee.Tail, "") != "why" {
+		t.Errorf("exit 7: %v", err)
+	}
+	err = c.Exec(t.Context(), command.Exec{Args: []string{"/bin/nothere"}})
+	if err == nil || !strings.Contains(err.Error(), "/bin/nothere: not in the image") {
+		t.Errorf("a missing program: %v", err)
+	}
+	// A tree must not lead a mount to somewhere else.
+	if err := os.Remove(filepath.Join(root, "proc")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/etc", filepath.Join(root, "proc")); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Exec(t.Context(), command.Exec{Args: []string{"/bin/sh"}}); err == nil || !strings.Contains(err.Error(), "not a directory") {
+		t.Errorf("/proc as a link: %v", err)
+	}
+}
+
+// What a hook leaves running ends with the hook.
+func TestBackgroundProcessesEnd(t *testing.T) {
+	c := Chroot{Root: base(t)}
+	if _, err := chrootOutput(t, c, "sleep 76543 >/dev/null 2>&1 & echo started"); err != nil {
+		t.Fatal(err)
+	}
+	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, p := range procs {
+		if b, _ := os.ReadFile(p); bytes.Contains(b, []byte("76543")) {
+			t.Errorf("%s still runs", p)
+		}
+	}
+}
+
+func TestOverlay(t *testing.T) {
+	lower := base(t)
+	work := t.TempDir()
+	mnt, err := Overlay(lower, work)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for range 2 { // the second has nothing to do
+			if err := Unmount(work); err != nil {
+				t.Errorf("Unmount: %v", err)
+			}
+		}
+	})
+	if err := os.WriteFile(filepath.Join(mnt, "etc/new"), []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(mnt, "bin/sh")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(lower, "etc/new")); err == nil {
+		t.Error("the base was written to")
+	}
+	if _, err := os.Lstat(filepath.Join(lower, "bin/sh")); err != nil {
+		t.Error("the base lost a file")
+	}
+	if _, err := Overlay(lower, filepath.Join(work, "a,b")); err == nil {
+		t.Error("a path that mount options cannot hold was taken")
+	}
+}
