@@ -266,7 +266,7 @@ func (d *deployment) prove(ctx context.Context, elements elementFinder, j *pipel
 		return nil, context.Cause(ctx)
 	}
 	tests := []evidence.Test{configured}
-	addr, err := m.Address(context.WithoutCancel(ctx))
+	addr, err := address(ctx, m)
 	if err != nil {
 		return nil, err
 	}
@@ -282,6 +282,14 @@ func (d *deployment) prove(ctx context.Context, elements elementFinder, j *pipel
 	}
 	more, err := d.runTests(ctx, elements, j, network, addr, login)
 	return append(tests, more...), err
+}
+
+// address asks for the machine's address, also when the stage's own time is
+// over: the journal is wanted then more than ever.
+func address(ctx context.Context, m testbed.Addressed) (netip.Addr, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), addressLimit)
+	defer cancel()
+	return m.Address(ctx)
 }
 
 // isLate tells whether the context ended because the stage took too long,

@@ -31,6 +31,7 @@ const (
 	testLimit    = 5 * time.Minute // for one smoke test
 	loginLimit   = 3 * time.Minute // from the signal to the first login
 	journalLimit = 30 * time.Second
+	addressLimit = 30 * time.Second
 	statusSkip   = 77 // automake's convention: the test does not apply
 	maxOutput    = 16 << 10
 )
