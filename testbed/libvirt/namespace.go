@@ -5,9 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"runtime"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -65,17 +63,7 @@ func (n *namespace) Listen(ctx context.Context, network, addr string) (net.Liste
 	return l, err
 }
 
-// Exec runs a program of the host in the bed's network. The program is killed
-// when our process dies.
+// Exec runs a program of the host in the bed's network.
 func (n *namespace) Exec(ctx context.Context, x command.Exec) error {
-	if _, err := exec.LookPath(x.Args[0]); err != nil {
-		return command.Missing(fmt.Errorf("%s: not installed", x.Args[0]), x.Remedy)
-	}
-	sys := syscall.SysProcAttr{}
-	if x.Sys != nil {
-		sys = *x.Sys
-	}
-	sys.Pdeathsig = syscall.SIGKILL
-	x.Sys = &sys
 	return n.Do(func() error { return x.Run(ctx) })
 }

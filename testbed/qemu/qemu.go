@@ -14,7 +14,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -71,20 +70,13 @@ func Run(ctx context.Context, c Config) error {
 	if _, err := exec.LookPath(program); err != nil {
 		return command.Missing(fmt.Errorf("%s: not installed", program), "install qemu-system-x86")
 	}
-	x := command.Exec{Args: args, Stdout: c.Console, Log: c.Log, Sys: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}}
+	x := command.Exec{Args: args, Stdout: c.Console, Log: c.Log, Sys: &syscall.SysProcAttr{}}
 	if c.Console == nil {
 		x.Stdin, x.Stdout = os.Stdin, os.Stdout
 		restore := lendTerminal(x.Sys)
 		defer restore()
 	}
-	// The kernel kills the machine when the thread that started it ends: give
-	// it one that lives as long as the machine.
-	ended := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		ended <- x.Run(ctx)
-	}()
-	if err := <-ended; err != nil {
+	if err := x.Run(ctx); err != nil {
 		return fmt.Errorf("run %s: %w", c.Image, err)
 	}
 	return nil
