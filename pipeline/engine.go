@@ -195,7 +195,7 @@ func (e *Engine) act(ctx context.Context, r *Run, p *Pipeline, a Action) error {
 	case Skip:
 		s := r.stage(a.Stage)
 		s.Status, s.Reason = Skipped, a.Reason
-		e.Progress.Info("stage %s skipped: %s", a.Stage, a.Reason)
+		e.Progress.Info("%s skipped: %s", a.Stage, a.Reason)
 	case Finish:
 		now := e.now()
 		r.Status, r.Reason, r.Ended = a.Status, a.Reason, &now
@@ -221,9 +221,9 @@ func (e *Engine) attempt(ctx context.Context, r *Run, p *Pipeline, a Action) err
 	if err := e.save(r); err != nil {
 		return err
 	}
-	step := e.Progress.Start("stage " + s.Name)
+	step := e.Progress.Start(s.Name)
 	out, err := e.runStep(ctx, p.stage(s.Name), &Job{
-		Run: r.ID, Stage: s.Name, Attempt: n, Dir: dir, Image: a.Image, Log: log, Progress: e.Progress,
+		Run: r.ID, Stage: s.Name, Attempt: n, Dir: dir, Image: a.Image, Log: log, Progress: e.Progress.Within(s.Name),
 	})
 	status, reason := Passed, ""
 	switch {

@@ -119,8 +119,8 @@ func TestFailingPipeline(t *testing.T) {
 		t.Errorf("status %d; want 1", status)
 	}
 	for _, want := range []string{
-		"always-fails/90-always-fails failed",
-		"stage promote skipped: smoke failed",
+		"smoke: test always-fails/90-always-fails   failed",
+		"promote skipped: smoke failed",
 		"imgpipe: run 1: stage smoke failed: 5 passed, 1 failed: always-fails/90-always-fails: exit status 1: this test always fails",
 	} {
 		if !strings.Contains(out, want) {
@@ -165,7 +165,7 @@ func TestUnprovenAndBuiltTwice(t *testing.T) {
 			env = append(env, "XDG_CACHE_HOME="+t.TempDir(), "TZ=Asia/Tokyo", "HOSTNAME=elsewhere")
 		}
 		status, out := program{[]string{"imgpipe", "run", "--dir", dir, "testdata/unproven.yaml"}, env}.run(t)
-		if status != 1 || !strings.Contains(out, "stage promote failed: ") || !strings.Contains(out, "missing evidence: libvirt-smoke") {
+		if status != 1 || !strings.Contains(out, "promote failed: ") || !strings.Contains(out, "missing evidence: libvirt-smoke") {
 			t.Errorf("status %d; want a refusal", status)
 		}
 		if got := tags(t, dir); len(got) > 0 {

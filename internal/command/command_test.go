@@ -135,9 +135,9 @@ func TestProgressPlainAndJSON(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	p := NewProgress("prog", IO{Stdout: &stdout, Stderr: &stderr}, false)
 	p.Start("bake").Done(nil, "12 loaves")
-	p.Start("cool").Cached("")
+	p.Within("oven").Start("cool").Cached("")
 	p.Close()
-	if got := stderr.String(); !strings.HasPrefix(got, "prog: bake                         ok         0.0s  12 loaves\nprog: cool                         cached     0.0s\n") {
+	if got := stderr.String(); !strings.HasPrefix(got, "prog: bake                                     ok         0.0s  12 loaves\nprog: oven: cool                               cached     0.0s\n") {
 		t.Errorf("plain progress:\n%s", got)
 	}
 	p = NewProgress("prog", IO{Stdout: &stdout, Stderr: &stderr}, true)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -24,6 +25,12 @@ type Event struct {
 // Progress tells a person, a log or a program how the work goes. It is safe
 // for several goroutines.
 type Progress struct {
+	out    *display
+	prefix string // of step names and lines
+}
+
+// display is what all parts of one program's progress write to.
+type display struct {
 	mu      sync.Mutex // guards the fields below
 	w       io.Writer
 	name    string
@@ -44,20 +51,26 @@ const (
 // io.Stdout as JSON lines; otherwise they go to io.Stderr, as a live line when
 // that is a terminal and as plain lines when it is not. Close ends it.
 func NewProgress(name string, io IO, asJSON bool) *Progress {
-	p := &Progress{w: io.Stderr, name: name, stop: make(chan struct{})}
+	d := &display{w: io.Stderr, name: name, stop: make(chan struct{})}
 	switch f, ok := io.Stderr.(*os.File); {
 	case asJSON:
-		p.w, p.style = io.Stdout, jsonLines
+		d.w, d.style = io.Stdout, jsonLines
 	case ok && term.IsTerminal(int(f.Fd())):
-		p.style = live
-		go p.tick()
+		d.style = live
+		go d.tick()
 	}
-	return p
+	return &Progress{out: d}
+}
+
+// Within returns the progress of a part of the work: its steps and lines are
+// called "part: …". It need not be closed.
+func (p *Progress) Within(part string) *Progress {
+	return &Progress{out: p.out, prefix: p.prefix + part + ": "}
 }
 
 // Step is one piece of work that takes time.
 type Step struct {
-	p       *Progress
+	out     *display
 	name    string
 	started time.Time
 	outer   *Step
@@ -65,15 +78,16 @@ type Step struct {
 
 // Start says that a step begins.
 func (p *Progress) Start(name string) *Step {
-	s := &Step{p: p, name: name, started: time.Now()}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	s.outer, p.running = p.running, s
-	switch p.style {
+	d := p.out
+	s := &Step{out: d, name: p.prefix + name, started: time.Now()}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s.outer, d.running = d.running, s
+	switch d.style {
 	case jsonLines:
-		p.emit(Event{Event: "start", Step: name})
+		d.emit(Event{Event: "start", Step: s.name})
 	case live:
-		p.draw()
+		d.draw()
 	}
 	return s
 }
@@ -93,85 +107,89 @@ func statusOf(err error) string {
 }
 
 func (s *Step) end(status, detail string) {
-	p, took := s.p, time.Since(s.started)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.running == s {
-		p.running = s.outer
+	d, took := s.out, time.Since(s.started)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.running == s {
+		d.running = s.outer
 	}
-	if p.style == jsonLines {
-		p.emit(Event{Event: "done", Step: s.name, Status: status, Detail: detail, Seconds: took.Seconds()})
+	if d.style == jsonLines {
+		d.emit(Event{Event: "done", Step: s.name, Status: status, Detail: detail, Seconds: took.Seconds()})
 		return
 	}
-	line := fmt.Sprintf("%s: %-28s %-7s %6.1fs", p.name, s.name, status, took.Seconds())
+	line := fmt.Sprintf("%s: %-40s %-7s %6.1fs", d.name, s.name, status, took.Seconds())
 	if detail != "" {
 		line += "  " + detail
 	}
-	p.line(line)
+	d.line(line)
 }
 
 // Info prints one line for people.
 func (p *Progress) Info(format string, args ...any) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	msg := fmt.Sprintf(format, args...)
-	if p.style == jsonLines {
-		p.emit(Event{Event: "info", Detail: msg})
+	d := p.out
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	msg := p.prefix + fmt.Sprintf(format, args...)
+	if d.style == jsonLines {
+		d.emit(Event{Event: "info", Detail: msg})
 		return
 	}
-	p.line(p.name + ": " + msg)
+	d.line(strings.TrimRight(d.name+": "+msg, " "))
 }
 
 // Result prints the command's result as the last JSON event; it does nothing
 // in the other styles.
 func (p *Progress) Result(v any) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.style == jsonLines {
-		p.emit(Event{Event: "result", Result: v})
+	p.out.mu.Lock()
+	defer p.out.mu.Unlock()
+	if p.out.style == jsonLines {
+		p.out.emit(Event{Event: "result", Result: v})
 	}
 }
 
 // Close ends the live line. It may be called once.
 func (p *Progress) Close() {
-	close(p.stop)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.style == live {
-		fmt.Fprint(p.w, "\r\x1b[K")
+	close(p.out.stop)
+	p.out.mu.Lock()
+	defer p.out.mu.Unlock()
+	if p.out.style == live {
+		fmt.Fprint(p.out.w, eraseLine)
 	}
 }
 
-func (p *Progress) emit(e Event) { _ = json.NewEncoder(p.w).Encode(e) }
+// eraseLine is ECMA-48's way back to an empty line.
+const eraseLine = "\r\x1b[K"
 
-func (p *Progress) line(l string) {
-	if p.style == live {
-		fmt.Fprint(p.w, "\r\x1b[K")
+func (d *display) emit(e Event) { _ = json.NewEncoder(d.w).Encode(e) }
+
+func (d *display) line(l string) {
+	if d.style == live {
+		fmt.Fprint(d.w, eraseLine)
 	}
-	fmt.Fprintln(p.w, l)
-	if p.style == live {
-		p.draw()
+	fmt.Fprintln(d.w, l)
+	if d.style == live {
+		d.draw()
 	}
 }
 
-func (p *Progress) draw() {
-	if p.running == nil {
+func (d *display) draw() {
+	if d.running == nil {
 		return
 	}
-	fmt.Fprintf(p.w, "\r\x1b[K%s: %s … %.0fs", p.name, p.running.name, time.Since(p.running.started).Seconds())
+	fmt.Fprintf(d.w, "%s%s: %s … %.0fs", eraseLine, d.name, d.running.name, time.Since(d.running.started).Seconds())
 }
 
-func (p *Progress) tick() {
+func (d *display) tick() {
 	t := time.NewTicker(500 * time.Millisecond)
 	defer t.Stop()
 	for {
 		select {
-		case <-p.stop:
+		case <-d.stop:
 			return
 		case <-t.C:
-			p.mu.Lock()
-			p.draw()
-			p.mu.Unlock()
+			d.mu.Lock()
+			d.draw()
+			d.mu.Unlock()
 		}
 	}
 }

@@ -121,7 +121,7 @@ func relay(r io.Reader, p *command.Progress) {
 		}
 		switch st := steps[e.Step]; {
 		case e.Event == "start":
-			steps[e.Step] = p.Start("  " + e.Step)
+			steps[e.Step] = p.Start(e.Step)
 		case e.Event == "done" && st != nil && e.Status == "cached":
 			st.Cached(e.Detail)
 		case e.Event == "done" && st != nil && e.Status == "failed":
@@ -152,7 +152,7 @@ func (b *build) store(ctx context.Context, out string, j *pipeline.Job) (*pipeli
 			continue
 		}
 		path := filepath.Join(out, filepath.Base(o.Path))
-		step := j.Progress.Start("  store the image")
+		step := j.Progress.Start("store the image")
 		img := registry.Image{Name: m.Name, Version: m.Version, Elements: m.Elements, Size: o.Size, SHA256: o.SHA256}
 		digest, existed, err := b.env.Store.Images.PutImage(ctx, path, img)
 		switch {

@@ -104,7 +104,7 @@ func (s *smoke) Run(ctx context.Context, j *pipeline.Job) (*pipeline.Outcome, er
 		return nil, err
 	}
 	summary := evidence.Summary(tests)
-	j.Progress.Info("  %s", summary)
+	j.Progress.Info("%s", summary)
 	if e.Result != evidence.Pass {
 		return nil, failure(tests, summary)
 	}
@@ -249,7 +249,7 @@ var dead = regexp.MustCompile(`(?m)Kernel panic - not syncing[^\r\n]*|imginit: [
 // prove starts the machine and returns what can be said about the image. An
 // error means that nothing can be said.
 func (d *deployment) prove(ctx context.Context, elements elementFinder, j *pipeline.Job, network testbed.Network, m *libvirt.Machine, signals *receiver) ([]evidence.Test, error) {
-	step := j.Progress.Start("  boot and configure")
+	step := j.Progress.Start("boot and configure")
 	started := time.Now()
 	if err := m.PowerOn(ctx); err != nil {
 		step.Done(err, "")

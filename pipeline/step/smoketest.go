@@ -130,7 +130,7 @@ func (d *deployment) runTests(ctx context.Context, elements elementFinder, j *pi
 // interrupted; whatever it said itself is a result.
 func runTest(ctx context.Context, network testbed.Network, path string, env []string, j *pipeline.Job) (evidence.Test, error) {
 	label := filepath.Base(filepath.Dir(filepath.Dir(path))) + "/" + filepath.Base(path)
-	step := j.Progress.Start("  test " + label)
+	step := j.Progress.Start("test " + label)
 	late := fmt.Errorf("did not end within %s", testLimit)
 	testCtx, cancel := context.WithTimeoutCause(ctx, testLimit, late)
 	defer cancel()
