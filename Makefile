@@ -5,8 +5,8 @@ VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  = -s -w -buildid= -X main.version=$(VERSION)
 PROGRAMS = $(notdir $(wildcard cmd/*))
 
-# Programs that elements put into images name no version: an image must not
-# change because an unrelated file of this repository did.
+# Programs that elements put into images name no version and no commit: an
+# image must not change because an unrelated file of this repository did.
 IMAGE_PROGRAMS = applycfg refreshcfg collectcfg imginit
 HOST_PROGRAMS  = $(filter-out $(IMAGE_PROGRAMS),$(PROGRAMS))
 
@@ -19,7 +19,7 @@ build: ## build all programs into bin/
 	@command -v $(GO) >/dev/null || { echo "make: Go is not installed; goldsmith needs Go 1.26 or newer (https://go.dev/doc/install)" >&2; exit 3; }
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(HOST_PROGRAMS:%=./cmd/%)
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -buildid=' -o bin/ $(IMAGE_PROGRAMS:%=./cmd/%)
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -buildid=' -o bin/ $(IMAGE_PROGRAMS:%=./cmd/%)
 
 deps: ## install what is missing on this machine (root, Debian)
 	ci/install-deps.sh
