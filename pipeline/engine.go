@@ -40,6 +40,12 @@ type Step interface {
 	Run(ctx context.Context, j *Job) (*Outcome, error)
 }
 
+// Checker is a step that can tell, before a run begins, that this machine
+// lacks what it needs: better now than after an hour of other stages.
+type Checker interface {
+	Check(ctx context.Context) error
+}
+
 // Engine runs pipelines.
 type Engine struct {
 	Dir      string          // where runs are kept: Dir/runs/ID
@@ -57,6 +63,13 @@ func (e *Engine) Run(ctx context.Context, p *Pipeline, file string) (*Run, error
 		return nil, err
 	}
 	defer unlock()
+	for _, s := range p.Stages {
+		if c, ok := e.Steps[s.Name].(Checker); ok {
+			if err := c.Check(ctx); err != nil {
+				return nil, command.Hint(fmt.Errorf("stage %s: %w", s.Name, err), command.HintOf(err))
+			}
+		}
+	}
 	r, err := e.begin(p, file)
 	if err != nil {
 		return nil, err

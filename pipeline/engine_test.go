@@ -85,6 +85,30 @@ func TestEngine(t *testing.T) {
 	}
 }
 
+// picky is a step that misses something.
+type picky struct{ fake }
+
+func (picky) Check(context.Context) error {
+	return command.Missing(errors.New("libvirtd is not installed"), "install it")
+}
+
+// What is missing is said before anything runs.
+func TestEngineChecksFirst(t *testing.T) {
+	never := fake(func(context.Context, *Job) (*Outcome, error) {
+		t.Error("a stage ran although another one cannot")
+		return nil, nil
+	})
+	e := engine(t, map[string]Step{"build": never, "smoke": picky{never}})
+	r, err := e.Run(t.Context(), stages("build smoke"), "p.yaml")
+	if r != nil || err == nil || err.Error() != "stage smoke: libvirtd is not installed" ||
+		command.Status(err) != command.StatusMissing || command.HintOf(err) != "install it" {
+		t.Errorf("run = %v, %v (hint %q)", r, err, command.HintOf(err))
+	}
+	if ids, _ := runIDs(e.Dir); len(ids) > 0 {
+		t.Errorf("runs on record: %v", ids)
+	}
+}
+
 func TestEngineTimeoutAndCancel(t *testing.T) {
 	slow := fake(func(ctx context.Context, _ *Job) (*Outcome, error) {
 		<-ctx.Done()

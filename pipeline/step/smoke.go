@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -77,6 +78,24 @@ func newSmoke(env Env, p *pipeline.Pipeline, stage string) (pipeline.Step, error
 		}
 	}
 	return s, nil
+}
+
+// Check implements pipeline.Checker.
+func (s *smoke) Check(ctx context.Context) error {
+	if _, err := exec.LookPath("ssh"); err != nil {
+		return command.Missing(errors.New("ssh is not installed"), "install openssh-client")
+	}
+	if _, _, err := testbed.Firmware(s.with.Firmware).Files(); err != nil {
+		return err
+	}
+	if s.with.URI == privateURI {
+		return libvirt.CheckBed()
+	}
+	host, err := libvirt.Connect(ctx, s.with.URI)
+	if err != nil {
+		return err
+	}
+	return host.Close()
 }
 
 // Run implements pipeline.Step.

@@ -51,16 +51,8 @@ const (
 // error is a command.Missing one. The program must call Init first thing. The
 // caller closes the bed.
 func StartBed(ctx context.Context) (*Bed, error) {
-	if os.Geteuid() != 0 {
-		return nil, command.Missing(errors.New("private libvirtd: needs root"), "run as root, or use the system's libvirtd: qemu:///system")
-	}
-	if os.Args[0] == bedArg0 {
-		return nil, errors.New("private libvirtd: the program must call libvirt.Init first thing")
-	}
-	for _, p := range []string{"libvirtd", "qemu-system-x86_64", "dnsmasq", "qemu-img"} {
-		if _, err := exec.LookPath(p); err != nil {
-			return nil, command.Missing(fmt.Errorf("private libvirtd: %s is not installed", p), installHint)
-		}
+	if err := CheckBed(); err != nil {
+		return nil, err
 	}
 	o, err := newOwner(bedBase(), bedPrefix)
 	if err != nil {
@@ -71,6 +63,20 @@ func StartBed(ctx context.Context) (*Bed, error) {
 		return nil, errors.Join(fmt.Errorf("private libvirtd: %w", err), b.Close())
 	}
 	return b, nil
+}
+
+// CheckBed says whether this machine has what StartBed needs, without starting
+// anything.
+func CheckBed() error {
+	if os.Geteuid() != 0 {
+		return command.Missing(errors.New("private libvirtd: needs root"), "run as root, or use the system's libvirtd: qemu:///system")
+	}
+	for _, p := range []string{"libvirtd", "qemu-system-x86_64", "dnsmasq", "qemu-img"} {
+		if _, err := exec.LookPath(p); err != nil {
+			return command.Missing(fmt.Errorf("private libvirtd: %s is not installed", p), installHint)
+		}
+	}
+	return nil
 }
 
 // bedBase is where beds keep their directories: the path of a socket in them
