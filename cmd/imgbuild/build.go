@@ -38,24 +38,11 @@ ELEMENTS_PATH, then among goldsmith's own.`,
 			if len(args) != 1 {
 				return command.Usage("build needs one image definition", "imgbuild build ci/demo/image.yaml -o out")
 			}
-			bin, err := command.Self()
-			if err != nil {
-				return err
-			}
-			path, err := element.SearchPath(elements, bin)
-			if err != nil {
-				return err
-			}
-			def, err := imagebuild.LoadDefinition(args[0])
-			if err != nil {
-				return err
-			}
 			p := command.NewProgress("imgbuild", io, asJSON)
 			defer p.Close()
-			res, err := imagebuild.Build(ctx, def, imagebuild.Options{
-				Out: out, Elements: path, Cache: cache, Bin: bin, Refresh: refresh, Progress: p,
-			})
+			res, err := build(ctx, args[0], elements, imagebuild.Options{Out: out, Cache: cache, Refresh: refresh, Progress: p})
 			if err != nil {
+				p.Error(err)
 				return err
 			}
 			p.Result(res)
@@ -65,4 +52,18 @@ ELEMENTS_PATH, then among goldsmith's own.`,
 			return nil
 		},
 	}
+}
+
+func build(ctx context.Context, definition, elements string, o imagebuild.Options) (_ *imagebuild.Result, err error) {
+	if o.Bin, err = command.Self(); err != nil {
+		return nil, err
+	}
+	if o.Elements, err = element.SearchPath(elements, o.Bin); err != nil {
+		return nil, err
+	}
+	def, err := imagebuild.LoadDefinition(definition)
+	if err != nil {
+		return nil, err
+	}
+	return imagebuild.Build(ctx, def, o)
 }

@@ -57,6 +57,9 @@ layout.`,
 			defer progress.Close()
 			e := pipeline.Engine{Dir: dir, Steps: steps, Progress: progress}
 			r, err := e.Run(ctx, p, args[0])
+			if err != nil {
+				progress.Error(err)
+			}
 			if r == nil {
 				return err
 			}

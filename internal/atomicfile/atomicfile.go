@@ -10,7 +10,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"syscall"
+	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // File is a temporary file that becomes its destination on Commit.
@@ -28,32 +30,57 @@ func Create(dest string, mode os.FileMode) (*File, error) {
 	if dir == "" {
 		dir = "."
 	}
-	sweep(dir, base)
-	f, err := os.CreateTemp(dir, "."+base+".goldsmith-*")
-	if err != nil {
-		return nil, err
+	prefix := "." + base + ".goldsmith-"
+	sweep(dir, prefix)
+	for range 100 {
+		f, err := os.CreateTemp(dir, prefix+"*")
+		if err != nil {
+			return nil, err
+		}
+		mine, err := claim(f)
+		if err == nil && mine {
+			err = f.Chmod(mode)
+		}
+		if err != nil {
+			return nil, errors.Join(err, f.Close(), os.Remove(f.Name()))
+		}
+		if mine {
+			return &File{File: f, dest: dest}, nil
+		}
+		_ = f.Close()
 	}
-	if err := f.Chmod(mode); err != nil {
-		return nil, errors.Join(err, f.Close(), os.Remove(f.Name()))
-	}
-	// The lock tells the next writer that this one still lives.
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return nil, errors.Join(err, f.Close(), os.Remove(f.Name()))
-	}
-	return &File{File: f, dest: dest}, nil
+	return nil, fmt.Errorf("%s: other writers keep removing the temporary file", dest)
 }
 
-// sweep removes what killed writers of base left in dir. A file that is still
-// locked belongs to a living one.
-func sweep(dir, base string) {
-	left, _ := filepath.Glob(filepath.Join(dir, "."+base+".goldsmith-*"))
-	for _, p := range left {
-		f, err := os.OpenFile(p, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
+// claim locks a temporary file, which tells other writers that this one lives.
+// It is false when another writer swept the file before it was locked.
+func claim(f *os.File) (bool, error) {
+	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == unix.EWOULDBLOCK {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	var st unix.Stat_t
+	err = unix.Fstat(int(f.Fd()), &st)
+	return st.Nlink > 0, err
+}
+
+// sweep removes what killed writers left in dir. A file that is still locked
+// belongs to a living one.
+func sweep(dir, prefix string) {
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), prefix) || !e.Type().IsRegular() {
+			continue
+		}
+		f, err := os.OpenFile(filepath.Join(dir, e.Name()), os.O_RDONLY|unix.O_NOFOLLOW, 0)
 		if err != nil {
 			continue
 		}
-		if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
-			_ = os.Remove(p)
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			_ = os.Remove(f.Name())
 		}
 		_ = f.Close()
 	}

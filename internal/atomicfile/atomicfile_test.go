@@ -3,6 +3,7 @@ package atomicfile
 import (
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -104,5 +105,25 @@ func TestSweep(t *testing.T) {
 func TestNoDirectory(t *testing.T) {
 	if err := Write(filepath.Join(t.TempDir(), "no", "f"), nil, 0o644); err == nil {
 		t.Error("writing into a missing directory succeeds")
+	}
+}
+
+// Writers of one name do not disturb each other, whenever they start; the name
+// may hold what patterns would take for their own.
+func TestManyWriters(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "[f]*")
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 50 {
+				if err := Write(path, []byte("x"), 0o644); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if d := cmp.Diff([]string{"[f]*"}, names(t, filepath.Dir(path))); d != "" {
+		t.Errorf("left in the directory (-want +got):\n%s", d)
 	}
 }

@@ -59,11 +59,18 @@ type Program struct {
 }
 
 // Main runs the program with args (without the program's own name), prints
-// the error if there is one, and returns the exit status. An interrupt or
-// termination signal cancels the command's context and makes the status 130.
+// the error if there is one, and returns the exit status. An interrupt,
+// hang-up or termination signal cancels the command's context and makes the
+// status 130.
 func (p *Program) Main(args []string) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
+	// A reader that went away must not end us in the middle of the work: with
+	// a channel for SIGPIPE, writing to it is an error instead (os/signal).
+	// Unlike an ignored signal, that is not inherited by other programs.
+	pipe := make(chan os.Signal, 1)
+	signal.Notify(pipe, syscall.SIGPIPE)
+	defer signal.Stop(pipe)
 	return p.Run(ctx, args, IO{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr})
 }
 
@@ -75,6 +82,9 @@ func (p *Program) Run(ctx context.Context, args []string, io IO) int {
 	}
 	if ctx.Err() != nil {
 		fmt.Fprintf(io.Stderr, "%s: interrupted\n", p.Name)
+		if err := beside(err, context.Canceled); err != nil {
+			Print(io.Stderr, p.Name, err) // something could not be cleaned up
+		}
 		return StatusInterrupted
 	}
 	Print(io.Stderr, p.Name, err)

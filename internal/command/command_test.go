@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -151,15 +153,90 @@ func TestProgressPlainAndJSON(t *testing.T) {
 	}
 }
 
-func TestPrintAndParse(t *testing.T) {
-	err := Hint(errors.New("hook 10-x: exit status 3\n    last line"), "look there")
+func TestPrint(t *testing.T) {
 	var b bytes.Buffer
-	Print(&b, "prog", err)
-	msg, hint := ParsePrinted(strings.Split(strings.TrimSpace(b.String()), "\n"), "prog")
-	if msg != err.Error() || hint != "look there" {
-		t.Errorf("ParsePrinted gives %q, %q", msg, hint)
+	Print(&b, "prog", Hint(errors.New("hook 10-x: exit status 3"), "look there"))
+	if got, want := b.String(), "prog: hook 10-x: exit status 3\nhint: look there\n"; got != want {
+		t.Errorf("Print = %q; want %q", got, want)
 	}
 	if got := HintOf(&os.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}); !strings.Contains(got, "full") {
 		t.Errorf("the hint of a full file system is %q", got)
+	}
+}
+
+// An interrupt is told shortly, what could not be cleaned up is told too.
+func TestInterrupted(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{context.Canceled, "prog: interrupted\n"},
+		{fmt.Errorf("stage: %w", context.Canceled), "prog: interrupted\n"},
+		{errors.Join(fmt.Errorf("stage: %w", context.Canceled), errors.New("machine still runs")), "prog: interrupted\nprog: machine still runs\n"},
+		{Hint(errors.Join(context.Canceled, errors.New("x")), "h"), "prog: interrupted\nprog: x\n"},
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		p := testProgram(func(string, []string) error { cancel(); return tt.err })
+		var stderr bytes.Buffer
+		if status := p.Run(ctx, []string{"make"}, IO{Stderr: &stderr}); status != 130 || stderr.String() != tt.want {
+			t.Errorf("%v: status %d, %q; want %q", tt.err, status, &stderr, tt.want)
+		}
+	}
+}
+
+type fullDisk struct{}
+
+func (fullDisk) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
+
+// A log that cannot be written is the error, not what becomes of the program.
+func TestExecFullLog(t *testing.T) {
+	for _, x := range []Exec{{Log: fullDisk{}}, {Stdout: fullDisk{}}} {
+		x.Args = []string{"sh", "-c", "for i in 1 2 3; do echo line; done; exit 0"}
+		if err := x.Run(t.Context()); !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("full disk: %v", err)
+		}
+	}
+}
+
+// What a program leaves running does not make it a failure, and ends.
+func TestExecBackground(t *testing.T) {
+	x := Exec{Args: []string{"sh", "-c", "sleep 45678 & echo $!"}, Grace: 100 * time.Millisecond}
+	out, err := x.Output(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(out)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 50 {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil || strings.Contains(string(stat), ") Z ") {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Errorf("process %d still runs", pid)
+}
+
+// Steps that nobody ended go with the step around them.
+func TestProgressForgottenStep(t *testing.T) {
+	p := NewProgress("prog", IO{Stderr: new(bytes.Buffer)}, false)
+	outer := p.Start("outer")
+	p.Start("inner")
+	outer.Done(nil, "")
+	if p.out.running != nil {
+		t.Errorf("%s is still shown as running", p.out.running.name)
+	}
+	p.Close()
+}
+
+func TestErrorEvent(t *testing.T) {
+	var stdout bytes.Buffer
+	p := NewProgress("prog", IO{Stdout: &stdout}, true)
+	p.Error(Hint(Missing(errors.New("no oven"), ""), "buy one"))
+	p.Close()
+	if got, want := stdout.String(), `{"event":"error","detail":"no oven","hint":"buy one","exit":3}`+"\n"; got != want {
+		t.Errorf("event %s; want %s", got, want)
 	}
 }

@@ -90,28 +90,24 @@ func HintOf(err error) string {
 func Print(w io.Writer, name string, err error) {
 	fmt.Fprintf(w, "%s: %s\n", name, strings.TrimRight(err.Error(), "\n"))
 	if hint := HintOf(err); hint != "" {
-		fmt.Fprintf(w, "%s%s\n", hintPrefix, hint)
+		fmt.Fprintf(w, "hint: %s\n", hint)
 	}
 }
 
-const hintPrefix = "hint: "
-
-// ParsePrinted takes apart what Print wrote for the program called name: one
-// program relays another's error.
-func ParsePrinted(lines []string, name string) (msg, hint string) {
-	var kept []string
-	for i, l := range lines {
-		switch h, ok := strings.CutPrefix(l, hintPrefix); {
-		case ok && i == len(lines)-1:
-			hint = h
-		default:
-			kept = append(kept, l)
-		}
+// beside returns the parts of a joined error that are not of a kind, or nil.
+func beside(err, kind error) error {
+	if !errors.Is(err, kind) {
+		return err
 	}
-	for i, l := range kept {
-		if rest, ok := strings.CutPrefix(l, name+": "); ok && i == 0 {
-			kept[0] = rest
+	switch u := err.(type) {
+	case interface{ Unwrap() []error }:
+		var rest []error
+		for _, e := range u.Unwrap() {
+			rest = append(rest, beside(e, kind))
 		}
+		return errors.Join(rest...)
+	case interface{ Unwrap() error }:
+		return beside(u.Unwrap(), kind)
 	}
-	return strings.Join(kept, "\n"), hint
+	return nil
 }

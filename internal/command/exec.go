@@ -2,6 +2,7 @@ package command
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,6 +33,9 @@ type Exec struct {
 	Sys *syscall.SysProcAttr
 	// Remedy is the hint given when the program is not there.
 	Remedy string
+	// Grace is how long the program has to clean up after a cancelled context
+	// before it is killed; 0 means five seconds.
+	Grace time.Duration
 }
 
 // ExitError says that a program ran and did not end well. It is not used when
@@ -59,8 +63,11 @@ func (e *ExitError) Error() string {
 const tailLines = 8
 
 // Run starts the program and waits for it. On a cancelled context the whole
-// process group gets SIGTERM, and SIGKILL five seconds later; the error is
-// then the context's. A program that is not installed is a Missing error.
+// process group gets SIGTERM, and SIGKILL when the grace is over; the error is
+// then the context's. A program that is not installed is a Missing error. When
+// Stdout or Log cannot take what the program prints, the program still runs to
+// its end and the error is theirs. What the program leaves running in its
+// group is killed after it has ended.
 func (x Exec) Run(ctx context.Context) error {
 	path, err := exec.LookPath(x.Args[0])
 	if err != nil && x.Sys == nil {
@@ -71,14 +78,12 @@ func (x Exec) Run(ctx context.Context) error {
 		cmd.Path = path
 	}
 	tail := &lineTail{max: tailLines}
-	var log io.Writer = tail
-	if x.Log != nil {
-		log = io.MultiWriter(&locked{w: x.Log}, tail)
-	}
+	kept, out := &sink{w: x.Log}, &sink{w: x.Stdout}
 	cmd.Dir, cmd.Env, cmd.Stdin = x.Dir, x.Env, x.Stdin
+	log := io.MultiWriter(kept, tail)
 	cmd.Stdout, cmd.Stderr = log, log
 	if x.Stdout != nil {
-		cmd.Stdout = x.Stdout
+		cmd.Stdout = out
 	}
 	sys := syscall.SysProcAttr{}
 	if x.Sys != nil {
@@ -92,24 +97,31 @@ func (x Exec) Run(ctx context.Context) error {
 	defer runtime.UnlockOSThread()
 	cmd.SysProcAttr = &sys
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
-	cmd.WaitDelay = 5 * time.Second
+	cmd.WaitDelay = cmp.Or(x.Grace, defaultGrace)
 	err = cmd.Run()
 	if cmd.Process != nil {
-		// Whatever the program left behind in its group goes with it.
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	}
-	if ctx.Err() != nil {
+	return x.outcome(ctx, err, errors.Join(kept.failed(), out.failed()), tail)
+}
+
+const defaultGrace = 5 * time.Second
+
+// outcome decides what a run that ended with err was.
+func (x Exec) outcome(ctx context.Context, err, sinkErr error, tail *lineTail) error {
+	ee, exited := errors.AsType[*exec.ExitError](err)
+	switch {
+	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	}
-	var ee *exec.ExitError
-	if errors.As(err, &ee) {
+	case sinkErr != nil:
+		return fmt.Errorf("output of %s: %w", x.Args[0], sinkErr)
+	case exited:
 		st, _ := ee.Sys().(syscall.WaitStatus)
 		return &ExitError{Args: x.Args, Status: ee.ExitCode(), Signal: st.Signal(), Tail: tail.lines()}
+	case err == nil, errors.Is(err, exec.ErrWaitDelay): // something it left running kept its output open
+		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", x.Args[0], err)
-	}
-	return nil
+	return fmt.Errorf("%s: %w", x.Args[0], err)
 }
 
 // Output runs the program and returns its standard output.
@@ -167,14 +179,26 @@ func (t *lineTail) lines() []string {
 	return t.kept
 }
 
-// locked makes a writer safe for the two streams of one program.
-type locked struct {
-	mu sync.Mutex
-	w  io.Writer
+// sink is a writer for both streams of one program. It keeps its first error
+// and goes on taking what comes: a program must not be ended by a broken pipe
+// because a log cannot be written.
+type sink struct {
+	mu  sync.Mutex // guards the fields below
+	w   io.Writer  // nil means nowhere
+	err error
 }
 
-func (l *locked) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.w.Write(p)
+func (s *sink) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.w != nil && s.err == nil {
+		_, s.err = s.w.Write(p)
+	}
+	return len(p), nil
+}
+
+func (s *sink) failed() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
 }

@@ -14,12 +14,14 @@ import (
 
 // Event is one thing that happened, as --json prints it: one object a line.
 type Event struct {
-	Event   string  `json:"event"`             // start, done, info or result
+	Event   string  `json:"event"`             // start, done, info, error or result
 	Step    string  `json:"step,omitempty"`    // what it is about
 	Status  string  `json:"status,omitempty"`  // done: ok, cached, skipped or failed
 	Detail  string  `json:"detail,omitempty"`  // one line for people
 	Seconds float64 `json:"seconds,omitempty"` // done: how long it took, wall time
 	Result  any     `json:"result,omitempty"`  // result: the command's own structure
+	Hint    string  `json:"hint,omitempty"`    // error: what to do about it
+	Exit    int     `json:"exit,omitempty"`    // error: the status that the program ends with
 }
 
 // Progress tells a person, a log or a program how the work goes. It is safe
@@ -36,6 +38,7 @@ type display struct {
 	name    string
 	style   style
 	running *Step // the newest unfinished step, shown live on a terminal
+	closed  bool
 	stop    chan struct{}
 }
 
@@ -110,8 +113,11 @@ func (s *Step) end(status, detail string) {
 	d, took := s.out, time.Since(s.started)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.running == s {
-		d.running = s.outer
+	for r := d.running; r != nil; r = r.outer {
+		if r == s { // with it end the steps inside it that nobody ended
+			d.running = s.outer
+			break
+		}
 	}
 	if d.style == jsonLines {
 		d.emit(Event{Event: "done", Step: s.name, Status: status, Detail: detail, Seconds: took.Seconds()})
@@ -147,11 +153,22 @@ func (p *Progress) Result(v any) {
 	}
 }
 
+// Error prints err as a JSON event; it does nothing in the other styles, where
+// the program itself prints it.
+func (p *Progress) Error(err error) {
+	p.out.mu.Lock()
+	defer p.out.mu.Unlock()
+	if p.out.style == jsonLines {
+		p.out.emit(Event{Event: "error", Detail: err.Error(), Hint: HintOf(err), Exit: Status(err)})
+	}
+}
+
 // Close ends the live line. It may be called once.
 func (p *Progress) Close() {
 	close(p.out.stop)
 	p.out.mu.Lock()
 	defer p.out.mu.Unlock()
+	p.out.closed = true
 	if p.out.style == live {
 		fmt.Fprint(p.out.w, eraseLine)
 	}
@@ -173,7 +190,7 @@ func (d *display) line(l string) {
 }
 
 func (d *display) draw() {
-	if d.running == nil {
+	if d.running == nil || d.closed {
 		return
 	}
 	fmt.Fprintf(d.w, "%s%s: %s … %.0fs", eraseLine, d.name, d.running.name, time.Since(d.running.started).Seconds())

@@ -42,12 +42,12 @@ func (i *Image) annotations() map[string]string {
 }
 
 // PutImage compresses the raw disk at path into the layout and returns the
-// image's digest. The same disk always gives the same digest; one that is
-// there already is not compressed again. A disk that does not have the size
-// and SHA-256 that img names is refused.
+// image's digest. The same disk always gives the same digest; an image that is
+// there already, and whole, is not compressed again. A disk that does not have
+// the size and SHA-256 that img names is refused.
 func (l *Layout) PutImage(ctx context.Context, path string, img Image) (digest string, existed bool, err error) {
-	if h, ok, err := l.find(img.annotations()); ok || err != nil {
-		return h.String(), ok, err
+	if d, ok, err := l.find(ctx, img); ok || err != nil {
+		return d, ok, err
 	}
 	layer, err := l.putDisk(ctx, path, img)
 	if err != nil {
@@ -65,25 +65,50 @@ func (l *Layout) PutImage(ctx context.Context, path string, img Image) (digest s
 	return h.String(), false, err
 }
 
-// find returns the image that has exactly these annotations.
-func (l *Layout) find(annotations map[string]string) (v1.Hash, bool, error) {
+// find returns the image that says the same of itself as img, if it and its
+// disk are whole.
+func (l *Layout) find(ctx context.Context, img Image) (string, bool, error) {
 	im, err := l.index()
 	if err != nil {
-		return v1.Hash{}, false, err
+		return "", false, err
 	}
 	for _, d := range im.Manifests {
 		if l.artifactType(d) != ImageType {
 			continue
 		}
 		m, err := l.manifest(d.Digest)
-		if err != nil {
-			return v1.Hash{}, false, err
+		if err != nil || !maps.Equal(m.Annotations, img.annotations()) {
+			continue // one that cannot be read is no reason to store no other
 		}
-		if maps.Equal(m.Annotations, annotations) {
-			return d.Digest, true, nil
+		_, layer, err := parseImage(d.Digest, m)
+		if err != nil {
+			continue
+		}
+		if err := l.verify(ctx, layer); err == nil {
+			return d.Digest.String(), true, nil
+		} else if ctx.Err() != nil {
+			return "", false, err
 		}
 	}
-	return v1.Hash{}, false, nil
+	return "", false, nil
+}
+
+// verify reads a blob and compares it with its descriptor.
+func (l *Layout) verify(ctx context.Context, d v1.Descriptor) error {
+	f, err := os.Open(l.blobPath(d.Digest))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	h := sha256.New()
+	n, err := io.CopyBuffer(h, reader{ctx, f}, make([]byte, 1<<20))
+	if err != nil {
+		return err
+	}
+	if n != d.Size || hex.EncodeToString(h.Sum(nil)) != d.Digest.Hex {
+		return fmt.Errorf("%s: blob %s is damaged", l.dir, d.Digest)
+	}
+	return nil
 }
 
 // putDisk compresses a raw disk into a blob.
@@ -127,8 +152,10 @@ func (l *Layout) putDisk(ctx context.Context, path string, img Image) (v1.Descri
 		return none, err
 	}
 	h := v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(packed.Sum(nil))}
-	err = os.Rename(ingest, filepath.Join(l.dir, "blobs", h.Algorithm, h.Hex))
-	return v1.Descriptor{MediaType: DiskType, Size: fi.Size(), Digest: h}, err
+	if err := os.Rename(ingest, l.blobPath(h)); err != nil {
+		return none, err
+	}
+	return v1.Descriptor{MediaType: DiskType, Size: fi.Size(), Digest: h}, atomicfile.SyncDir(filepath.Dir(l.blobPath(h)))
 }
 
 // Image reads and verifies an image's manifest.

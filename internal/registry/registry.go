@@ -97,7 +97,7 @@ func (l *Layout) index() (*v1.IndexManifest, error) {
 }
 
 // lock keeps other processes from changing the layout until the returned
-// function is called.
+// function is called. It is held for moments only.
 func (l *Layout) lock() (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(l.dir, ".lock"), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
@@ -147,15 +147,23 @@ func (l *Layout) putManifest(m *v1.Manifest) (v1.Hash, error) {
 	return d.Digest, err
 }
 
+// putBytes stores a small blob. One that is there already is kept if it is
+// whole: a killed writer of another kind may have left half of it.
 func (l *Layout) putBytes(b []byte, mediaType string) (v1.Descriptor, error) {
 	h, size, err := v1.SHA256(bytes.NewReader(b))
 	if err != nil {
 		return v1.Descriptor{}, err
 	}
-	if err := l.path.WriteBlob(h, io.NopCloser(bytes.NewReader(b))); err != nil {
-		return v1.Descriptor{}, fmt.Errorf("image layout: %w", err)
+	if _, err := l.bytes(h, size); err != nil {
+		if err := atomicfile.Write(l.blobPath(h), b, 0o644); err != nil {
+			return v1.Descriptor{}, fmt.Errorf("image layout: %w", err)
+		}
 	}
 	return v1.Descriptor{MediaType: types.MediaType(mediaType), Size: size, Digest: h}, nil
+}
+
+func (l *Layout) blobPath(h v1.Hash) string {
+	return filepath.Join(l.dir, "blobs", h.Algorithm, h.Hex)
 }
 
 // manifest reads and verifies the manifest with that digest.
@@ -207,12 +215,28 @@ func (l *Layout) Tag(digest, name string) error {
 		return err
 	}
 	return l.update(func(im *v1.IndexManifest) {
-		im.Manifests = slices.DeleteFunc(im.Manifests, func(d v1.Descriptor) bool { return d.Annotations[annotationRef] == name })
+		untag(im, name)
 		im.Manifests = append(im.Manifests, v1.Descriptor{
 			MediaType: types.OCIManifestSchema1, Size: int64(len(b)), Digest: h, ArtifactType: ImageType,
 			Annotations: map[string]string{annotationRef: name},
 		})
 	})
+}
+
+// untag takes a tag out of the index. The image that had it stays listed.
+func untag(im *v1.IndexManifest, name string) {
+	listed := map[v1.Hash]int{}
+	for _, d := range im.Manifests {
+		listed[d.Digest]++
+	}
+	im.Manifests = slices.DeleteFunc(im.Manifests, func(d v1.Descriptor) bool {
+		return d.Annotations[annotationRef] == name && listed[d.Digest] > 1
+	})
+	for _, d := range im.Manifests {
+		if d.Annotations[annotationRef] == name {
+			delete(d.Annotations, annotationRef)
+		}
+	}
 }
 
 // artifactType is a descriptor's; tools that copy layouts leave it out, then

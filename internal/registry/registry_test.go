@@ -8,10 +8,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"goldsmith/internal/testenv"
 )
@@ -116,6 +118,74 @@ func TestDamageIsNoticed(t *testing.T) {
 		if _, err := os.Stat(out); err == nil {
 			t.Errorf("a damaged %s left an output", mediaType)
 		}
+	}
+}
+
+// Storing again mends what a killed writer or a full disk left half written,
+// and another image's damage keeps nobody from storing.
+func TestStoringAgainMends(t *testing.T) {
+	for _, part := range []string{"config", "disk", "manifest"} {
+		l := open(t)
+		digest, path, img := put(t, l)
+		h, err := l.Resolve(digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := l.manifest(h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		blob := map[string]string{"config": m.Config.Digest.Hex, "disk": m.Layers[0].Digest.Hex, "manifest": h.Hex}[part]
+		if err := os.Truncate(filepath.Join(l.Dir(), "blobs", "sha256", blob), 1); err != nil {
+			t.Fatal(err)
+		}
+		other := img
+		other.Name = "other"
+		if _, _, err := l.PutImage(t.Context(), path, other); err != nil {
+			t.Errorf("damaged %s: another image cannot be stored: %v", part, err)
+		}
+		again, _, err := l.PutImage(t.Context(), path, img)
+		if again != digest || err != nil {
+			t.Errorf("damaged %s: storing again gives %s, %v", part, again, err)
+		}
+		if err := l.Extract(t.Context(), digest, filepath.Join(t.TempDir(), "out")); err != nil {
+			t.Errorf("damaged %s: %v", part, err)
+		}
+		if fi, err := os.Stat(filepath.Join(l.Dir(), "blobs", "sha256", m.Config.Digest.Hex)); err != nil || fi.Size() != 2 {
+			t.Errorf("damaged %s: the config has %d bytes (%v)", part, fi.Size(), err)
+		}
+	}
+}
+
+// An image stays known when its only tag moves away.
+func TestMovedTagKeepsTheImage(t *testing.T) {
+	l := open(t)
+	first, path, img := put(t, l)
+	img.Name = "second"
+	second, _, err := l.PutImage(t.Context(), path, img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Tag(first, "candidate"); err != nil {
+		t.Fatal(err)
+	}
+	// As a tool that copies layouts leaves it: one entry, with its tag.
+	err = l.update(func(im *v1.IndexManifest) {
+		im.Manifests = slices.DeleteFunc(im.Manifests, func(d v1.Descriptor) bool {
+			return d.Digest.String() == first && d.Annotations[annotationRef] == ""
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Tag(second, "candidate"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Resolve(first); err != nil {
+		t.Errorf("the image that lost its tag: %v", err)
+	}
+	if tags, err := l.Tags(); err != nil || tags["candidate"] != second || len(tags) != 1 {
+		t.Errorf("tags %v, %v", tags, err)
 	}
 }
 

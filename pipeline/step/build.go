@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/registry"
@@ -98,32 +99,34 @@ func (b *build) Run(ctx context.Context, j *pipeline.Job) (*pipeline.Outcome, er
 	return b.store(ctx, out, j)
 }
 
-// imgbuild runs the program and relays its progress.
+// imgbuildGrace is how long imgbuild may take to remove a half-made tree.
+const imgbuildGrace = 30 * time.Second
+
+// imgbuild runs the program and relays its progress and its error.
 func (b *build) imgbuild(ctx context.Context, out string, j *pipeline.Job) error {
 	r, w := io.Pipe()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		relay(r, j.Progress)
-	}()
+	said := make(chan error, 1)
+	go func() { said <- relay(r, j.Progress) }()
 	err := command.Exec{
 		Args:   []string{filepath.Join(b.env.Bin, "imgbuild"), "build", "--json", "-o", out, b.definition},
-		Stdout: io.MultiWriter(j.Log, w), Log: j.Log,
+		Stdout: io.MultiWriter(w, j.Log), Log: j.Log, Grace: imgbuildGrace,
 		Remedy: "'make build' puts all programs into one directory",
 	}.Run(ctx)
 	_ = w.Close()
-	<-done
-	if ee, ok := errors.AsType[*command.ExitError](err); ok && len(ee.Tail) > 0 {
-		// The program has already said it well.
-		msg, hint := command.ParsePrinted(ee.Tail, "imgbuild")
-		msg, hint = strings.ReplaceAll(msg, out, j.Dir), strings.ReplaceAll(hint, out, j.Dir)
-		return &command.Error{Status: ee.Status, Err: errors.New(msg), Hint: hint}
+	msg := <-said
+	if _, exited := errors.AsType[*command.ExitError](err); exited && msg != nil {
+		// The outputs' directory goes; the log is kept in the job's.
+		return &command.Error{
+			Status: command.Status(msg), Hint: strings.ReplaceAll(command.HintOf(msg), out, j.Dir),
+			Err: errors.New(strings.ReplaceAll(msg.Error(), out, j.Dir)),
+		}
 	}
 	return err
 }
 
-// relay turns imgbuild's events into progress of the pipeline.
-func relay(r io.Reader, p *command.Progress) {
+// relay turns imgbuild's events into progress of the pipeline, and returns the
+// error that it reports, if any.
+func relay(r io.Reader, p *command.Progress) (said error) {
 	steps := map[string]*command.Step{}
 	s := bufio.NewScanner(r)
 	s.Buffer(nil, 16<<20)
@@ -133,17 +136,32 @@ func relay(r io.Reader, p *command.Progress) {
 			continue
 		}
 		switch st := steps[e.Step]; {
+		case e.Event == "error":
+			said = &command.Error{Status: e.Exit, Err: errors.New(e.Detail), Hint: e.Hint}
 		case e.Event == "start":
 			steps[e.Step] = p.Start(e.Step)
-		case e.Event == "done" && st != nil && e.Status == "cached":
-			st.Cached(e.Detail)
-		case e.Event == "done" && st != nil && e.Status == "failed":
-			st.Done(errors.New(e.Detail), e.Detail)
-		case e.Event == "done" && st != nil:
-			st.Done(nil, "")
+		case e.Event != "done" || st == nil:
+		default:
+			delete(steps, e.Step)
+			endStep(st, e)
 		}
 	}
+	for _, st := range steps { // the program died in the middle of them
+		st.Done(errors.New("not ended"), "")
+	}
 	_, _ = io.Copy(io.Discard, r)
+	return said
+}
+
+func endStep(st *command.Step, e command.Event) {
+	switch e.Status {
+	case "cached":
+		st.Cached(e.Detail)
+	case "failed":
+		st.Done(errors.New(e.Detail), e.Detail)
+	default:
+		st.Done(nil, "")
+	}
 }
 
 // store puts what was built into the layout.
