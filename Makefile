@@ -10,7 +10,7 @@ PROGRAMS = $(notdir $(wildcard cmd/*))
 IMAGE_PROGRAMS = applycfg refreshcfg collectcfg imginit
 HOST_PROGRAMS  = $(filter-out $(IMAGE_PROGRAMS),$(PROGRAMS))
 
-.PHONY: help build deps check test system-test system-core torture demo clean
+.PHONY: help build deps check test race system-test system-core torture demo clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -29,6 +29,9 @@ check: ## format, vet, static analysis, shell scripts
 
 test: ## the fast tier: every change, minutes
 	$(GO) test ./...
+
+race: ## the packages in which things happen at the same time, under the race detector
+	$(GO) test -race ./internal/command ./internal/atomicfile ./internal/registry ./internal/imagebuild ./pipeline/... ./testbed/...
 
 system-test: build ## the system tier: boots machines
 	$(GO) test ./tests -system -timeout 60m -v -count 1

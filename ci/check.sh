@@ -15,8 +15,17 @@ go vet ./... || fail=1
 go tool staticcheck ./... || fail=1
 
 # Shell scripts are found by their first line, not by their name.
-mapfile -t scripts < <(git ls-files -z -- elements ci .ci tests | xargs -0 grep -lE '^#!/bin/(ba)?sh' 2>/dev/null)
-if [ ${#scripts[@]} -gt 0 ]; then
+files=$(git ls-files -- elements ci .ci tests cmd)
+scripts=()
+while IFS= read -r f; do
+    if [ -f "$f" ] && [ ! -L "$f" ] && head -n 1 "$f" | grep -qE '^#!/bin/(ba)?sh'; then
+        scripts+=("$f")
+    fi
+done <<<"$files"
+if [ ${#scripts[@]} -eq 0 ]; then
+    echo "check: found no shell scripts, which cannot be"
+    fail=1
+else
     go tool shfmt -i 4 -ci -d "${scripts[@]}" || fail=1
     shellcheck "${scripts[@]}" || fail=1
 fi

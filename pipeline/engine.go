@@ -52,6 +52,9 @@ type Engine struct {
 	Steps    map[string]Step // by stage name
 	Progress *command.Progress
 	Now      func() time.Time // the clock; nil means time.Now
+	// Sweep removes what killed runs left behind. It is called when no other
+	// run goes on; nil means there is nothing.
+	Sweep func() error
 }
 
 // Run passes through the pipeline and returns the record of it. The error is
@@ -63,6 +66,11 @@ func (e *Engine) Run(ctx context.Context, p *Pipeline, file string) (*Run, error
 		return nil, err
 	}
 	defer unlock()
+	if e.Sweep != nil {
+		if err := e.Sweep(); err != nil {
+			return nil, fmt.Errorf("remove what an earlier run left: %w", err)
+		}
+	}
 	for _, s := range p.Stages {
 		if c, ok := e.Steps[s.Name].(Checker); ok {
 			if err := c.Check(ctx); err != nil {
@@ -74,26 +82,53 @@ func (e *Engine) Run(ctx context.Context, p *Pipeline, file string) (*Run, error
 	if err != nil {
 		return nil, err
 	}
-	for {
-		actions := Plan(r, p)
-		if len(actions) == 0 {
-			return r, fmt.Errorf("run %s: nothing can be done and nothing is running", r.ID)
+	return r, e.drive(ctx, r, p)
+}
+
+// drive does what the plan says until the run has ended. When the engine
+// itself fails, the run's record says so.
+func (e *Engine) drive(ctx context.Context, r *Run, p *Pipeline) error {
+	for !r.Status.Ended() {
+		if ctx.Err() != nil {
+			e.finish(r, Interrupted, "interrupted")
+			return errors.Join(context.Canceled, e.save(r))
 		}
-		for _, a := range actions {
-			if err := e.act(ctx, r, p, a); err != nil {
-				return r, err
-			}
-			if a.Do == Start {
-				break // one at a time; what it brought may change the plan
-			}
+		err := e.advance(ctx, r, p)
+		if err != nil {
+			e.finish(r, Failed, err.Error())
 		}
-		if err := e.save(r); err != nil {
-			return r, err
-		}
-		if r.Status.Ended() {
-			return r, verdict(r)
+		if err = errors.Join(err, e.save(r)); err != nil {
+			return err
 		}
 	}
+	return verdict(r)
+}
+
+// advance does the next thing: all skips, then one stage; what it brings may
+// change the plan.
+func (e *Engine) advance(ctx context.Context, r *Run, p *Pipeline) error {
+	actions := Plan(r, p)
+	if len(actions) == 0 {
+		return fmt.Errorf("run %s: nothing can be done and nothing is running", r.ID)
+	}
+	for _, a := range actions {
+		switch a.Do {
+		case Skip:
+			s := r.stage(a.Stage)
+			s.Status, s.Reason = Skipped, a.Reason
+			e.Progress.Info("%s skipped: %s", a.Stage, a.Reason)
+		case Start:
+			return e.attempt(ctx, r, p, a)
+		case Finish:
+			e.finish(r, a.Status, a.Reason)
+		}
+	}
+	return nil
+}
+
+func (e *Engine) finish(r *Run, s Status, reason string) {
+	now := e.now()
+	r.Status, r.Reason, r.Ended = s, reason, &now
 }
 
 func verdict(r *Run) error {
@@ -158,7 +193,10 @@ func (e *Engine) begin(p *Pipeline, file string) (*Run, error) {
 	if err := os.Mkdir(e.runDir(r), 0o755); err != nil {
 		return nil, err
 	}
-	return r, e.save(r)
+	if err := e.save(r); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(e.runDir(r)))
+	}
+	return r, nil
 }
 
 // closeDead marks runs as interrupted whose process was killed: nobody else
@@ -175,9 +213,12 @@ func (e *Engine) closeDead() error {
 		now := e.now()
 		r.Status, r.Reason, r.Ended = Interrupted, "its process was killed", &now
 		for _, s := range r.Stages {
-			if s.Status == Running {
-				s.Status, s.Reason = Interrupted, r.Reason
-				s.Attempts[len(s.Attempts)-1].end(Interrupted, r.Reason, now)
+			if s.Status != Running {
+				continue
+			}
+			s.Status, s.Reason = Interrupted, r.Reason
+			if n := len(s.Attempts); n > 0 {
+				s.Attempts[n-1].end(Interrupted, r.Reason, now)
 			}
 		}
 		if err := e.save(r); err != nil {
@@ -199,21 +240,6 @@ func (e *Engine) save(r *Run) error {
 		return err
 	}
 	return atomicfile.Write(filepath.Join(e.runDir(r), "run.json"), append(b, '\n'), 0o644)
-}
-
-func (e *Engine) act(ctx context.Context, r *Run, p *Pipeline, a Action) error {
-	switch a.Do {
-	case Start:
-		return e.attempt(ctx, r, p, a)
-	case Skip:
-		s := r.stage(a.Stage)
-		s.Status, s.Reason = Skipped, a.Reason
-		e.Progress.Info("%s skipped: %s", a.Stage, a.Reason)
-	case Finish:
-		now := e.now()
-		r.Status, r.Reason, r.Ended = a.Status, a.Reason, &now
-	}
-	return nil
 }
 
 // attempt runs a stage's step once and records how it ended.
@@ -268,8 +294,8 @@ func (e *Engine) runStep(ctx context.Context, s *Stage, j *Job) (*Outcome, error
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, late)
 	defer cancel()
 	out, err := e.Steps[s.Name].Run(ctx, j)
-	if err != nil && errors.Is(context.Cause(ctx), late) {
-		err = late
+	if err != nil && errors.Is(context.Cause(ctx), late) && !errors.Is(err, late) {
+		err = errors.Join(late, err) // what could not be released matters too
 	}
 	return out, err
 }

@@ -159,6 +159,71 @@ func TestEngineLockAndDeadRuns(t *testing.T) {
 	}
 }
 
+// After an interrupt nothing more is started, promotions least of all, and the
+// record says the same as the exit status.
+func TestNothingStartsAfterAnInterrupt(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	last := fake(func(context.Context, *Job) (*Outcome, error) {
+		cancel()
+		return nil, nil // it ended well just before
+	})
+	never := fake(func(context.Context, *Job) (*Outcome, error) {
+		t.Error("a stage was started after the interrupt")
+		return nil, nil
+	})
+	e := engine(t, map[string]Step{"smoke": last, "promote": never})
+	r, err := e.Run(ctx, stages("smoke promote<"), "p.yaml")
+	if command.Status(err) != command.StatusInterrupted || summary(r) != "interrupted: smoke=passed promote=todo" {
+		t.Errorf("run = %s, %v", summary(r), err)
+	}
+	if got, err := ReadRun(e.Dir, "1"); err != nil || got.Status != Interrupted {
+		t.Errorf("the record is %v, %v", got, err)
+	}
+}
+
+// When the engine itself fails, the record does not stay "running".
+func TestEngineFailure(t *testing.T) {
+	var e *Engine
+	spoil := fake(func(_ context.Context, j *Job) (*Outcome, error) {
+		return nil, os.WriteFile(filepath.Join(e.Dir, "runs", j.Run, "smoke"), nil, 0o644)
+	})
+	e = engine(t, map[string]Step{"build": spoil, "smoke": spoil})
+	r, err := e.Run(t.Context(), stages("build smoke"), "p.yaml")
+	if err == nil || r.Status != Failed || !strings.Contains(r.Reason, "not a directory") {
+		t.Errorf("run = %s (%s), %v", summary(r), r.Reason, err)
+	}
+}
+
+// A record is somebody's file: whatever is in it, the next run goes on or says
+// which one to remove.
+func TestDamagedRecords(t *testing.T) {
+	for record, want := range map[string]string{
+		`{"id":"../../x","status":"running","stages":[{"name":"a","status":"running"}]}`: "",
+		`{"status":"running","stages":[null]}`:                                           "",
+		``:                                                                               "/runs/1/run.json: unexpected end of JSON input",
+	} {
+		e := engine(t, map[string]Step{"build": fake(func(context.Context, *Job) (*Outcome, error) { return nil, nil })})
+		dir := filepath.Join(e.Dir, "runs", "1")
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "run.json"), []byte(record), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		_, err := e.Run(t.Context(), stages("build"), "p.yaml")
+		got := ""
+		if err != nil {
+			got = strings.TrimPrefix(err.Error(), e.Dir)
+			if !strings.Contains(command.HintOf(err), dir) {
+				t.Errorf("the hint does not name %s: %q", dir, command.HintOf(err))
+			}
+		}
+		if got != want {
+			t.Errorf("with the record %s: %q; want %q", record, got, want)
+		}
+	}
+}
+
 func TestLoadErrors(t *testing.T) {
 	const head = "apiVersion: goldsmith/v1\nname: t\n"
 	for in, want := range map[string]string{

@@ -27,7 +27,7 @@ func (s Status) Ended() bool { return s != Todo && s != Running }
 type Run struct {
 	ID       string      `json:"id"`
 	Pipeline string      `json:"pipeline"` // its name
-	File     string      `json:"file"`     // the pipeline file, as it was given
+	File     string      `json:"file"`     // the pipeline file, absolute: a later promotion reads it
 	Status   Status      `json:"status"`
 	Reason   string      `json:"reason,omitempty"` // one line: why it ended so
 	Started  time.Time   `json:"started"`

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+
+	"goldsmith/internal/command"
 )
 
 // Runs returns the records of all runs kept in dir, oldest first.
@@ -39,8 +41,10 @@ func ReadRun(dir, id string) (*Run, error) {
 	}
 	r := &Run{}
 	if err := json.Unmarshal(b, r); err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
+		return nil, command.BadInput(fmt.Errorf("%s: %w", file, err), "the record is damaged: remove "+filepath.Dir(file))
 	}
+	r.ID = filepath.Base(filepath.Dir(file)) // whatever it says of itself
+	r.Stages = slices.DeleteFunc(r.Stages, func(s *StageRun) bool { return s == nil })
 	return r, nil
 }
 

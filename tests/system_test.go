@@ -36,8 +36,14 @@ func need(t *testing.T, inCore bool) {
 	if !*system && (!*core || !inCore) {
 		t.Skip("system tier: make system-test")
 	}
+	ready(t)
+}
+
+// ready checks what every tier but the fast one needs.
+func ready(t *testing.T) {
+	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Fatal("the system tier needs root")
+		t.Fatal("this tier needs root")
 	}
 	if _, err := os.Stat("../bin/imgpipe"); err != nil {
 		t.Fatal("../bin/imgpipe is not there: make build")
@@ -197,49 +203,72 @@ func TestTortureInterrupts(t *testing.T) {
 	if *torture == 0 {
 		t.Skip("torture tier: make torture N=…")
 	}
+	ready(t)
 	interrupts(t, *torture)
 }
 
 func interrupts(t *testing.T, rounds int) {
-	// The same moments for the same seed; between a start and the machine
-	// being up.
+	// The same moments for the same seed: between the start and what is the
+	// middle of a boot on a slow machine.
 	rnd := rand.New(rand.NewPCG(*seed, 0))
+	longest := 40 * time.Second
 	dir := t.TempDir()
-	for i := range rounds {
+	for i := 0; i < rounds; {
 		signal := []syscall.Signal{syscall.SIGINT, syscall.SIGKILL}[i%2]
-		moment := time.Duration(1+rnd.IntN(40)) * time.Second
-		mark := fmt.Sprintf("GOLDSMITH_TEST_MARK=%d-%d", os.Getpid(), i)
-		cmd, out := program{[]string{"imgpipe", "run", "--dir", dir, "../ci/demo/pipeline.yaml"}, []string{mark}}.command(t)
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
+		moment := time.Second + time.Duration(rnd.Int64N(int64(longest)))
+		if !interrupt(t, dir, i, signal, moment) {
+			longest = moment / 2 // this machine is quicker than that
+			dir = t.TempDir()
+			continue
 		}
-		ended := make(chan error, 1)
-		go func() { ended <- cmd.Wait() }()
-		select {
-		case <-ended:
-			t.Fatalf("the run ended before %s:\n%s", moment, out)
-		case <-time.After(moment):
-		}
-		if len(leftovers(t, mark, dir)) == 0 {
-			t.Fatal("a running pipeline has no processes: this test sees nothing")
-		}
-		if err := cmd.Process.Signal(signal); err != nil {
-			t.Fatal(err)
-		}
-		select {
-		case <-ended:
-		case <-time.After(time.Minute):
-			t.Fatalf("%s after %s: still there a minute later\n%s", signal, moment, out)
-		}
-		t.Logf("round %d: %s after %s, status %d", i, signal, moment, cmd.ProcessState.ExitCode())
-		if signal == syscall.SIGINT && cmd.ProcessState.ExitCode() != 130 {
-			t.Errorf("%s after %s: status %d; want 130\n%s", signal, moment, cmd.ProcessState.ExitCode(), out)
-		}
-		checkGone(t, mark, dir)
-		if got := tags(t, dir); len(got) > 0 {
-			t.Errorf("tags moved: %v", got)
-		}
+		i++
 	}
+	afterwards(t, dir)
+}
+
+// interrupt starts a run, sends it the signal after a while, and checks that
+// nothing is left. It is false when the run had ended by then.
+func interrupt(t *testing.T, dir string, round int, signal syscall.Signal, moment time.Duration) bool {
+	t.Helper()
+	mark := fmt.Sprintf("GOLDSMITH_TEST_MARK=%d-%d", os.Getpid(), round)
+	cmd, out := program{[]string{"imgpipe", "run", "--dir", dir, "../ci/demo/pipeline.yaml"}, []string{mark}}.command(t)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	select {
+	case <-ended:
+		return false
+	case <-time.After(moment):
+	}
+	if len(leftovers(t, mark, dir)) == 0 {
+		t.Fatal("a running pipeline has no processes: this test sees nothing")
+	}
+	if err := cmd.Process.Signal(signal); err != nil {
+		t.Fatal(err)
+	}
+	asked := time.Now()
+	select {
+	case <-ended:
+	case <-time.After(time.Minute):
+		t.Fatalf("%s after %s: still there a minute later\n%s", signal, moment, out)
+	}
+	status := cmd.ProcessState.ExitCode()
+	t.Logf("round %d: %s after %.1f s, gone after %.1f s, status %d", round, signal, moment.Seconds(), time.Since(asked).Seconds(), status)
+	if signal == syscall.SIGINT && status != 130 {
+		t.Errorf("%s after %s: status %d; want 130\n%s", signal, moment, status, out)
+	}
+	checkGone(t, mark, dir)
+	if got := tags(t, dir); len(got) > 0 {
+		t.Errorf("tags moved: %v", got)
+	}
+	return true
+}
+
+// afterwards checks what the next run makes of those that were stopped.
+func afterwards(t *testing.T, dir string) {
+	t.Helper()
 	// A run that fails early is enough to see what became of the others.
 	program{[]string{"imgpipe", "run", "--dir", dir, "testdata/unproven.yaml"}, nil}.run(t)
 	runs, err := pipeline.Runs(dir)
@@ -251,8 +280,17 @@ func interrupts(t *testing.T, rounds int) {
 			t.Errorf("run %s is %s; want interrupted", r.ID, r.Status)
 		}
 	}
-	if left, _ := filepath.Glob(filepath.Join(dir, "build-*")); len(left) > 0 {
-		t.Errorf("left in the store: %v", left)
+	for _, pattern := range []string{"build-*", "smoke-*"} {
+		if left, _ := filepath.Glob(filepath.Join(dir, pattern)); len(left) > 0 {
+			t.Errorf("left in the store: %v", left)
+		}
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(cache, "goldsmith", "work", "build-*")); len(left) > 0 {
+		t.Errorf("left in the cache: %v", left)
 	}
 }
 

@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
+	"os"
 
 	"goldsmith/internal/command"
 	"goldsmith/pipeline"
@@ -31,12 +33,11 @@ file: that of the last run, unless --pipeline names another.`,
 			if len(args) != 2 {
 				return command.Usage("promote needs an image and a channel", "imgpipe promote sha256:5e2f0c production")
 			}
-			last, err := lastFile(dir)
-			if err != nil {
-				return err
-			}
 			if file == "" {
-				file = last
+				var err error
+				if file, err = lastFile(dir); err != nil {
+					return err
+				}
 			}
 			p, err := pipeline.Load(file, step.Names())
 			if err != nil {
@@ -46,6 +47,9 @@ file: that of the last run, unless --pipeline names another.`,
 			if c == nil {
 				return command.BadInput(fmt.Errorf("%s: no channel %q", file, args[1]), channels(p))
 			}
+			if _, err := os.Stat(dir); err != nil {
+				return command.Usage(dir+": no images are there", "'imgpipe run' makes one; --dir names another directory")
+			}
 			store, err := step.OpenStore(dir)
 			if err != nil {
 				return err
@@ -54,8 +58,12 @@ file: that of the last run, unless --pipeline names another.`,
 			if err != nil {
 				return err
 			}
-			if err := store.Promote(h.String(), c); err != nil {
+			err = store.Promote(h.String(), c)
+			if _, refused := errors.AsType[*pipeline.Refusal](err); refused {
 				return command.Hint(err, "run the stages that bring this evidence, then promote again")
+			}
+			if err != nil {
+				return err
 			}
 			fmt.Fprintf(io.Stdout, "%s is now %s\n", c.Name, h)
 			return nil

@@ -27,8 +27,8 @@ func runCommand() *command.Command {
 		Args:  "PIPELINE.yaml",
 		Short: "run a pipeline",
 		Long: `
-Runs the stages of a pipeline file in the order that their needs give, and
-stops where one fails. Each attempt at a stage leaves its log, console,
+Runs the stages of a pipeline file in the order that their needs give. Where
+one fails, those that need it are skipped. Each attempt at a stage leaves its log, console,
 journal and test results (JUnit) below .goldsmith/runs/ID/STAGE/ATTEMPT;
 images and what was proved about them are in .goldsmith/oci, an OCI image
 layout.`,
@@ -45,6 +45,9 @@ layout.`,
 			if err != nil {
 				return err
 			}
+			if _, err := steps(args[0], p, nil); err != nil {
+				return err // before anything is made
+			}
 			store, err := step.OpenStore(dir)
 			if err != nil {
 				return err
@@ -55,8 +58,12 @@ layout.`,
 			}
 			progress := command.NewProgress("imgpipe", io, asJSON)
 			defer progress.Close()
-			e := pipeline.Engine{Dir: dir, Steps: steps, Progress: progress}
-			r, err := e.Run(ctx, p, args[0])
+			e := pipeline.Engine{Dir: dir, Steps: steps, Progress: progress, Sweep: store.Sweep}
+			file, err := filepath.Abs(args[0])
+			if err != nil {
+				return err
+			}
+			r, err := e.Run(ctx, p, file)
 			if err != nil {
 				progress.Error(err)
 			}

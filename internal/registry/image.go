@@ -43,8 +43,9 @@ func (i *Image) annotations() map[string]string {
 
 // PutImage compresses the raw disk at path into the layout and returns the
 // image's digest. The same disk always gives the same digest; an image that is
-// there already, and whole, is not compressed again. A disk that does not have
-// the size and SHA-256 that img names is refused.
+// there already, and whole, is not compressed again and path not read.
+// Otherwise a disk that does not have the size and SHA-256 that img names is
+// refused.
 func (l *Layout) PutImage(ctx context.Context, path string, img Image) (digest string, existed bool, err error) {
 	if d, ok, err := l.find(ctx, img); ok || err != nil {
 		return d, ok, err

@@ -75,28 +75,38 @@ type buildManifest struct {
 // Run implements pipeline.Step.
 func (b *build) Run(ctx context.Context, j *pipeline.Job) (*pipeline.Outcome, error) {
 	// Disks are large: they wait beside where they will stay, not in the
-	// attempt's directory. Only one run goes on in a store, so what is there
-	// was left by one that was killed.
-	left, _ := filepath.Glob(filepath.Join(b.env.Store.Dir, "build-*"))
-	for _, dir := range left {
-		if err := os.RemoveAll(dir); err != nil {
-			return nil, err
-		}
-	}
-	out, err := os.MkdirTemp(b.env.Store.Dir, "build-")
+	// attempt's directory.
+	out, err := b.env.Store.scratch("build-")
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(out)
 	runErr := b.imgbuild(ctx, out, j)
-	logs, _ := filepath.Glob(filepath.Join(out, "*.build.log"))
-	for _, l := range logs {
-		_ = os.Rename(l, filepath.Join(j.Dir, filepath.Base(l)))
-	}
-	if runErr != nil {
-		return nil, runErr
+	if err := keepLogs(out, j.Dir); err != nil || runErr != nil {
+		return nil, errors.Join(runErr, err)
 	}
 	return b.store(ctx, out, j)
+}
+
+// keepLogs moves the build's log to where the attempt keeps its files.
+func keepLogs(out, dir string) error {
+	logs, err := filesIn(out, ".build.log")
+	for _, l := range logs {
+		err = errors.Join(err, os.Rename(filepath.Join(out, l), filepath.Join(dir, l)))
+	}
+	return err
+}
+
+// filesIn returns the names in dir that end with suffix.
+func filesIn(dir, suffix string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	var names []string
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), suffix) {
+			names = append(names, e.Name())
+		}
+	}
+	return names, err
 }
 
 // imgbuildGrace is how long imgbuild may take to remove a half-made tree.
@@ -114,7 +124,11 @@ func (b *build) imgbuild(ctx context.Context, out string, j *pipeline.Job) error
 	}.Run(ctx)
 	_ = w.Close()
 	msg := <-said
-	if _, exited := errors.AsType[*command.ExitError](err); exited && msg != nil {
+	ee, exited := errors.AsType[*command.ExitError](err)
+	switch {
+	case exited && ee.Status < 0:
+		return fmt.Errorf("imgbuild was ended by signal %d (%s)", ee.Signal, ee.Signal)
+	case exited && msg != nil:
 		// The outputs' directory goes; the log is kept in the job's.
 		return &command.Error{
 			Status: command.Status(msg), Hint: strings.ReplaceAll(command.HintOf(msg), out, j.Dir),
@@ -166,11 +180,11 @@ func endStep(st *command.Step, e command.Event) {
 
 // store puts what was built into the layout.
 func (b *build) store(ctx context.Context, out string, j *pipeline.Job) (*pipeline.Outcome, error) {
-	found, err := filepath.Glob(filepath.Join(out, "*.manifest.json"))
+	found, err := filesIn(out, ".manifest.json")
 	if err != nil || len(found) != 1 {
-		return nil, fmt.Errorf("imgbuild left %d manifests; expected one", len(found))
+		return nil, fmt.Errorf("imgbuild left %d manifests; expected one (%w)", len(found), err)
 	}
-	content, err := os.ReadFile(found[0])
+	content, err := os.ReadFile(filepath.Join(out, found[0]))
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package step
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"goldsmith/internal/command"
@@ -32,8 +33,8 @@ func newPromote(env Env, p *pipeline.Pipeline, stage string) (pipeline.Step, err
 }
 
 // Run implements pipeline.Step.
-func (s *promote) Run(_ context.Context, j *pipeline.Job) (*pipeline.Outcome, error) {
-	if err := needImage(j); err != nil {
+func (s *promote) Run(ctx context.Context, j *pipeline.Job) (*pipeline.Outcome, error) {
+	if err := errors.Join(needImage(j), ctx.Err()); err != nil {
 		return nil, err
 	}
 	if err := s.env.Store.Promote(j.Image, s.channel); err != nil {

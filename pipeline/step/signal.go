@@ -56,8 +56,8 @@ func receive(l net.Listener, instance string) *receiver {
 }
 
 func (r *receiver) handle(w http.ResponseWriter, req *http.Request) {
-	token := strings.TrimPrefix(req.Header.Get("Authorization"), "Bearer ")
-	if req.PathValue("instance") != r.instance || subtle.ConstantTimeCompare([]byte(token), []byte(r.Token)) != 1 {
+	token, bearer := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer ")
+	if !bearer || req.PathValue("instance") != r.instance || subtle.ConstantTimeCompare([]byte(token), []byte(r.Token)) != 1 {
 		http.Error(w, "this token is not for this machine", http.StatusForbidden)
 		return
 	}

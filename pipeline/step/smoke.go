@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"sync"
 	"time"
 
 	"goldsmith/internal/atomicfile"
@@ -167,7 +168,7 @@ func (s *smoke) test(ctx context.Context, j *pipeline.Job) (tests []evidence.Tes
 	signals := receive(listener, instance)
 	defer signals.close()
 	// What machine and tests need for this attempt only, secrets among it.
-	tmp, err := os.MkdirTemp("", "goldsmith-smoke-")
+	tmp, err := s.env.Store.scratch("smoke-")
 	if err != nil {
 		return nil, err
 	}
@@ -215,7 +216,7 @@ func keepConsole(m *libvirt.Machine, dir string) error {
 		return err
 	}
 	defer in.Close()
-	out, err := os.Create(filepath.Join(dir, "console.log"))
+	out, err := os.OpenFile(filepath.Join(dir, "console.log"), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return err
 	}
@@ -278,7 +279,7 @@ func (d *deployment) prove(ctx context.Context, elements elementFinder, j *pipel
 	err := d.awaitSignal(ctx, m, signals)
 	configured.Seconds = time.Since(started).Seconds()
 	if err != nil {
-		configured.Result, configured.Reason = evidence.Fail, err.Error()
+		configured.Result, configured.Reason = evidence.Fail, oneLine(err.Error())
 	}
 	step.Done(err, "")
 	if ctx.Err() != nil && !isLate(ctx) {
@@ -295,11 +296,10 @@ func (d *deployment) prove(ctx context.Context, elements elementFinder, j *pipel
 	if configured.Result != evidence.Pass {
 		return tests, nil
 	}
-	login, err := d.login(ctx, ssh, addr)
-	if err != nil {
-		return append(tests, evidence.Test{Name: "login", Element: "ssh-server", Result: evidence.Fail, Reason: err.Error()}), nil
+	if err := d.login(ctx, ssh, addr); err != nil {
+		return append(tests, evidence.Test{Name: "login", Element: "ssh-server", Result: evidence.Fail, Reason: oneLine(err.Error())}), nil
 	}
-	more, err := d.runTests(ctx, elements, j, network, addr, login)
+	more, err := d.runTests(ctx, elements, j, network, addr)
 	return append(tests, more...), err
 }
 
@@ -321,12 +321,15 @@ func isLate(ctx context.Context) bool {
 func (d *deployment) awaitSignal(ctx context.Context, m *libvirt.Machine, signals *receiver) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	go func() {
+	var watch sync.WaitGroup
+	watch.Go(func() {
 		if line, _, err := m.Console().Wait(ctx, 0, dead); err == nil {
 			cancel(fmt.Errorf("the console says: %s", line))
 		}
-	}()
+	})
 	s, err := signals.wait(ctx)
+	cancel(nil)
+	watch.Wait()
 	switch {
 	case err != nil:
 		return fmt.Errorf("no completion signal: %w", err)

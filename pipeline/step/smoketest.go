@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
@@ -70,33 +71,48 @@ func newSSHKeys(dir string) (*sshKeys, error) {
 	return k, os.WriteFile(k.file, pem.EncodeToMemory(block), 0o600)
 }
 
-// login waits until the machine lets us in, and returns a command that runs
-// what follows it on the machine: for tests, which are not written in Go. The
-// machine's host key is pinned.
-func (d *deployment) login(ctx context.Context, s *testbed.SSH, addr netip.Addr) (string, error) {
+// machineSSH is the command that tests run on the machine with. It lies in a
+// directory of its own, which is in the tests' PATH: so it is one word,
+// whatever the directory is called.
+const machineSSH = "machine-ssh"
+
+// login waits until the machine lets us in, and makes the command for tests,
+// which are not written in Go. The machine's host key is pinned.
+func (d *deployment) login(ctx context.Context, s *testbed.SSH, addr netip.Addr) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, loginLimit, fmt.Errorf("not within %s", loginLimit))
 	defer cancel()
 	if err := s.Wait(ctx); err != nil {
-		return "", err
+		return err
 	}
-	known := filepath.Join(d.dir, "known_hosts")
-	line := knownhosts.Line([]string{addr.String()}, s.HostKey())
-	if err := os.WriteFile(known, []byte(line+"\n"), 0o600); err != nil {
-		return "", err
+	known, config := filepath.Join(d.dir, "known_hosts"), filepath.Join(d.dir, "ssh_config")
+	// In ssh_config(5) a percent sign begins a token.
+	quote := func(p string) string { return `"` + strings.ReplaceAll(p, "%", "%%") + `"` }
+	for _, f := range []struct {
+		path, text string
+		mode       os.FileMode
+	}{
+		{known, knownhosts.Line([]string{addr.String()}, s.HostKey()) + "\n", 0o600},
+		{config, fmt.Sprintf("Host machine\n  HostName %s\n  User root\n  IdentityFile %s\n  IdentitiesOnly yes\n"+
+			"  UserKnownHostsFile %s\n  GlobalKnownHostsFile none\n  StrictHostKeyChecking yes\n  BatchMode yes\n"+
+			"  ConnectTimeout 30\n  LogLevel ERROR\n", addr, quote(d.keys.file), quote(known)), 0o600},
+		{filepath.Join(d.bin(), machineSSH), "#!/bin/sh\nexec ssh -F " + testbed.Quote(config) + " machine \"$@\"\n", 0o700},
+	} {
+		if err := os.MkdirAll(filepath.Dir(f.path), 0o700); err != nil {
+			return err
+		}
+		if err := os.WriteFile(f.path, []byte(f.text), f.mode); err != nil {
+			return err
+		}
 	}
-	config := filepath.Join(d.dir, "ssh_config")
-	text := fmt.Sprintf("Host machine\n  HostName %s\n  User root\n  IdentityFile %s\n  IdentitiesOnly yes\n"+
-		"  UserKnownHostsFile %s\n  GlobalKnownHostsFile none\n  StrictHostKeyChecking yes\n  BatchMode yes\n"+
-		"  ConnectTimeout 30\n  LogLevel ERROR\n", addr, d.keys.file, known)
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		return "", err
-	}
-	return "ssh -F " + config + " machine", nil
+	return nil
 }
 
+func (d *deployment) bin() string { return filepath.Join(d.dir, "bin") }
+
 // runTests runs smoke.d of every element of the image, element by element.
-func (d *deployment) runTests(ctx context.Context, elements elementFinder, j *pipeline.Job, network testbed.Network, addr netip.Addr, login string) ([]evidence.Test, error) {
-	env := append(os.Environ(), "MACHINE_ADDR="+addr.String(), "MACHINE_SSH="+login, "METADATA_FILE="+d.metadataFile)
+func (d *deployment) runTests(ctx context.Context, elements elementFinder, j *pipeline.Job, network testbed.Network, addr netip.Addr) ([]evidence.Test, error) {
+	env := append(os.Environ(), "MACHINE_ADDR="+addr.String(), "MACHINE_SSH="+machineSSH,
+		"METADATA_FILE="+d.metadataFile, "PATH="+d.bin()+":"+os.Getenv("PATH"))
 	var tests []evidence.Test
 	for _, name := range d.elements {
 		e, err := elements.Find(name)
@@ -169,7 +185,29 @@ func last(lines []string) string {
 	if len(lines) == 0 {
 		return "it printed nothing"
 	}
-	return lines[len(lines)-1]
+	return oneLine(lines[len(lines)-1])
+}
+
+// maxReason bounds what a machine or a test may say in a line of ours, in
+// characters.
+const maxReason = 300
+
+// oneLine makes one printable line of what somebody else said: it must not be
+// able to look like lines of ours or to command the terminal.
+func oneLine(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' {
+			return ' '
+		}
+		if !unicode.IsPrint(r) {
+			return -1
+		}
+		return r
+	}, strings.TrimSpace(s))
+	if r := []rune(s); len(r) > maxReason {
+		s = string(r[:maxReason]) + "…"
+	}
+	return s
 }
 
 // tail is the end of a long text.

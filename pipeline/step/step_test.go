@@ -234,6 +234,59 @@ func TestInterruptedSmoke(t *testing.T) {
 	}
 }
 
+// What others say becomes one printable line.
+func TestOneLine(t *testing.T) {
+	for in, want := range map[string]string{
+		"fine":                            "fine",
+		"a\nimgpipe: promote ok\x1b[2J\r": "a imgpipe: promote ok[2J",
+		strings.Repeat("x", 2*maxReason):  strings.Repeat("x", maxReason) + "…",
+		"\xff\xfe invalid":                "invalid",
+		"  tab\tinside ":                  "tab inside",
+	} {
+		if got := oneLine(strings.ToValidUTF8(in, "")); got != want {
+			t.Errorf("oneLine(%q) = %q; want %q", in, got, want)
+		}
+	}
+}
+
+// What a killed run left in the store goes, nothing else does.
+func TestSweep(t *testing.T) {
+	s, digest := store(t, "x")
+	dir, err := s.scratch("smoke-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fi, err := os.Stat(dir); err != nil || fi.Mode().Perm() != 0o700 || !filepath.IsAbs(dir) {
+		t.Errorf("scratch directory %s has mode %v, %v", dir, fi.Mode(), err)
+	}
+	if err := s.Sweep(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(dir); err == nil {
+		t.Error("the killed run's directory is still there")
+	}
+	if _, err := s.Images.Image(digest); err != nil {
+		t.Error(err)
+	}
+}
+
+// The error of imgbuild reaches the run whole: every line, hint and status.
+func TestRelay(t *testing.T) {
+	events := `{"event":"start","step":"install.d"}
+{"event":"done","step":"install.d","status":"failed"}
+not an event
+{"event":"error","detail":"element x: install.d/10-a: exit status 3\n    1\n    2","hint":"look","exit":3}
+{"event":"start","step":"never ended"}`
+	err := relay(strings.NewReader(events), job(t, "").Progress)
+	if err == nil || err.Error() != "element x: install.d/10-a: exit status 3\n    1\n    2" ||
+		command.HintOf(err) != "look" || command.Status(err) != 3 {
+		t.Errorf("relay = %v, hint %q, status %d", err, command.HintOf(err), command.Status(err))
+	}
+	if err := relay(strings.NewReader(`{"event":"result"}`), job(t, "").Progress); err != nil {
+		t.Errorf("relay of a success = %v", err)
+	}
+}
+
 func TestReceiver(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -249,7 +302,7 @@ func TestReceiver(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		req.Header.Set("Authorization", "Bearer "+token)
+		req.Header.Set("Authorization", token)
 		resp, err := client.Do(req)
 		if err != nil {
 			t.Fatal(err)
@@ -257,21 +310,22 @@ func TestReceiver(t *testing.T) {
 		defer resp.Body.Close()
 		return resp.StatusCode
 	}
-	other := strings.Replace(r.URL, "m-1", "m-2", 1)
+	other, bearer := strings.Replace(r.URL, "m-1", "m-2", 1), "Bearer "+r.Token
 	for _, tt := range []struct {
 		name, method, url, token, body string
 		want                           int
 	}{
 		{"no token", "POST", r.URL, "", good, 403},
-		{"another token", "POST", r.URL, "x" + r.Token, good, 403},
-		{"another machine", "POST", other, r.Token, good, 403},
-		{"not JSON", "POST", r.URL, r.Token, "{", 400},
-		{"no status", "POST", r.URL, r.Token, `{"Status":"MAYBE"}`, 400},
-		{"another id", "POST", r.URL, r.Token, strings.Replace(good, "m-1", "m-2", 1), 400},
-		{"too large", "POST", r.URL, r.Token, `{"Data":"` + strings.Repeat("x", maxSignal) + `"}`, 413},
-		{"not a POST", "GET", r.URL, r.Token, good, 405},
-		{"right", "POST", r.URL, r.Token, good, 200},
-		{"again", "POST", r.URL, r.Token, good, 200},
+		{"no bearer", "POST", r.URL, r.Token, good, 403},
+		{"another token", "POST", r.URL, "Bearer x" + r.Token, good, 403},
+		{"another machine", "POST", other, bearer, good, 403},
+		{"not JSON", "POST", r.URL, bearer, "{", 400},
+		{"no status", "POST", r.URL, bearer, `{"Status":"MAYBE"}`, 400},
+		{"another id", "POST", r.URL, bearer, strings.Replace(good, "m-1", "m-2", 1), 400},
+		{"too large", "POST", r.URL, bearer, `{"Data":"` + strings.Repeat("x", maxSignal) + `"}`, 413},
+		{"not a POST", "GET", r.URL, bearer, good, 405},
+		{"right", "POST", r.URL, bearer, good, 200},
+		{"again", "POST", r.URL, bearer, good, 200},
 	} {
 		if got := post(tt.method, tt.url, tt.token, tt.body); got != tt.want {
 			t.Errorf("%s: HTTP %d; want %d", tt.name, got, tt.want)

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"goldsmith/internal/evidence"
 	"goldsmith/internal/registry"
@@ -32,6 +33,33 @@ func OpenStore(dir string) (*Store, error) {
 		return nil, err
 	}
 	return &Store{Dir: dir, Images: images}, nil
+}
+
+// scratchPrefixes begin the names of directories that live as long as a stage.
+var scratchPrefixes = []string{"build-", "smoke-"}
+
+// Sweep removes what runs left that were killed. Only one run goes on in a
+// store: call it when this one begins.
+func (s *Store) Sweep() error {
+	entries, err := os.ReadDir(s.Dir)
+	for _, e := range entries {
+		for _, p := range scratchPrefixes {
+			if e.IsDir() && strings.HasPrefix(e.Name(), p) {
+				err = errors.Join(err, os.RemoveAll(filepath.Join(s.Dir, e.Name())))
+			}
+		}
+	}
+	return err
+}
+
+// scratch makes a directory that only we can read and returns its absolute
+// path; its caller removes it.
+func (s *Store) scratch(prefix string) (string, error) {
+	dir, err := filepath.Abs(s.Dir)
+	if err != nil {
+		return "", err
+	}
+	return os.MkdirTemp(dir, prefix)
 }
 
 // Disk returns the path of an image's raw disk for machines to start from. It
