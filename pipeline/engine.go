@@ -160,7 +160,7 @@ func (e *Engine) lock() (func(), error) {
 	if err := os.MkdirAll(filepath.Join(e.Dir, "runs"), 0o755); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(filepath.Join(e.Dir, "lock"), os.O_RDWR|os.O_CREATE, 0o644)
+	f, err := os.OpenFile(lockPath(e.Dir), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, err
 	}
@@ -170,6 +170,19 @@ func (e *Engine) lock() (func(), error) {
 			"wait for it, or give this run a directory of its own with --dir")
 	}
 	return func() { _ = f.Close() }, nil
+}
+
+func lockPath(dir string) string { return filepath.Join(dir, "lock") }
+
+// Going tells whether a run is going on in dir. A record that says "running"
+// when none is belongs to a run that was killed.
+func Going(dir string) bool {
+	f, err := os.Open(lockPath(dir))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB) != nil
 }
 
 // begin makes the record and the directory of a new run. Runs are numbered.

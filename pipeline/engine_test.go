@@ -134,6 +134,9 @@ func TestEngineTimeoutAndCancel(t *testing.T) {
 func TestEngineLockAndDeadRuns(t *testing.T) {
 	var e *Engine
 	inside := fake(func(context.Context, *Job) (*Outcome, error) {
+		if !Going(e.Dir) {
+			t.Error("Going does not see the run")
+		}
 		_, err := e.Run(context.Background(), stages("build"), "p.yaml")
 		return nil, err
 	})
@@ -141,6 +144,9 @@ func TestEngineLockAndDeadRuns(t *testing.T) {
 	_, err := e.Run(t.Context(), stages("build"), "p.yaml")
 	if err == nil || !strings.Contains(err.Error(), "another run is going on") {
 		t.Errorf("a second run: %v", err)
+	}
+	if Going(e.Dir) {
+		t.Error("Going sees a run that has ended")
 	}
 	dead := &Run{ID: "2", Status: Running, Stages: []*StageRun{{Name: "build", Status: Running, Attempts: []Attempt{{Number: 1, Status: Running}}}}}
 	if err := os.MkdirAll(e.runDir(dead), 0o755); err != nil {

@@ -41,6 +41,9 @@ func statusCommand() *command.Command {
 			if err != nil {
 				return err
 			}
+			if !pipeline.Going(dir) {
+				markKilled(runs)
+			}
 			tags := map[string]string{}
 			if len(runs) > 0 {
 				store, err := step.OpenStore(dir)
@@ -58,6 +61,16 @@ func statusCommand() *command.Command {
 			}
 			return printStatus(io, runs, tags)
 		},
+	}
+}
+
+// markKilled shows runs that nobody works on any more as what they are; the
+// next run writes it into their records.
+func markKilled(runs []*pipeline.Run) {
+	for _, r := range runs {
+		if !r.Status.Ended() {
+			r.Status, r.Reason = pipeline.Interrupted, "its process was killed"
+		}
 	}
 }
 

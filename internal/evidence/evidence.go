@@ -97,7 +97,6 @@ func (e *Evidence) Encode() ([]byte, error) {
 func (e *Evidence) JUnit() ([]byte, error) {
 	type message struct {
 		Message string `xml:"message,attr"`
-		Text    string `xml:",chardata"`
 	}
 	type testcase struct {
 		Name      string   `xml:"name,attr"`
