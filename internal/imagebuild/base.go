@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // baseFormat changes when this code makes another tree of the same inputs.
@@ -68,7 +70,7 @@ func (b *build) makeBase(ctx context.Context) (*base, error) {
 	}
 	dir := filepath.Join(b.cache.dir, "base", key)
 	step := b.progress.Start("base " + b.def.Release)
-	lock, err := lockFile(dir+".lock", 0)
+	lock, err := lockFile(ctx, dir+".lock", unix.LOCK_EX, func() { b.progress.Info("waiting for another build of this base tree") })
 	if err != nil {
 		step.Done(err, "")
 		return nil, err

@@ -78,7 +78,7 @@ func Build(ctx context.Context, def *Definition, opts Options) (_ *Result, err e
 	if b.cache, err = openCache(opts.Cache); err != nil {
 		return nil, err
 	}
-	if b.work, err = b.cache.newWork(); err != nil {
+	if b.work, err = b.cache.newWork(ctx, b.progress); err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, b.work.close()) }()

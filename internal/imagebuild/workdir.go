@@ -1,11 +1,14 @@
 package imagebuild
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"syscall"
+	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/rootfs"
@@ -43,63 +46,64 @@ type work struct {
 }
 
 // newWork removes the scratch directories of builds that were killed and
-// makes a new one.
-func (c *cache) newWork() (*work, error) {
-	c.sweep()
-	dir, err := os.MkdirTemp(filepath.Join(c.dir, "work"), "build-")
+// makes a new one. One process at a time does that: a directory whose lock is
+// not taken yet looks like one that was left.
+func (c *cache) newWork(ctx context.Context, p *command.Progress) (*work, error) {
+	starting, err := lockFile(ctx, filepath.Join(c.dir, "work.lock"), unix.LOCK_EX,
+		func() { p.Info("waiting for another build to start") })
 	if err != nil {
 		return nil, err
 	}
-	lock, err := lockFile(dir+".lock", syscall.LOCK_NB)
+	defer starting.Close()
+	if err := c.sweep(); err != nil {
+		p.Info("left from another build: %v", err)
+	}
+	dir, err := os.MkdirTemp(filepath.Join(c.dir, "work"), scratch)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return nil, errors.Join(err, os.Remove(dir))
+	}
+	lock, err := tryLock(dir+".lock", unix.LOCK_EX)
 	if err != nil {
 		return nil, errors.Join(err, os.Remove(dir))
 	}
-	return &work{dir, lock}, os.Chmod(dir, 0o755)
+	return &work{dir, lock}, nil
 }
+
+// scratch begins the names of scratch directories. Beside NAME lies NAME.lock.
+const scratch = "build-"
 
 // sweep removes what builds left that no longer run.
-func (c *cache) sweep() {
-	left, _ := filepath.Glob(filepath.Join(c.dir, "work", "build-*"))
-	for _, p := range left {
-		fi, err := os.Lstat(p)
-		if err != nil || !fi.IsDir() {
+func (c *cache) sweep() error {
+	top := filepath.Join(c.dir, "work")
+	entries, err := os.ReadDir(top)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		// A build that was killed while it cleaned up leaves its lock alone.
+		name, isLock := strings.CutSuffix(e.Name(), ".lock")
+		if !strings.HasPrefix(name, scratch) || !isLock && !e.IsDir() {
 			continue
 		}
-		lock, err := lockFile(p+".lock", syscall.LOCK_NB)
-		if err != nil {
+		w := &work{dir: filepath.Join(top, name)}
+		if w.lock, err = tryLock(w.dir+".lock", unix.LOCK_EX); err != nil {
 			continue // its build lives
 		}
-		_ = os.RemoveAll(p)
-		_ = os.Remove(p + ".lock")
-		_ = lock.Close()
+		errs = append(errs, w.close())
 	}
+	return errors.Join(errs...)
 }
 
-// close unmounts and removes the scratch directory.
+// close unmounts and removes the scratch directory. What stays mounted keeps
+// the directory: removing it would reach into a mount, and delete the host's
+// files where a hook lent them to the tree.
 func (w *work) close() error {
 	if err := rootfs.Unmount(w.dir); err != nil {
-		return fmt.Errorf("unmount %s: %w", w.dir, err) // removing below a mount would reach into it
+		return errors.Join(fmt.Errorf("%s is not removed: %w", w.dir, err), w.lock.Close())
 	}
 	return errors.Join(os.RemoveAll(w.dir), os.Remove(w.dir+".lock"), w.lock.Close())
-}
-
-// lockFile opens and locks a file that is made when it is not there. With
-// how = LOCK_NB a lock held by another process is an error, with 0 it is
-// waited for.
-func lockFile(path string, how int) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_CLOEXEC, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	for {
-		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|how)
-		if err != syscall.EINTR {
-			break
-		}
-	}
-	if err != nil {
-		_ = f.Close()
-		return nil, command.Busy(fmt.Errorf("%s: locked by another build", path), "wait for it to end")
-	}
-	return f, nil
 }

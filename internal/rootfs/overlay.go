@@ -11,9 +11,10 @@ import (
 
 // Overlay mounts a writable view of base at work/mnt, with the changes kept
 // below work/upper, and returns the mount point. base stays as it is. The
-// mount ends with [Unmount], or with the process's namespaces; call it only
-// where [Isolated] is true. base and work must lie on a file system that overlays accept (ext4,
-// xfs, btrfs, tmpfs) and their paths must hold no comma or colon.
+// mount ends with [Unmount] of work, or with the process's namespaces; call it
+// only where [Isolated] is true. base and work must lie on a file system that
+// overlays accept (ext4, xfs, btrfs, tmpfs), and their paths must hold no
+// comma, colon or backslash.
 func Overlay(base, work string) (string, error) {
 	mnt, upper, tmp := filepath.Join(work, "mnt"), filepath.Join(work, "upper"), filepath.Join(work, "overlay")
 	for _, p := range []string{base, work} {
@@ -39,14 +40,4 @@ func Overlay(base, work string) (string, error) {
 		return "", fmt.Errorf("mount overlay on %s: %w", mnt, err)
 	}
 	return mnt, nil
-}
-
-// Unmount ends what Overlay mounted in work, if anything; files that are still
-// open stay usable until they are closed.
-func Unmount(work string) error {
-	err := unix.Unmount(filepath.Join(work, "mnt"), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-	if err == unix.EINVAL || err == unix.ENOENT { // not mounted
-		return nil
-	}
-	return err
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"goldsmith/internal/command"
 	"goldsmith/internal/testenv"
 )
@@ -160,5 +162,50 @@ func TestOverlay(t *testing.T) {
 	}
 	if _, err := Overlay(lower, filepath.Join(work, "a,b")); err == nil {
 		t.Error("a path that mount options cannot hold was taken")
+	}
+}
+
+// Unmount takes away what anybody mounted below a directory, also where one
+// mount hides another, and leaves what lies beside it.
+func TestUnmount(t *testing.T) {
+	testenv.NeedRoot(t)
+	top := t.TempDir()
+	dir, beside := filepath.Join(top, "work [x] y"), filepath.Join(top, "work [x] yz")
+	precious := t.TempDir()
+	file := filepath.Join(precious, "file")
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	bind := func(at string) {
+		t.Helper()
+		if err := os.MkdirAll(at, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Mount(precious, at, "", unix.MS_BIND, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bind(beside)
+	t.Cleanup(func() { _ = unix.Unmount(beside, unix.MNT_DETACH) })
+	bind(filepath.Join(dir, "base/root/var/cache/apt\\#\n"))
+	bind(filepath.Join(dir, "mnt/sub"))
+	bind(filepath.Join(dir, "mnt")) // hides mnt/sub
+	bind(filepath.Join(dir, "mnt"))
+	if err := Unmount(dir); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := mountPoints(dir); len(left) > 0 || err != nil {
+		t.Errorf("still mounted: %q, %v", left, err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Error(err)
+	}
+	for _, p := range []string{file, filepath.Join(beside, "file")} {
+		if _, err := os.Stat(p); err != nil {
+			t.Errorf("a file outside is gone: %v", err)
+		}
+	}
+	if err := Unmount(dir); err != nil {
+		t.Errorf("Unmount of what is not there: %v", err)
 	}
 }
