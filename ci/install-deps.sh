@@ -17,6 +17,7 @@ packages=(
     busybox-static dosfstools erofs-utils gdisk mtools shellcheck skopeo
     # the programs that ours replace, for comparison
     python3-os-apply-config python3-os-collect-config python3-os-refresh-config
+    python3-diskimage-builder sudo
 )
 
 missing=()
