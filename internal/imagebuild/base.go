@@ -2,65 +2,30 @@ package imagebuild
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
-)
 
-// baseFormat changes when this code makes another tree of the same inputs.
-const baseFormat = "base/1"
+	"goldsmith/internal/atomicfile"
+	"goldsmith/internal/rootfs"
+)
 
 // base is a finished base tree in the cache: what the root.d hooks made.
 type base struct {
 	root  string    // the directory
 	epoch time.Time // newest modification time that a package gave one of its files
+	lock  *os.File  // shared for as long as the tree is used
 }
 
-// baseKey names what a base tree depends on: the hooks that make it with
-// their environment snippets, the packages and the definition's words. The
-// state of the package mirror is not in it: see Options.Refresh.
-func (b *build) baseKey() (string, error) {
-	h := sha256.New()
-	add := func(parts ...string) {
-		for _, p := range parts {
-			fmt.Fprintf(h, "%d:%s", len(p), p)
-		}
-	}
-	add(baseFormat, b.def.Arch, b.def.Release, strings.Join(b.def.Mirror, "\n"))
-	add(b.packages...)
-	for _, k := range slices.Sorted(maps.Keys(b.def.Environment)) {
-		add(k, b.def.Environment[k])
-	}
-	for _, dir := range []string{"root.d", "environment.d"} {
-		top := filepath.Join(b.hooks, dir)
-		err := filepath.WalkDir(top, func(p string, d fs.DirEntry, err error) error {
-			if err != nil || d.IsDir() {
-				return err
-			}
-			content, err := os.ReadFile(p)
-			if err != nil {
-				return err
-			}
-			rel, _ := filepath.Rel(b.hooks, p)
-			add(rel, string(content))
-			return nil
-		})
-		if err != nil && !os.IsNotExist(err) {
-			return "", err
-		}
-	}
-	return hex.EncodeToString(h.Sum(nil))[:32], nil
-}
+// close lets other builds make the tree anew.
+func (b *base) close() error { return b.lock.Close() }
 
 // makeBase runs the root.d hooks, or takes the tree they made before.
 func (b *build) makeBase(ctx context.Context) (*base, error) {
@@ -68,26 +33,67 @@ func (b *build) makeBase(ctx context.Context) (*base, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir := filepath.Join(b.cache.dir, "base", key)
 	step := b.progress.Start("base " + b.def.Release)
-	lock, err := lockFile(ctx, dir+".lock", unix.LOCK_EX, func() { b.progress.Info("waiting for another build of this base tree") })
-	if err != nil {
+	got, made, err := b.takeBase(ctx, filepath.Join(b.cache.dir, "base", key))
+	if err != nil || made {
 		step.Done(err, "")
-		return nil, err
+		return got, err
 	}
-	defer lock.Close()
-	if !b.opts.Refresh {
-		if got, err := openBase(dir); err == nil {
-			step.Cached(fmt.Sprintf("%d packages asked for, base tree %s", len(b.packages), key[:12]))
-			return got, nil
+	step.Cached(fmt.Sprintf("%d packages asked for, base tree %s", len(b.packages), key[:12]))
+	return got, nil
+}
+
+// takeBase returns the tree at dir under a shared lock: nobody replaces it
+// while it lies under a build's overlay. Where there is none, or a fresh one
+// is asked for, it is made first, under an exclusive lock. Turning one lock
+// into the other is not atomic, flock(2), so another build may come in between;
+// its tree is as good.
+func (b *build) takeBase(ctx context.Context, dir string) (_ *base, made bool, err error) {
+	for {
+		if made || !b.opts.Refresh {
+			got, err := b.openBase(ctx, dir, unix.LOCK_SH)
+			if err != nil || got.root != "" {
+				return got, made, err
+			}
+			if err := got.close(); err != nil {
+				return nil, made, err
+			}
+		}
+		got, err := b.openBase(ctx, dir, unix.LOCK_EX)
+		if err != nil {
+			return nil, made, err
+		}
+		if got.root == "" || b.opts.Refresh && !made {
+			err = b.bootstrap(ctx, dir)
+			made = true
+		}
+		if err := errors.Join(err, got.close()); err != nil {
+			return nil, made, err
 		}
 	}
-	err = b.bootstrap(ctx, dir)
-	step.Done(err, "")
+}
+
+// openBase locks the base tree at dir and reads what is known of it. Without
+// an error there is a lock, but where there is no finished tree, root is
+// empty.
+func (b *build) openBase(ctx context.Context, dir string, how int) (*base, error) {
+	lock, err := lockFile(ctx, dir+".lock", how, func() { b.progress.Info("waiting for another build of this base tree") })
 	if err != nil {
 		return nil, err
 	}
-	return openBase(dir)
+	got := &base{lock: lock}
+	content, err := os.ReadFile(filepath.Join(dir, "base.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return got, nil
+	}
+	if err != nil {
+		return nil, errors.Join(err, got.close())
+	}
+	var meta baseMeta
+	if json.Unmarshal(content, &meta) == nil {
+		got.root, got.epoch = filepath.Join(dir, "root"), time.Unix(meta.Epoch, 0).UTC()
+	}
+	return got, nil
 }
 
 // bootstrap makes the tree in the scratch directory and renames it into the
@@ -103,8 +109,12 @@ func (b *build) bootstrap(ctx context.Context, dir string) error {
 	if err := os.WriteFile(list, []byte(strings.Join(b.packages, "\n")+"\n"), 0o644); err != nil {
 		return err
 	}
-	if err := b.runPhase(ctx, phase{name: "root.d"}, root); err != nil {
+	if err := b.runPhase(ctx, rootPhase, root); err != nil {
 		return err
+	}
+	// Such as a package cache that a hook lent the tree: it is no part of it.
+	if err := rootfs.UnmountBelow(root); err != nil {
+		return fmt.Errorf("phase root.d: %w", err)
 	}
 	if entries, err := os.ReadDir(root); err != nil || len(entries) == 0 {
 		return fmt.Errorf("phase root.d: made no tree: an operating system element must fill TARGET_ROOT")
@@ -120,28 +130,41 @@ func (b *build) bootstrap(ctx context.Context, dir string) error {
 	if err := os.WriteFile(filepath.Join(tmp, "base.json"), meta, 0o644); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(dir); err != nil {
+	return replaceDir(tmp, dir, filepath.Join(b.work.dir, "old"))
+}
+
+// replaceDir puts the directory src at dest. What was there goes to old, in
+// one step: a removal that is interrupted would leave a part of it.
+func replaceDir(src, dest, old string) error {
+	if err := syncAll(src); err != nil {
 		return err
 	}
-	return os.Rename(tmp, dir)
+	if err := os.Rename(dest, old); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	if err := os.Rename(src, dest); err != nil {
+		return err
+	}
+	return atomicfile.SyncDir(filepath.Dir(dest))
+}
+
+// syncAll writes out everything that lies on the file system of dir, so that
+// a tree that is there after a power cut is complete.
+func syncAll(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	if err := unix.Syncfs(int(d.Fd())); err != nil {
+		return errors.Join(fmt.Errorf("sync %s: %w", dir, err), d.Close())
+	}
+	return d.Close()
 }
 
 // baseMeta is base.json beside a base tree; it is written last, so a tree
 // without it is not finished.
 type baseMeta struct {
 	Epoch int64 `json:"epoch"` // seconds since 1970
-}
-
-func openBase(dir string) (*base, error) {
-	content, err := os.ReadFile(filepath.Join(dir, "base.json"))
-	if err != nil {
-		return nil, err
-	}
-	var meta baseMeta
-	if err := json.Unmarshal(content, &meta); err != nil {
-		return nil, fmt.Errorf("%s: %w", dir, err)
-	}
-	return &base{filepath.Join(dir, "root"), time.Unix(meta.Epoch, 0).UTC()}, nil
 }
 
 // newestBefore returns the newest modification time of a regular file that is

@@ -58,6 +58,7 @@ type build struct {
 	packages []string
 	cache    *cache
 	work     *work
+	base     *base  // nil until it is there
 	hooks    string // merged hooks tree
 	log      io.Writer
 	logPath  string
@@ -81,7 +82,7 @@ func Build(ctx context.Context, def *Definition, opts Options) (_ *Result, err e
 	if b.work, err = b.cache.newWork(ctx, b.progress); err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, b.work.close()) }()
+	defer func() { err = errors.Join(err, b.close()) }()
 	if err := os.MkdirAll(opts.Out, 0o755); err != nil {
 		return nil, fmt.Errorf("output directory: %w", err)
 	}
@@ -97,6 +98,16 @@ func Build(ctx context.Context, def *Definition, opts Options) (_ *Result, err e
 		return nil, err
 	}
 	return b.writeOutputs(ctx, t, epoch)
+}
+
+// close releases what the build holds; the base tree last, since the scratch
+// directory is mounted over it.
+func (b *build) close() error {
+	err := b.work.close()
+	if b.base != nil {
+		err = errors.Join(err, b.base.close())
+	}
+	return err
 }
 
 // resolve decides elements and packages before anything is made.
@@ -134,11 +145,11 @@ func (b *build) makeTree(ctx context.Context) (*tree.Tree, time.Time, error) {
 	if err := element.MergeHooks(b.elements, b.hooks); err != nil {
 		return nil, none, err
 	}
-	base, err := b.makeBase(ctx)
-	if err != nil {
+	var err error
+	if b.base, err = b.makeBase(ctx); err != nil {
 		return nil, none, err
 	}
-	root, err := rootfs.Overlay(base.root, b.work.dir)
+	root, err := rootfs.Overlay(b.base.root, b.work.dir)
 	if err != nil {
 		return nil, none, err
 	}
@@ -160,12 +171,16 @@ func (b *build) makeTree(ctx context.Context) (*tree.Tree, time.Time, error) {
 	if err := restore(); err != nil {
 		return nil, none, err
 	}
+	// What a hook mounted on the tree is no part of the image.
+	if err := rootfs.UnmountBelow(root); err != nil {
+		return nil, none, err
+	}
 	t, err := tree.FromDir(root)
 	if err != nil {
 		return nil, none, err
 	}
-	normalise(t, base.epoch)
-	return t, base.epoch, nil
+	normalise(t, b.base.epoch)
+	return t, b.base.epoch, nil
 }
 
 func (b *build) hasHooks(p phase) bool {

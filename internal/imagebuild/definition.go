@@ -3,6 +3,7 @@ package imagebuild
 import (
 	"fmt"
 	"maps"
+	"math"
 	"path"
 	"regexp"
 	"slices"
@@ -23,10 +24,12 @@ type Definition struct {
 	Release string // of the distribution, such as bookworm
 	// Mirror is where packages come from: a URI, a line as in sources.list(5),
 	// or a list of both. Empty means the bootstrapper's default.
-	Mirror      Mirrors
-	Elements    []string
-	Packages    []string          // further distribution packages
-	Environment map[string]string // for every hook
+	Mirror   Mirrors
+	Elements []string
+	Packages []string // further distribution packages
+	// Environment is for every hook. What the builder sets itself (PATH,
+	// IMAGE_NAME, TARGET_ROOT, …) it must not name.
+	Environment map[string]string
 	// Size is the disk's, such as "4GiB"; the state partition takes what the
 	// other partitions leave. Empty means: as small as the content fits.
 	Size    string
@@ -108,23 +111,70 @@ func (d *Definition) check(f *yamlfile.File) error {
 			return f.Errorf([]any{"packages", i}, "package %q: not a package name", p)
 		}
 	}
+	if err := d.checkEnvironment(f); err != nil {
+		return err
+	}
+	if err := d.checkState(f); err != nil {
+		return err
+	}
+	if err := d.checkOutputs(f); err != nil {
+		return err
+	}
+	if _, err := d.size(); err != nil {
+		return f.Errorf([]any{"size"}, "%v", err)
+	}
+	return nil
+}
+
+func (d *Definition) checkEnvironment(f *yamlfile.File) error {
 	for _, k := range slices.Sorted(maps.Keys(d.Environment)) {
-		if !envRE.MatchString(k) {
-			return f.Errorf([]any{"environment", k}, "environment %q: not a variable name", k)
+		switch at := []any{"environment", k}; {
+		case !envRE.MatchString(k):
+			return f.Errorf(at, "environment %q: not a variable name", k)
+		case reserved(k):
+			return f.Errorf(at, "environment %s: the builder sets it itself", k)
+		case strings.Contains(d.Environment[k], "\x00"):
+			return f.Errorf(at, "environment %s: a value cannot hold a zero byte", k)
 		}
 	}
+	return nil
+}
+
+// checkState holds state directories to the disk writer's rules, before
+// anything is built.
+func (d *Definition) checkState(f *yamlfile.File) error {
 	for i, s := range d.State {
-		if !path.IsAbs(s) || path.Clean(s) != s || s == "/" || s == "/etc" || strings.HasPrefix(s, "/etc/") {
-			return f.Errorf([]any{"state", i}, "state %q: expected an absolute directory other than / and /etc", s)
+		at := []any{"state", i}
+		if !path.IsAbs(s) || path.Clean(s) != s || s == "/" || strings.ContainsAny(s, " \t\n") {
+			return f.Errorf(at, "state %q: expected an absolute directory without blanks", s)
 		}
+		for _, no := range []string{"/etc", "/usr", "/proc", "/sys", "/dev", "/run"} {
+			if within(s, no) {
+				return f.Errorf(at, "state %q: %s cannot be kept on the state partition", s, no)
+			}
+		}
+		for _, other := range d.State[:i] {
+			if within(s, other) || within(other, s) {
+				return f.Errorf(at, "state %q: overlaps %s", s, other)
+			}
+		}
+	}
+	return nil
+}
+
+func within(p, dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/") }
+
+func (d *Definition) checkOutputs(f *yamlfile.File) error {
+	if len(d.Outputs) == 0 {
+		return f.Errorf([]any{"outputs"}, "outputs is empty: expected some of %s", strings.Join(outputs, ", "))
 	}
 	for i, o := range d.Outputs {
 		if !slices.Contains(outputs, o) {
 			return f.Errorf([]any{"outputs", i}, "output %q: expected one of %s", o, strings.Join(outputs, ", "))
 		}
-	}
-	if _, err := d.size(); err != nil {
-		return f.Errorf([]any{"size"}, "%v", err)
+		if slices.Contains(d.Outputs[:i], o) {
+			return f.Errorf([]any{"outputs", i}, "output %s: named twice", o)
+		}
 	}
 	return nil
 }
@@ -141,5 +191,12 @@ func (d *Definition) size() (int64, error) {
 		return 0, fmt.Errorf("size %q: expected a whole number of MiB, GiB or TiB, such as 4GiB", d.Size)
 	}
 	n, err := strconv.ParseInt(m[1], 10, 64)
-	return n << map[string]uint{"MiB": 20, "GiB": 30, "TiB": 40}[m[2]], err
+	if err != nil {
+		return 0, err
+	}
+	shift := map[string]uint{"MiB": 20, "GiB": 30, "TiB": 40}[m[2]]
+	if n > math.MaxInt64>>shift {
+		return 0, fmt.Errorf("size %q: larger than any disk", d.Size)
+	}
+	return n << shift, nil
 }

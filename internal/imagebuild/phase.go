@@ -22,6 +22,9 @@ type phase struct {
 	inside bool // in the image's tree rather than on the host
 }
 
+// rootPhase makes the base tree.
+var rootPhase = phase{name: "root.d"}
+
 // phases in order, after root.d has made the base tree. They are
 // diskimage-builder's; those that need a block device are not there.
 var phases = []phase{
@@ -82,11 +85,39 @@ func (b *build) explain(p phase, err error) error {
 // (shadow(5) notes the day of a password's last change).
 const scriptEpoch = "1735689600" // 2025-01-01
 
+// What root.d hooks see as the image's name and version, as if nobody had
+// given one: images of all names and versions share a base tree. The words
+// are diskimage-builder's default and our own; its elements' environment.d
+// needs the variables to be there.
+const (
+	baseImageName    = "image"
+	baseImageVersion = "0"
+)
+
+// proxies are passed on from the caller's environment.
+var proxies = []string{"http_proxy", "https_proxy", "no_proxy"}
+
 // environment is what every hook of a phase sees. It holds nothing of the
 // caller's own environment but proxies and SOURCE_DATE_EPOCH; docs/elements.md
 // lists it.
 func (b *build) environment(p phase, root string) []string {
-	env := map[string]string{
+	env := b.settings(p)
+	for _, k := range proxies {
+		if v, ok := os.LookupEnv(k); ok && env[k] == "" {
+			env[k] = v
+		}
+	}
+	if !p.inside {
+		maps.Copy(env, b.paths(root))
+	}
+	return list(env)
+}
+
+// settings are the part of the environment that says what is built, not where.
+func (b *build) settings(p phase) map[string]string {
+	env := map[string]string{"DIB_OFFLINE": ""} // a definition may say otherwise
+	maps.Copy(env, b.def.Environment)
+	maps.Copy(env, map[string]string{
 		"PATH":              "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"HOME":              "/root",
 		"LC_ALL":            "C",
@@ -97,25 +128,42 @@ func (b *build) environment(p phase, root string) []string {
 		"IMAGE_VERSION":     b.def.Version,
 		"IMAGE_ELEMENT":     strings.Join(elementNames(b.elements), " "),
 		"DIB_RELEASE":       b.def.Release,
-		"DIB_OFFLINE":       "",
+	})
+	if v, ok := os.LookupEnv("SOURCE_DATE_EPOCH"); ok {
+		env["SOURCE_DATE_EPOCH"] = v
 	}
-	for _, k := range []string{"http_proxy", "https_proxy", "no_proxy", "SOURCE_DATE_EPOCH"} {
-		if v, ok := os.LookupEnv(k); ok {
-			env[k] = v
-		}
+	if p == rootPhase {
+		env["IMAGE_NAME"], env["IMAGE_VERSION"] = baseImageName, baseImageVersion
 	}
-	if !p.inside {
-		maps.Copy(env, map[string]string{
-			"TARGET_ROOT":        root,
-			"TMP_MOUNT_PATH":     root,
-			"TMP_BUILD_DIR":      b.work.dir,
-			"TMP_HOOKS_PATH":     b.hooks,
-			"GOLDSMITH_BIN":      b.opts.Bin,
-			"GOLDSMITH_MIRROR":   strings.Join(b.def.Mirror, "\n"),
-			"GOLDSMITH_PACKAGES": filepath.Join(b.work.dir, "packages"),
-		})
+	return env
+}
+
+// paths are the part of the environment that says where things lie on the
+// host.
+func (b *build) paths(root string) map[string]string {
+	return map[string]string{
+		"TARGET_ROOT":        root,
+		"TMP_MOUNT_PATH":     root,
+		"TMP_BUILD_DIR":      b.work.dir,
+		"TMP_HOOKS_PATH":     b.hooks,
+		"GOLDSMITH_BIN":      b.opts.Bin,
+		"GOLDSMITH_MIRROR":   strings.Join(b.def.Mirror, "\n"),
+		"GOLDSMITH_PACKAGES": filepath.Join(b.work.dir, "packages"),
 	}
-	maps.Copy(env, b.def.Environment)
+}
+
+// reserved tells whether the builder itself sets the variable, so that a
+// definition must not.
+func reserved(name string) bool {
+	b := &build{def: &Definition{}, work: &work{}}
+	own := b.settings(rootPhase)
+	maps.Copy(own, b.paths(""))
+	_, ok := own[name]
+	return ok && name != "DIB_OFFLINE"
+}
+
+// list writes an environment as NAME=VALUE, sorted.
+func list(env map[string]string) []string {
 	out := make([]string, 0, len(env))
 	for _, k := range slices.Sorted(maps.Keys(env)) {
 		out = append(out, k+"="+env[k])

@@ -18,7 +18,12 @@ import (
 // fails when one of them stays; nothing below dir may be removed then, because
 // the removal would reach into what is mounted. Files that are still open stay
 // usable until they are closed.
-func Unmount(dir string) error {
+func Unmount(dir string) error { return unmount(dir, true) }
+
+// UnmountBelow is Unmount that leaves what is mounted on dir itself.
+func UnmountBelow(dir string) error { return unmount(dir, false) }
+
+func unmount(dir string, itself bool) error {
 	dir, err := filepath.EvalSymlinks(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -29,6 +34,9 @@ func Unmount(dir string) error {
 	// A mount may hide others, which can be reached only when it is gone.
 	for {
 		points, err := mountPoints(dir)
+		if !itself {
+			points = slices.DeleteFunc(points, func(p string) bool { return p == dir })
+		}
 		if err != nil || len(points) == 0 {
 			return err
 		}
