@@ -264,7 +264,7 @@ func newDeployment(dir, instance string, img *registry.Image, signals *receiver,
 }
 
 // dead matches what a console says when a machine will never get further.
-var dead = regexp.MustCompile(`(?m)Kernel panic - not syncing[^\r\n]*|imginit: [^\r\n]*cannot start[^\r\n]*|You are in emergency mode`)
+var dead = regexp.MustCompile(`(?m)Kernel panic - not syncing[^\r\n]*|imginit: [^\r\n]*BOOT FAILED[^\r\n]*|You are in emergency mode`)
 
 // prove starts the machine and returns what can be said about the image. An
 // error means that nothing can be said.

@@ -188,6 +188,7 @@ func TestMachineThatDoesNotReport(t *testing.T) {
 	}{
 		{"hello\r\n", "no completion signal: too late", 4 * time.Second},
 		{"Kernel panic - not syncing: no init\r\n", "the console says: Kernel panic - not syncing: no init", time.Minute},
+		{"imginit: BOOT FAILED: no root\r\n", "the console says: imginit: BOOT FAILED: no root", time.Minute},
 	} {
 		s, digest := store(t, tt.text)
 		_, steps, err := load(t, s, "stages:\n- {name: s, uses: smoke, with: {firmware: bios, cpus: 1, memory: 64}}")
