@@ -15,7 +15,6 @@ package imagebuild
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -25,7 +24,8 @@ import (
 	"slices"
 	"time"
 
-	"goldsmith/internal/atomicfile"
+	"golang.org/x/sys/unix"
+
 	"goldsmith/internal/command"
 	"goldsmith/internal/element"
 	"goldsmith/internal/rootfs"
@@ -87,11 +87,11 @@ func Build(ctx context.Context, def *Definition, opts Options) (_ *Result, err e
 		return nil, fmt.Errorf("output directory: %w", err)
 	}
 	b.logPath = filepath.Join(opts.Out, def.Name+".build.log")
-	log, err := os.Create(b.logPath)
+	log, err := createLog(b.logPath)
 	if err != nil {
 		return nil, err
 	}
-	defer log.Close()
+	defer func() { err = errors.Join(err, log.Close()) }()
 	b.log = log
 	t, epoch, err := b.makeTree(ctx)
 	if err != nil {
@@ -108,6 +108,22 @@ func (b *build) close() error {
 		err = errors.Join(err, b.base.close())
 	}
 	return err
+}
+
+// createLog makes the log anew: never through a link or into another file,
+// which the superuser could write to wherever it is.
+func createLog(path string) (*os.File, error) {
+	if fi, err := os.Lstat(path); err == nil && fi.IsDir() {
+		return nil, command.BadInput(fmt.Errorf("%s: the log's place is taken by a directory", path), "")
+	}
+	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+		return nil, fmt.Errorf("old log: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("log: %w", err)
+	}
+	return f, nil
 }
 
 // resolve decides elements and packages before anything is made.
@@ -153,7 +169,7 @@ func (b *build) makeTree(ctx context.Context) (*tree.Tree, time.Time, error) {
 	if err != nil {
 		return nil, none, err
 	}
-	restore, err := lendResolvConf(root)
+	restore, err := lendResolvConf(root, "/etc/resolv.conf")
 	if err != nil {
 		return nil, none, err
 	}
@@ -179,7 +195,9 @@ func (b *build) makeTree(ctx context.Context) (*tree.Tree, time.Time, error) {
 	if err != nil {
 		return nil, none, err
 	}
-	normalise(t, b.base.epoch)
+	if err := normalise(t, b.base.epoch); err != nil {
+		return nil, none, err
+	}
 	return t, b.base.epoch, nil
 }
 
@@ -188,90 +206,10 @@ func (b *build) hasHooks(p phase) bool {
 	return err == nil
 }
 
-// writeOutputs writes every output and, last, the manifest.
-func (b *build) writeOutputs(ctx context.Context, t *tree.Tree, epoch time.Time) (*Result, error) {
-	m, err := b.manifest(t)
-	if err != nil {
-		return nil, err
-	}
-	inside, err := encode(m)
-	if err != nil {
-		return nil, err
-	}
-	t.AddFile(manifestInside, 0o644, inside)
-	t.ClampTimes(epoch)
-	res := &Result{Manifest: filepath.Join(b.opts.Out, b.def.Name+".manifest.json"), Log: b.logPath}
-	for _, format := range b.def.Outputs {
-		step := b.progress.Start("write " + format)
-		out, layout, err := b.writeOutput(ctx, format, t, epoch)
-		if err != nil {
-			step.Done(err, "")
-			return nil, err
-		}
-		step.Done(nil, fmt.Sprintf("%s, %d MiB of data", out.Path, out.Data>>20))
-		noted := *out
-		noted.Path = filepath.Base(out.Path)
-		m.Outputs = append(m.Outputs, noted)
-		if layout != nil {
-			m.Disk = layout
-		}
-		res.Outputs = append(res.Outputs, *out)
-	}
-	content, err := encode(m)
-	if err != nil {
-		return nil, err
-	}
-	return res, atomicfile.Write(res.Manifest, content, 0o644)
-}
-
-func encode(v any) ([]byte, error) {
-	content, err := json.MarshalIndent(v, "", "  ")
-	return append(content, '\n'), err
-}
-
 func elementNames(els []*element.Element) []string {
 	names := map[string]bool{}
 	for _, e := range els {
 		names[e.Name] = true
 	}
 	return slices.Sorted(maps.Keys(names))
-}
-
-// lendResolvConf gives the tree the host's resolver configuration while hooks
-// run, and returns a function that takes it back. As in diskimage-builder, the
-// image's own file is resolv.conf.ORIG meanwhile, and a symbolic link that a
-// hook made in its place stays.
-func lendResolvConf(root string) (restore func() error, err error) {
-	conf := filepath.Join(root, "etc/resolv.conf")
-	host, err := os.ReadFile("/etc/resolv.conf")
-	if os.IsNotExist(err) {
-		return func() error { return nil }, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	if err := os.MkdirAll(filepath.Dir(conf), 0o755); err != nil {
-		return nil, err
-	}
-	if err := os.Rename(conf, conf+".ORIG"); err != nil && !os.IsNotExist(err) {
-		return nil, err
-	}
-	if err := os.WriteFile(conf, host, 0o644); err != nil {
-		return nil, err
-	}
-	return func() error {
-		if fi, err := os.Lstat(conf); err == nil && fi.Mode().IsRegular() {
-			if err := os.Remove(conf); err != nil {
-				return err
-			}
-			if err := os.Rename(conf+".ORIG", conf); err != nil && !os.IsNotExist(err) {
-				return err
-			}
-			return nil
-		}
-		if err := os.Remove(conf + ".ORIG"); err != nil && !os.IsNotExist(err) {
-			return err
-		}
-		return nil
-	}, nil
 }

@@ -1,6 +1,7 @@
 package imagebuild
 
 import (
+	"errors"
 	"path"
 	"strings"
 	"time"
@@ -31,17 +32,22 @@ var removed = []string{
 
 // normalise takes out of the tree what belongs to this build rather than to
 // the image, and makes no file newer than epoch.
-func normalise(t *tree.Tree, epoch time.Time) {
+func normalise(t *tree.Tree, epoch time.Time) error {
 	t.RemoveFunc(func(e *tree.Entry) bool {
 		return insideEmptied(e.Path) || matches(e.Path) ||
 			e.Kind() == tree.ModeRegular && strings.HasPrefix(e.Path, "var/log/")
 	})
 	// An empty machine-id makes the first boot generate one; a missing one
 	// would make systemd think that the image was never set up (machine-id(5)).
-	if t.Lookup("etc") != nil {
+	if etc := t.Lookup("etc"); etc != nil {
+		if !etc.IsDir() {
+			return errors.New("image: /etc is not a directory")
+		}
+		t.Remove("etc/machine-id") // whatever it is
 		t.AddFile("etc/machine-id", 0o444, nil)
 	}
 	t.ClampTimes(epoch)
+	return nil
 }
 
 func matches(p string) bool {

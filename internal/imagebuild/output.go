@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -65,28 +66,120 @@ func (b *build) manifest(t *tree.Tree) (*Manifest, error) {
 	return m, err
 }
 
-// writeOutput writes one output file; it appears when it is complete.
-func (b *build) writeOutput(ctx context.Context, format string, t *tree.Tree, epoch time.Time) (*Output, *disk.Layout, error) {
+// writeOutputs writes every output and the manifest. They appear together,
+// the manifest last, when all are written: a manifest never lies beside
+// outputs that are not its own for longer than the renames take.
+func (b *build) writeOutputs(ctx context.Context, t *tree.Tree, epoch time.Time) (*Result, error) {
+	m, err := b.manifest(t)
+	if err != nil {
+		return nil, err
+	}
+	inside, err := encode(m)
+	if err != nil {
+		return nil, err
+	}
+	t.AddFile(manifestInside, 0o644, inside)
+	t.ClampTimes(epoch)
+	res := &Result{Manifest: filepath.Join(b.opts.Out, b.def.Name+".manifest.json"), Log: b.logPath}
+	var files pending
+	defer files.abort()
+	for _, format := range b.def.Outputs {
+		step := b.progress.Start("write " + format)
+		out, layout, err := b.writeOutput(ctx, &files, format, t, epoch)
+		if err != nil {
+			step.Done(err, "")
+			return nil, err
+		}
+		step.Done(nil, fmt.Sprintf("%s, %d MiB of data", out.Path, out.Data>>20))
+		noted := *out
+		noted.Path = filepath.Base(out.Path)
+		m.Outputs = append(m.Outputs, noted)
+		if layout != nil {
+			m.Disk = layout
+		}
+		res.Outputs = append(res.Outputs, *out)
+	}
+	content, err := encode(m)
+	if err != nil {
+		return nil, err
+	}
+	f, err := files.create(res.Manifest)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := f.Write(content); err != nil {
+		return nil, explainFull(res.Manifest, err)
+	}
+	if err := files.commit(); err != nil {
+		return nil, err
+	}
+	return res, nil
+}
+
+func encode(v any) ([]byte, error) {
+	content, err := json.MarshalIndent(v, "", "  ")
+	return append(content, '\n'), err
+}
+
+// pending are files that are written and not yet seen.
+type pending []pendingFile
+
+type pendingFile struct {
+	path string
+	file *atomicfile.File
+}
+
+func (p *pending) create(path string) (*os.File, error) {
+	f, err := atomicfile.Create(path, 0o644)
+	if err != nil {
+		return nil, explainFull(path, err)
+	}
+	*p = append(*p, pendingFile{path, f})
+	return f.File, nil
+}
+
+// commit shows the files, in the order they were created in. What can fail is
+// done for all of them before the first is seen.
+func (p *pending) commit() error {
+	for _, f := range *p {
+		if err := f.file.Sync(); err != nil {
+			return explainFull(f.path, err)
+		}
+	}
+	for _, f := range *p {
+		if err := f.file.Commit(); err != nil {
+			return explainFull(f.path, err)
+		}
+	}
+	return nil
+}
+
+// abort removes the files that were not committed.
+func (p *pending) abort() {
+	for _, f := range *p {
+		f.file.Abort()
+	}
+}
+
+// writeOutput writes one output file, which others see when files are
+// committed.
+func (b *build) writeOutput(ctx context.Context, files *pending, format string, t *tree.Tree, epoch time.Time) (*Output, *disk.Layout, error) {
 	out := &Output{Format: format, Path: filepath.Join(b.opts.Out, b.def.Name+"."+format)}
-	f, err := atomicfile.Create(out.Path, 0o644)
+	f, err := files.create(out.Path)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer f.Abort()
 	var layout *disk.Layout
 	switch format {
 	case "erofs":
 		_, err = erofs.Write(f, t, erofs.Options{Label: "root", Time: epoch})
 	default:
-		layout, err = b.writeDisk(ctx, f.File, t, epoch)
+		layout, err = b.writeDisk(ctx, f, t, epoch)
+	}
+	if err == nil {
+		err = out.measure(f)
 	}
 	if err != nil {
-		return nil, nil, explainFull(out.Path, err)
-	}
-	if err := out.measure(f.File); err != nil {
-		return nil, nil, err
-	}
-	if err := f.Commit(); err != nil {
 		return nil, nil, explainFull(out.Path, err)
 	}
 	return out, layout, nil
