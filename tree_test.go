@@ -22,7 +22,7 @@ import (
 const layers = `
 	internal/command internal/testenv
 	internal/atomicfile internal/dpkg internal/tree internal/metadata internal/element internal/evidence internal/sparse internal/yamlfile internal/yaml11 internal/disk/gpt
-	internal/template internal/hook internal/registry internal/erofs internal/fat internal/uki internal/initramfs pipeline testbed
+	internal/template internal/hook internal/pkginstall internal/registry internal/erofs internal/fat internal/uki internal/initramfs pipeline testbed
 	internal/applycfg internal/rootfs internal/disk internal/seed testbed/testbedtest
 	internal/refreshcfg internal/collectcfg internal/imagebuild testbed/libvirt testbed/qemu
 	pipeline/step

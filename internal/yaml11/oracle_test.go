@@ -35,13 +35,13 @@ json.dump(out, sys.stdout)
 
 func pyYAML(t *testing.T, docs []string) []any {
 	t.Helper()
-	testenv.Need(t, "python3")
+	testenv.NeedFile(t, "/usr/bin/python3")
 	testenv.NeedFile(t, "/usr/lib/python3/dist-packages/yaml")
 	in, err := json.Marshal(docs)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("python3", "-c", oracle)
+	cmd := exec.Command("/usr/bin/python3", "-c", oracle)
 	cmd.Stdin = bytes.NewReader(in)
 	b, err := cmd.Output()
 	if err != nil {
