@@ -13,9 +13,9 @@ import (
 )
 
 // FromDir reads the tree below dir: owners, modes, times, hard links, devices
-// and extended attributes. It never follows a symbolic link. Contents are read only when a writer
-// opens an entry, so dir must stay as it is until then. Overlay file system
-// attributes ("trusted.overlay.*") are left out.
+// and extended attributes but those that this machine gave (hostAttribute). It
+// never follows a symbolic link. Contents are read only when a writer opens an
+// entry, so dir must stay as it is until then.
 func FromDir(dir string) (*Tree, error) {
 	t := &Tree{entries: map[string]*Entry{}}
 	links := map[[2]uint64]string{}
@@ -95,6 +95,14 @@ func (e *Entry) fill(p string, st *unix.Stat_t) error {
 	return e.readXattrs(p)
 }
 
+// hostAttribute tells whether an extended attribute is of the machine that
+// holds the directory, not of the tree: an overlay's own marks, and the labels
+// that a machine with SELinux gives every file that is made on it. With them,
+// the same image built there would have other bytes.
+func hostAttribute(name string) bool {
+	return strings.HasPrefix(name, "trusted.overlay.") || name == "security.selinux"
+}
+
 func (e *Entry) readXattrs(p string) error {
 	size, err := unix.Llistxattr(p, nil)
 	if err == unix.ENOTSUP || size == 0 {
@@ -109,7 +117,7 @@ func (e *Entry) readXattrs(p string) error {
 	}
 	for name := range strings.SplitSeq(strings.TrimRight(string(buf[:size]), "\x00"), "\x00") {
 		// An overlay counts the attributes it hides, so the list may be empty.
-		if name == "" || strings.HasPrefix(name, "trusted.overlay.") {
+		if name == "" || hostAttribute(name) {
 			continue
 		}
 		n, err := unix.Lgetxattr(p, name, nil)

@@ -134,14 +134,34 @@ func New() *Tree {
 	return t
 }
 
-// Add puts an entry into the tree in place of any entry of that path.
+// Add puts an entry into the tree in place of any entry of that path. Other
+// hard links to a replaced file keep what it was. Add does not look at the
+// parent: writers fail where that is no directory.
 func (t *Tree) Add(e *Entry) {
+	if old := t.entries[e.Path]; old != nil && old != e && t.linked(old) {
+		delete(t.entries, e.Path)
+		t.sorted = nil
+		t.relink()
+	}
 	t.entries[e.Path] = e
 	t.sorted = nil
 }
 
+// linked tells whether another entry is a hard link to e.
+func (t *Tree) linked(e *Entry) bool {
+	if e.IsDir() || e.LinkTo != "" {
+		return false
+	}
+	for _, other := range t.entries {
+		if other.LinkTo == e.Path {
+			return true
+		}
+	}
+	return false
+}
+
 // AddFile puts a regular file with the given content into the tree, and its
-// parent directories (mode 0755) where they are missing.
+// parent directories (mode 0755) where nothing has their names; see Add.
 func (t *Tree) AddFile(p string, perm uint32, data []byte) *Entry {
 	p = Clean(p)
 	t.AddParents(p)

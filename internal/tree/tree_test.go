@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 )
 
@@ -100,6 +101,56 @@ func TestOpenOfEmptyFile(t *testing.T) {
 	}
 	if b, err := io.ReadAll(rc); len(b) > 0 || err != nil {
 		t.Errorf("empty file reads as %q, %v", b, err)
+	}
+}
+
+// Replacing the file that others are hard links to leaves them as they were.
+func TestAddReplacesOneLink(t *testing.T) {
+	tr := New()
+	tr.AddFile("a", 0o600, []byte("shared"))
+	for _, p := range []string{"b", "c"} {
+		e := tr.AddFile(p, 0o600, []byte("shared"))
+		e.LinkTo = "a"
+	}
+	a := tr.Lookup("a")
+	tr.Add(a) // the same entry: nothing to do
+	if d := cmp.Diff([]string{".", "a", "b=a", "c=a"}, paths(tr)); d != "" {
+		t.Errorf("before (-want +got):\n%s", d)
+	}
+	tr.AddFile("a", 0o644, []byte("new"))
+	if d := cmp.Diff([]string{".", "a", "b", "c=b"}, paths(tr)); d != "" {
+		t.Errorf("after a is replaced (-want +got):\n%s", d)
+	}
+	for p, want := range map[string]string{"a": "new", "b": "shared"} {
+		if b, err := tr.Lookup(p).ReadFile(); string(b) != want || err != nil {
+			t.Errorf("%s = %q, %v; want %q", p, b, err, want)
+		}
+	}
+	tr.AddFile("c", 0o644, nil) // a link, not what is linked to
+	if d := cmp.Diff([]string{".", "a", "b", "c"}, paths(tr)); d != "" {
+		t.Errorf("after c is replaced (-want +got):\n%s", d)
+	}
+}
+
+// Labels of the build host do not reach a tree; capabilities do.
+func TestHostAttributes(t *testing.T) {
+	dir := t.TempDir()
+	f := filepath.Join(dir, "f")
+	if err := os.WriteFile(f, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	kept := "user.kept"
+	for _, name := range []string{"security.selinux", "trusted.overlay.opaque", kept} {
+		if err := unix.Setxattr(f, name, []byte("x"), 0); err != nil {
+			t.Skipf("set %s: %v", name, err)
+		}
+	}
+	tr, err := FromDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(map[string]string{kept: "x"}, tr.Lookup("f").Xattrs); d != "" {
+		t.Errorf("attributes (-want +got):\n%s", d)
 	}
 }
 
