@@ -18,6 +18,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"runtime"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -26,11 +27,22 @@ import (
 // isolated marks the inner process of Isolate in its environment.
 const isolated = "GOLDSMITH_ISOLATED"
 
+// inner is found out once, since the mark is taken out of the environment for
+// the programs that this one starts. The mark alone proves nothing, anybody
+// can set it; the inner process is also the first of its namespace.
+var inner = sync.OnceValue(func() bool {
+	_, marked := os.LookupEnv(isolated)
+	if marked {
+		_ = os.Unsetenv(isolated)
+	}
+	return marked && os.Getpid() == 1
+})
+
 // self is how the program names itself when it starts a copy of itself.
 const self = "/proc/self/exe"
 
 // Isolated tells whether this process runs in the namespaces of Isolate.
-func Isolated() bool { return os.Getenv(isolated) != "" }
+func Isolated() bool { return inner() }
 
 // Isolate moves the program into mount, process and IPC namespaces of its
 // own: it starts itself once more with the same arguments, waits, and exits

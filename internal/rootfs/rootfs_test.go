@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -18,6 +19,12 @@ import (
 // The tests run in the namespaces that a build runs in.
 func TestMain(m *testing.M) {
 	Init()
+	if os.Getenv("ROOTFS_TEST_TELL") != "" {
+		in := Isolated()
+		_, marked := os.LookupEnv(isolated)
+		fmt.Printf("isolated %t, marked %t\n", in, marked)
+		os.Exit(0)
+	}
 	if os.Geteuid() == 0 {
 		if err := Isolate(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -207,5 +214,21 @@ func TestUnmount(t *testing.T) {
 	}
 	if err := Unmount(dir); err != nil {
 		t.Errorf("Unmount of what is not there: %v", err)
+	}
+}
+
+// A mark in the environment is not believed, and not handed on.
+func TestMarkAlone(t *testing.T) {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "ROOTFS_TEST_TELL=1", isolated+"=1")
+	out, err := cmd.CombinedOutput()
+	if got, want := string(out), "isolated false, marked false\n"; got != want || err != nil {
+		t.Errorf("a process with the mark says %q, %v; want %q", got, err, want)
+	}
+	if _, ok := os.LookupEnv(isolated); ok {
+		t.Error("the mark is still in this process's environment")
+	}
+	if os.Geteuid() == 0 && !Isolated() {
+		t.Error("this process is in namespaces and does not know")
 	}
 }
