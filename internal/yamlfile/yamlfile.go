@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"reflect"
 	"regexp"
@@ -35,16 +36,28 @@ type File struct {
 func Read(path string, v any) (*File, error) {
 	fi, err := os.Stat(path)
 	if err != nil {
-		return nil, command.BadInput(fmt.Errorf("%s: no such file", path), "")
+		return nil, unreadable(path, err)
 	}
 	if fi.Size() > maxSize || !fi.Mode().IsRegular() {
 		return nil, command.BadInput(fmt.Errorf("%s: not a YAML file", path), "expected a text file of at most 1 MiB")
 	}
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return nil, err
+		return nil, unreadable(path, err)
 	}
 	return Parse(path, b, v)
+}
+
+// unreadable says why a file cannot be read: "no such file or directory",
+// "permission denied".
+func unreadable(path string, err error) error {
+	switch pe, ok := errors.AsType[*fs.PathError](err); {
+	case errors.Is(err, fs.ErrNotExist):
+		err = errors.New("no such file")
+	case ok:
+		err = pe.Err
+	}
+	return command.BadInput(fmt.Errorf("%s: %w", path, err), "")
 }
 
 // Parse is Read for content that is already in memory.
@@ -52,6 +65,9 @@ func Parse(path string, content []byte, v any) (*File, error) {
 	f := &File{Path: path}
 	if err := yaml.Unmarshal(content, &f.root); err != nil {
 		return nil, f.bad(err)
+	}
+	if n := emptyItem(&f.root); n != nil {
+		return nil, command.BadInput(fmt.Errorf("%s:%d: an item of the list is empty", path, n.Line), "")
 	}
 	dec := yaml.NewDecoder(bytes.NewReader(content))
 	dec.KnownFields(true)
@@ -67,9 +83,23 @@ func Parse(path string, content []byte, v any) (*File, error) {
 	return f, nil
 }
 
+// emptyItem returns an item of a list that holds nothing ("- "), or nil. In
+// the structure it would be a zero value that nobody wrote.
+func emptyItem(n *yaml.Node) *yaml.Node {
+	for _, c := range n.Content {
+		if n.Kind == yaml.SequenceNode && c.Kind == yaml.ScalarNode && c.Tag == "!!null" {
+			return c
+		}
+		if found := emptyItem(c); found != nil {
+			return found
+		}
+	}
+	return nil
+}
+
 var (
 	atLine  = regexp.MustCompile(`^(?:yaml: )?line (\d+): (.*)$`)
-	noField = regexp.MustCompile(`^field (\S+) not found in type \S+$`)
+	noField = regexp.MustCompile(`^field (.+) not found in type \S+$`)
 	noValue = regexp.MustCompile("^cannot unmarshal !!(\\S+) (?:`(.*)` )?into (\\S+)$")
 )
 
@@ -88,7 +118,10 @@ func (f *File) bad(err error) error {
 	if m := noField.FindStringSubmatch(msg); m != nil {
 		msg = fmt.Sprintf("unknown field %q", m[1])
 	} else if m := noValue.FindStringSubmatch(msg); m != nil {
-		msg = fmt.Sprintf("expected %s, found %s %q", kind(m[3]), kind(m[1]), m[2])
+		msg = fmt.Sprintf("expected %s, found %s", kind(m[3]), kind(m[1]))
+		if m[2] != "" {
+			msg += fmt.Sprintf(" %q", m[2])
+		}
 	}
 	return command.BadInput(fmt.Errorf("%s: %s", where, msg), "docs/formats.md describes every field")
 }
@@ -136,6 +169,7 @@ func (f *File) line(keys []any) int {
 }
 
 func child(n *yaml.Node, key any) *yaml.Node {
+	n = resolve(n)
 	switch k := key.(type) {
 	case int:
 		if n.Kind == yaml.SequenceNode && k < len(n.Content) {
@@ -151,21 +185,54 @@ func child(n *yaml.Node, key any) *yaml.Node {
 	return nil
 }
 
+// resolve returns what an alias ("*name") stands for, and any other node
+// itself.
+func resolve(n *yaml.Node) *yaml.Node {
+	if n.Kind == yaml.AliasNode {
+		return n.Alias
+	}
+	return n
+}
+
 // Decode reads one mapping of the file into the structure v points to. A key
 // that v has no field for is an error.
 func (f *File) Decode(n *yaml.Node, v any) error {
-	if n.Kind != yaml.MappingNode {
+	m := resolve(n)
+	if m.Kind != yaml.MappingNode {
 		return command.BadInput(fmt.Errorf("%s:%d: expected a mapping", f.Path, n.Line), "")
 	}
-	known := fields(v)
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		if key := n.Content[i]; !slices.Contains(known, key.Value) {
-			return command.BadInput(fmt.Errorf("%s:%d: unknown field %q", f.Path, key.Line, key.Value),
-				"known are "+strings.Join(known, ", "))
-		}
-	}
-	if err := n.Decode(v); err != nil {
+	// First, since the library notices a mapping that is merged into itself.
+	if err := m.Decode(v); err != nil {
 		return f.bad(err)
+	}
+	known := fields(v)
+	if key := unknown(m, known); key != nil {
+		return command.BadInput(fmt.Errorf("%s:%d: unknown field %q", f.Path, key.Line, key.Value),
+			"known are "+strings.Join(known, ", "))
+	}
+	return nil
+}
+
+// unknown returns a key of a mapping, or of one that is merged into it
+// ("<<: *name"), that is not among those known, or nil.
+func unknown(m *yaml.Node, known []string) *yaml.Node {
+	for i := 0; i+1 < len(m.Content); i += 2 {
+		key, value := m.Content[i], resolve(m.Content[i+1])
+		if key.Tag != "!!merge" {
+			if !slices.Contains(known, key.Value) {
+				return key
+			}
+			continue
+		}
+		merged := []*yaml.Node{value}
+		if value.Kind == yaml.SequenceNode {
+			merged = value.Content
+		}
+		for _, n := range merged {
+			if k := unknown(resolve(n), known); k != nil {
+				return k
+			}
+		}
 	}
 	return nil
 }
@@ -177,7 +244,10 @@ func fields(v any) []string {
 	var names []string
 	for i := range t.NumField() {
 		name, _, _ := strings.Cut(t.Field(i).Tag.Get("yaml"), ",")
-		if name == "" {
+		switch {
+		case !t.Field(i).IsExported() || name == "-":
+			continue
+		case name == "":
 			name = strings.ToLower(t.Field(i).Name)
 		}
 		names = append(names, name)
