@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"goldsmith/internal/applycfg"
@@ -45,7 +46,7 @@ type app struct {
 }
 
 func (a *app) program() *command.Program {
-	return &command.Program{Name: a.name, Version: version, Root: &command.Command{
+	p := &command.Program{Name: a.name, Version: version, Root: &command.Command{
 		Short: "write configuration files from templates and metadata",
 		Long: "The template tree mirrors the destination: etc/app.conf makes /etc/app.conf. Every template is rendered\n" +
 			"before a file is written; a file that is already right is not touched. Metadata are the JSON files given\n" +
@@ -57,7 +58,14 @@ func (a *app) program() *command.Program {
 		Flags: a.flags,
 		Run:   a.run,
 	}}
+	if slices.Contains(originals, a.name) {
+		p.Status = func(err error) int { return command.OriginalStatus(err, 1) }
+	}
+	return p
 }
+
+// originals are the names of the program that this one replaces.
+var originals = []string{"os-apply-config", "os-config-applier"}
 
 func (a *app) flags(fs *flag.FlagSet) {
 	*a = app{name: a.name} // help declares the flags once more

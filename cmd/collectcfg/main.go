@@ -37,7 +37,7 @@ type app struct {
 
 func program(name string) *command.Program {
 	a := &app{name: name}
-	return &command.Program{Name: name, Version: version, Root: &command.Command{
+	p := &command.Program{Name: name, Version: version, Root: &command.Command{
 		Args:  "[SOURCE...]",
 		Short: "gather metadata and run a command when it changes",
 		Long: "Sources are nocloud, a seed device labelled CIDATA, and local, a directory of JSON files. Each document is\n" +
@@ -49,7 +49,19 @@ func program(name string) *command.Program {
 		Flags:   a.declare,
 		Run:     a.run,
 	}}
+	if name == original {
+		p.Status = func(err error) int {
+			if e, ok := errors.AsType[*collectcfg.CommandError](err); ok {
+				return e.Status()
+			}
+			return command.OriginalStatus(err, 1)
+		}
+	}
+	return p
 }
+
+// original is the program that this one replaces.
+const original = "os-collect-config"
 
 func (a *app) declare(fs *flag.FlagSet) {
 	*a = app{name: a.name, fs: fs} // help declares the flags once more
@@ -124,7 +136,7 @@ func (a *app) run(ctx context.Context, io command.IO, words []string) error {
 		Min: c.Min, Max: max(c.Min, c.Max), Stdout: io.Stdout, Log: io.Stderr,
 		Say: func(format string, args ...any) { fmt.Fprintf(io.Stderr, a.name+": "+format+"\n", args...) },
 	}
-	if a.name != "os-collect-config" {
+	if a.name != original {
 		// The original runs its command after a reboot only if something changed.
 		id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"goldsmith/internal/applycfg"
@@ -33,7 +34,7 @@ type app struct {
 
 func program(name string) *command.Program {
 	a := &app{name: name}
-	return &command.Program{Name: name, Version: version, Root: &command.Command{
+	p := &command.Program{Name: name, Version: version, Root: &command.Command{
 		Short: "run the configuration hooks of this machine",
 		Long: "The phases pre-configure, configure, post-configure and migration run in this order; each is a directory\n" +
 			"PHASE.d of hooks below " + refreshcfg.DefaultBase + " (or $OS_REFRESH_CONFIG_BASE_DIR). The first hook that fails\n" +
@@ -43,7 +44,14 @@ func program(name string) *command.Program {
 		Flags:   a.flags,
 		Run:     a.run,
 	}}
+	if name == original {
+		p.Status = func(err error) int { return command.OriginalStatus(err, int(syscall.EAGAIN)) }
+	}
+	return p
 }
+
+// original is the program that this one replaces.
+const original = "os-refresh-config"
 
 func (a *app) flags(fs *flag.FlagSet) {
 	*a = app{name: a.name} // help declares the flags once more
@@ -88,7 +96,7 @@ func (a *app) run(ctx context.Context, io command.IO, words []string) error {
 		},
 	}
 	err := refreshcfg.Run(ctx, c)
-	if command.Status(err) == command.StatusBusy || a.noSignal || a.name == "os-refresh-config" || ctx.Err() != nil {
+	if command.Status(err) == command.StatusBusy || a.noSignal || a.name == original || ctx.Err() != nil {
 		return err
 	}
 	return a.signal(ctx, err, c.Say)

@@ -56,6 +56,8 @@ type Program struct {
 	Commands []*Command
 	// Root, when set, is the whole program: it has no verbs.
 	Root *Command
+	// Status is the exit status for an error; nil means the package's Status.
+	Status func(error) int
 }
 
 // Main runs the program with args (without the program's own name), prints
@@ -88,6 +90,9 @@ func (p *Program) Run(ctx context.Context, args []string, io IO) int {
 		return StatusInterrupted
 	}
 	Print(io.Stderr, p.Name, err)
+	if p.Status != nil {
+		return p.Status(err)
+	}
 	return Status(err)
 }
 

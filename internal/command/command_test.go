@@ -240,3 +240,18 @@ func TestErrorEvent(t *testing.T) {
 		t.Errorf("event %s; want %s", got, want)
 	}
 }
+
+func TestOriginalStatus(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		want int
+	}{
+		{Usage("no such flag", ""), 2}, {BadInput(errors.New("not JSON"), ""), 1}, {Missing(errors.New("x"), ""), 1},
+		{Busy(errors.New("x"), ""), 11}, {errors.New("x"), 1}, {&Error{Status: 255, Err: errors.New("x")}, 255},
+		{Hint(Usage("wrapped", ""), "h"), 2},
+	} {
+		if got := OriginalStatus(tt.err, 11); got != tt.want {
+			t.Errorf("OriginalStatus(%v) = %d; want %d", tt.err, got, tt.want)
+		}
+	}
+}

@@ -33,9 +33,14 @@ type Error struct {
 func (e *Error) Error() string { return e.Err.Error() }
 func (e *Error) Unwrap() error { return e.Err }
 
+// usageError marks what is wrong with a command line, not with a file.
+type usageError string
+
+func (e usageError) Error() string { return string(e) }
+
 // Usage reports a wrong command line.
 func Usage(msg, hint string) error {
-	return &Error{StatusUsage, errors.New(msg), hint}
+	return &Error{StatusUsage, usageError(msg), hint}
 }
 
 // BadInput reports a file that the user wrote and must mend.
@@ -65,6 +70,24 @@ func Status(err error) int {
 		return StatusInterrupted
 	}
 	return StatusFailed
+}
+
+// OriginalStatus is the exit status of a Python program that ours stands in
+// for when it is called by that program's name: 2 for a wrong command line
+// (argparse), 1 for whatever else our own statuses tell apart, but busy when
+// another process holds the lock. Other statuses stay as they are.
+func OriginalStatus(err error, busy int) int {
+	if _, ok := errors.AsType[usageError](err); ok {
+		return 2
+	}
+	switch st := Status(err); st {
+	case StatusBusy:
+		return busy
+	case StatusUsage, StatusMissing:
+		return 1
+	default:
+		return st
+	}
 }
 
 // HintOf returns the remedy that err carries, or "".

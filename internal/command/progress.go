@@ -16,7 +16,7 @@ import (
 type Event struct {
 	Event   string  `json:"event"`             // start, done, info, error or result
 	Step    string  `json:"step,omitempty"`    // what it is about
-	Status  string  `json:"status,omitempty"`  // done: ok, cached, skipped or failed
+	Status  string  `json:"status,omitempty"`  // done: ok, cached or failed
 	Detail  string  `json:"detail,omitempty"`  // one line for people
 	Seconds float64 `json:"seconds,omitempty"` // done: how long it took, wall time
 	Result  any     `json:"result,omitempty"`  // result: the command's own structure
