@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -35,7 +36,11 @@ func Packages(elements []*Element, arch string) ([]string, error) {
 		if err := yaml.Unmarshal(b, &doc); err != nil {
 			return nil, command.BadInput(fmt.Errorf("%s: %w", file, err), "it must map package names to nothing or to options")
 		}
-		for name, node := range doc {
+		for _, name := range slices.Sorted(maps.Keys(doc)) {
+			node := doc[name]
+			if !PackageName(name) {
+				return nil, command.BadInput(fmt.Errorf("%s:%d: %q: not a package name", file, node.Line, name), "")
+			}
 			want, err := wanted(&node, arch)
 			if err != nil {
 				return nil, command.BadInput(fmt.Errorf("%s:%d: %s: %w", file, node.Line, name, err), "")
@@ -48,7 +53,16 @@ func Packages(elements []*Element, arch string) ([]string, error) {
 	return slices.Sorted(maps.Keys(set)), nil
 }
 
+var packageRE = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`) // Debian policy 5.6.1
+
+// PackageName tells whether name can be a distribution package's: it then
+// holds nothing that has a meaning in a package manager's arguments.
+func PackageName(name string) bool { return packageRE.MatchString(name) }
+
 func wanted(n *yaml.Node, arch string) (bool, error) {
+	if n.Kind == yaml.AliasNode {
+		n = n.Alias
+	}
 	switch {
 	case n.Kind == yaml.ScalarNode && (n.Tag == "!!null" || n.Value == ""):
 		return true, nil

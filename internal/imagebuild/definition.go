@@ -12,6 +12,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
+	"goldsmith/internal/element"
 	"goldsmith/internal/yamlfile"
 )
 
@@ -41,10 +42,9 @@ type Definition struct {
 var outputs = []string{"raw", "erofs"}
 
 var (
-	nameRE    = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{0,62}$`)
-	packageRE = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`) // Debian policy 5.6.1
-	envRE     = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
-	mirrorRE  = regexp.MustCompile(`^((https?|file)://[^\s'"]+|deb [^\n'"]+)$`)
+	nameRE   = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{0,62}$`)
+	envRE    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	mirrorRE = regexp.MustCompile(`^((https?|file)://[^\s'"]+|deb [^\n'"]+)$`)
 )
 
 // Mirrors is a list of package sources; in YAML it may be a single text.
@@ -107,7 +107,7 @@ func (d *Definition) check(f *yamlfile.File) error {
 		return f.Errorf([]any{"elements"}, "elements is empty: an image needs at least an operating system element")
 	}
 	for i, p := range d.Packages {
-		if !packageRE.MatchString(p) {
+		if !element.PackageName(p) {
 			return f.Errorf([]any{"packages", i}, "package %q: not a package name", p)
 		}
 	}
