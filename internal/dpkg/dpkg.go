@@ -25,9 +25,9 @@ type Package struct {
 const maxLine = 1 << 20
 
 // Installed returns the packages whose state is installed, sorted by name and
-// architecture.
+// architecture: an empty list, not nil, when there are none.
 func Installed(status io.Reader) ([]Package, error) {
-	var out []Package
+	out := []Package{}
 	var p Package
 	installed := false
 	flush := func() {

@@ -28,6 +28,10 @@ Status: hold ok installed`
 	if d := cmp.Diff(want, got); d != "" || err != nil {
 		t.Errorf("Installed (-want +got): %v\n%s", err, d)
 	}
+	// As JSON, none is a list too.
+	if got, err := Installed(strings.NewReader("")); got == nil || len(got) > 0 || err != nil {
+		t.Errorf("Installed of an empty database = %#v, %v; want an empty list", got, err)
+	}
 	if _, err := Installed(strings.NewReader(strings.Repeat("x", maxLine+1))); err == nil {
 		t.Error("an endless line is no error")
 	}
