@@ -157,7 +157,8 @@ func (e *Engine) now() time.Time {
 
 // lock keeps a second run out of the same directory.
 func (e *Engine) lock() (func(), error) {
-	if err := os.MkdirAll(filepath.Join(e.Dir, "runs"), 0o755); err != nil {
+	// What hooks and tests print is not for everybody.
+	if err := os.MkdirAll(filepath.Join(e.Dir, "runs"), 0o750); err != nil {
 		return nil, err
 	}
 	f, err := os.OpenFile(lockPath(e.Dir), os.O_RDWR|os.O_CREATE, 0o644)

@@ -41,42 +41,47 @@ layout.`,
 			if len(args) != 1 {
 				return command.Usage("run needs one pipeline file", "imgpipe run ci/demo/pipeline.yaml")
 			}
-			p, err := pipeline.Load(args[0], step.Names())
-			if err != nil {
-				return err
-			}
-			if _, err := steps(args[0], p, nil); err != nil {
-				return err // before anything is made
-			}
-			store, err := step.OpenStore(dir)
-			if err != nil {
-				return err
-			}
-			steps, err := steps(args[0], p, store)
-			if err != nil {
-				return err
-			}
 			progress := command.NewProgress("imgpipe", io, asJSON)
 			defer progress.Close()
-			e := pipeline.Engine{Dir: dir, Steps: steps, Progress: progress, Sweep: store.Sweep}
-			file, err := filepath.Abs(args[0])
-			if err != nil {
-				return err
-			}
-			r, err := e.Run(ctx, p, file)
+			r, err := run(ctx, args[0], dir, progress)
 			if err != nil {
 				progress.Error(err)
 			}
-			if r == nil {
-				return err
-			}
-			progress.Result(r)
-			if !asJSON {
+			if r != nil && !asJSON {
 				report(progress, dir, r)
+			}
+			if r != nil {
+				progress.Result(r)
 			}
 			return err
 		},
 	}
+}
+
+// run passes through a pipeline. There is a record of it unless nothing was
+// begun.
+func run(ctx context.Context, file, dir string, progress *command.Progress) (*pipeline.Run, error) {
+	p, err := pipeline.Load(file, step.Names())
+	if err != nil {
+		return nil, err
+	}
+	if _, err := steps(file, p, nil); err != nil {
+		return nil, err // before anything is made
+	}
+	store, err := step.OpenStore(dir)
+	if err != nil {
+		return nil, err
+	}
+	made, err := steps(file, p, store)
+	if err != nil {
+		return nil, err
+	}
+	abs, err := filepath.Abs(file)
+	if err != nil {
+		return nil, err
+	}
+	e := pipeline.Engine{Dir: dir, Steps: made, Progress: progress, Sweep: store.Sweep}
+	return e.Run(ctx, p, abs)
 }
 
 // steps makes the steps of a pipeline, and so checks their parameters.

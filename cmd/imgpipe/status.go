@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -64,6 +65,15 @@ func statusCommand() *command.Command {
 	}
 }
 
+// firstLine keeps the table a table; the record has the rest.
+func firstLine(s string) string {
+	l, _, more := strings.Cut(s, "\n")
+	if more {
+		l += " …"
+	}
+	return l
+}
+
 // markKilled shows runs that nobody works on any more as what they are; the
 // next run writes it into their records.
 func markKilled(runs []*pipeline.Run) {
@@ -82,7 +92,10 @@ func printStatus(io command.IO, runs []*pipeline.Run, tags map[string]string) er
 	for _, r := range runs {
 		fmt.Fprintf(w, "run %s\t%s\t%s\t%s\n", r.ID, r.Pipeline, r.Status, r.Started.Format(time.RFC3339))
 		for _, s := range r.Stages {
-			fmt.Fprintf(w, "  %s\t%s\t%s\t%s\n", s.Name, s.Status, s.Image, s.Reason)
+			fmt.Fprintf(w, "  %s\t%s\t%s\t%s\n", s.Name, s.Status, s.Image, firstLine(s.Reason))
+			if s.Hint != "" {
+				fmt.Fprintf(w, "\t\t\thint: %s\n", s.Hint)
+			}
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(tags)) {

@@ -44,7 +44,15 @@ type Evidence struct {
 	Attempt int       `json:"attempt"` // counted from 1
 	Started time.Time `json:"started"`
 	Ended   time.Time `json:"ended"`
+	Machine Machine   `json:"machine"`
 	Tests   []Test    `json:"tests"`
+}
+
+// Machine is what the tests ran on.
+type Machine struct {
+	Driver      string `json:"driver"`                // such as libvirt
+	Firmware    string `json:"firmware,omitempty"`    // uefi or bios
+	Accelerator string `json:"accelerator,omitempty"` // of a virtual machine: kvm or tcg
 }
 
 // Judge returns Fail when any test failed or none passed, otherwise Pass: a

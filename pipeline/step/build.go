@@ -21,10 +21,12 @@ import (
 type build struct {
 	env        Env
 	definition string
+	refresh    bool
 }
 
 type buildWith struct {
 	Definition string // path of the image definition, relative to the pipeline file
+	Refresh    bool   // make the base tree anew, with the packages that the mirror has now
 }
 
 func newBuild(env Env, p *pipeline.Pipeline, stage string) (pipeline.Step, error) {
@@ -43,7 +45,7 @@ func newBuild(env Env, p *pipeline.Pipeline, stage string) (pipeline.Step, error
 	if _, err := os.Stat(def); err != nil {
 		return nil, command.BadInput(fmt.Errorf("%s: stage %s: image definition %s is not there", env.File, stage, def), "")
 	}
-	return &build{env, def}, nil
+	return &build{env, def, w.Refresh}, nil
 }
 
 // Check implements pipeline.Checker.
@@ -117,8 +119,12 @@ func (b *build) imgbuild(ctx context.Context, out string, j *pipeline.Job) error
 	r, w := io.Pipe()
 	said := make(chan error, 1)
 	go func() { said <- relay(r, j.Progress) }()
+	args := []string{filepath.Join(b.env.Bin, "imgbuild"), "build", "--json", "-o", out, b.definition}
+	if b.refresh {
+		args = append(args, "--refresh")
+	}
 	err := command.Exec{
-		Args:   []string{filepath.Join(b.env.Bin, "imgbuild"), "build", "--json", "-o", out, b.definition},
+		Args:   args,
 		Stdout: io.MultiWriter(w, j.Log), Log: j.Log, Grace: imgbuildGrace,
 		Remedy: "'make build' puts all programs into one directory",
 	}.Run(ctx)

@@ -1,6 +1,7 @@
 package step
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,7 +35,7 @@ type smoke struct {
 }
 
 // smokeWith are the parameters of a smoke stage. Zero values have the
-// defaults that docs/pipeline.md gives.
+// defaults that docs/formats.md gives.
 type smokeWith struct {
 	Machine  string         // the driver: libvirt
 	URI      string         // of the libvirtd; empty or "private" means one of our own
@@ -54,7 +55,7 @@ func newSmoke(env Env, p *pipeline.Pipeline, stage string) (pipeline.Step, error
 		return nil, err
 	}
 	bad := func(format string, args ...any) error {
-		return command.BadInput(fmt.Errorf("%s: stage %s: %s", env.File, stage, fmt.Sprintf(format, args...)), "docs/pipeline.md describes every parameter")
+		return command.BadInput(fmt.Errorf("%s: stage %s: %s", env.File, stage, fmt.Sprintf(format, args...)), "docs/formats.md describes every parameter")
 	}
 	w := &s.with
 	if w.Machine == "" {
@@ -106,6 +107,9 @@ func (s *smoke) Run(ctx context.Context, j *pipeline.Job) (*pipeline.Outcome, er
 	}
 	e := &evidence.Evidence{
 		Kind: s.with.Machine + "-smoke", Subject: j.Image, Run: j.Run, Stage: j.Stage, Attempt: j.Attempt, Started: time.Now().UTC(),
+	}
+	e.Machine = evidence.Machine{
+		Driver: s.with.Machine, Firmware: cmp.Or(s.with.Firmware, string(testbed.UEFI)), Accelerator: testbed.Accelerator(ctx),
 	}
 	tests, err := s.test(ctx, j)
 	if err != nil {
