@@ -26,8 +26,10 @@ type Partition struct {
 	Size       int64  `json:"size"`
 	Filesystem string `json:"filesystem,omitempty"` // vfat, erofs, ext4, …; empty when there is none
 	Label      string `json:"label,omitempty"`
-	SHA256     string `json:"sha256,omitempty"` // of the first Used bytes, in hexadecimal
-	Used       int64  `json:"used"`
+	SHA256     string `json:"sha256,omitempty"` // of an EROFS's Used bytes, in hexadecimal
+	// Used is the length of an EROFS. Of a FAT it is the sum of its files in
+	// what Write returns, and the clusters in use in what Inspect found.
+	Used int64 `json:"used"`
 
 	attributes uint64
 }
