@@ -21,8 +21,8 @@ import (
 // find out first why the edge is there.
 const layers = `
 	internal/command internal/testenv
-	internal/atomicfile internal/dpkg internal/tree internal/metadata internal/element internal/evidence internal/sparse internal/yamlfile internal/yaml11 internal/disk/gpt
-	internal/template internal/hook internal/pkginstall internal/registry internal/erofs internal/fat internal/uki internal/initramfs pipeline testbed
+	internal/atomicfile internal/dpkg internal/tree internal/metadata internal/element internal/evidence internal/sparse internal/yamlfile internal/yaml11 internal/pkgmap internal/disk/gpt
+	internal/template internal/hook internal/pkginstall internal/svcmap internal/registry internal/erofs internal/fat internal/uki internal/initramfs pipeline testbed
 	internal/applycfg internal/rootfs internal/disk internal/seed testbed/testbedtest
 	internal/refreshcfg internal/collectcfg internal/imagebuild testbed/libvirt testbed/qemu
 	pipeline/step
