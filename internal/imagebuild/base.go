@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -49,9 +50,10 @@ func (b *build) makeBase(ctx context.Context) (*base, error) {
 // into the other is not atomic, flock(2), so another build may come in between;
 // its tree is as good.
 func (b *build) takeBase(ctx context.Context, dir string) (_ *base, made bool, err error) {
+	waiting := sync.OnceFunc(func() { b.progress.Info("waiting for another build of this base tree") })
 	for {
 		if made || !b.opts.Refresh {
-			got, err := b.openBase(ctx, dir, unix.LOCK_SH)
+			got, err := openBase(ctx, dir, unix.LOCK_SH, waiting)
 			if err != nil || got.root != "" {
 				return got, made, err
 			}
@@ -59,11 +61,14 @@ func (b *build) takeBase(ctx context.Context, dir string) (_ *base, made bool, e
 				return nil, made, err
 			}
 		}
-		got, err := b.openBase(ctx, dir, unix.LOCK_EX)
+		if made {
+			return nil, made, fmt.Errorf("%s: removed as soon as it was there", dir)
+		}
+		got, err := openBase(ctx, dir, unix.LOCK_EX, waiting)
 		if err != nil {
 			return nil, made, err
 		}
-		if got.root == "" || b.opts.Refresh && !made {
+		if got.root == "" || b.opts.Refresh {
 			err = b.bootstrap(ctx, dir)
 			made = true
 		}
@@ -76,8 +81,8 @@ func (b *build) takeBase(ctx context.Context, dir string) (_ *base, made bool, e
 // openBase locks the base tree at dir and reads what is known of it. Without
 // an error there is a lock, but where there is no finished tree, root is
 // empty.
-func (b *build) openBase(ctx context.Context, dir string, how int) (*base, error) {
-	lock, err := lockFile(ctx, dir+".lock", how, func() { b.progress.Info("waiting for another build of this base tree") })
+func openBase(ctx context.Context, dir string, how int, waiting func()) (*base, error) {
+	lock, err := lockFile(ctx, dir+".lock", how, waiting)
 	if err != nil {
 		return nil, err
 	}

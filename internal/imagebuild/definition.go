@@ -98,9 +98,9 @@ func (d *Definition) check(f *yamlfile.File) error {
 	if d.Arch != "amd64" {
 		return f.Errorf([]any{"arch"}, "arch %q: only amd64 can be built for now", d.Arch)
 	}
-	for _, m := range d.Mirror {
+	for i, m := range d.Mirror {
 		if !mirrorRE.MatchString(m) {
-			return f.Errorf([]any{"mirror"}, "mirror %q: expected an http, https or file URI, or a 'deb …' line", m)
+			return f.Errorf([]any{"mirror", i}, "mirror %q: expected an http, https or file URI, or a 'deb …' line", m)
 		}
 	}
 	if len(d.Elements) == 0 {

@@ -31,6 +31,9 @@ func openCache(dir string) (*cache, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := rootfs.CanOverlay(dir); err != nil {
+		return nil, command.BadInput(fmt.Errorf("cache: %w", err), "name another directory with --cache")
+	}
 	for _, sub := range []string{"base", "work"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			return nil, fmt.Errorf("cache: %w", err)

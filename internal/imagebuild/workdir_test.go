@@ -62,6 +62,14 @@ func inWork(t *testing.T, c *cache) []string {
 	return names
 }
 
+// A path that no overlay takes is said before the long work, not after it.
+func TestCachePath(t *testing.T) {
+	_, err := openCache(filepath.Join(t.TempDir(), "a,b"))
+	if command.Status(err) != command.StatusUsage {
+		t.Errorf("a cache with a comma in its name: %v", err)
+	}
+}
+
 // Files that a hook lent to the tree by a mount survive the removal of the
 // scratch directory, in the build that made it and in the next one.
 func TestCleaningStaysOutOfMounts(t *testing.T) {

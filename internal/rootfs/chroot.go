@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -85,18 +86,24 @@ func becomeInside(root, hooks string, args []string) error {
 	return fmt.Errorf("%s: %w", args[0], unix.Exec(path, args, os.Environ()))
 }
 
-// mountPoint makes sure that root/dir is a directory and no link to somewhere
-// else.
+// mountPoint makes sure that root/dir is a directory, and that neither it nor
+// one of its parents is a link to somewhere else.
 func mountPoint(root, dir string) (string, error) {
-	p := filepath.Join(root, dir)
-	fi, err := os.Lstat(p)
-	if os.IsNotExist(err) {
-		return p, os.MkdirAll(p, 0o755)
+	p := root
+	for name := range strings.SplitSeq(strings.Trim(dir, "/"), "/") {
+		p = filepath.Join(p, name)
+		fi, err := os.Lstat(p)
+		switch {
+		case os.IsNotExist(err):
+			err = os.Mkdir(p, 0o755)
+		case err == nil && !fi.IsDir():
+			err = fmt.Errorf("%s: not a directory", p)
+		}
+		if err != nil {
+			return "", err
+		}
 	}
-	if err == nil && !fi.IsDir() {
-		err = fmt.Errorf("%s: not a directory", p)
-	}
-	return p, err
+	return p, nil
 }
 
 func mountKernelFS(root string) error {

@@ -9,6 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// CanOverlay fails when the path cannot be named in an overlay's mount options.
+func CanOverlay(path string) error {
+	if strings.ContainsAny(path, ",:\\") {
+		return fmt.Errorf("%s: the path holds a comma, a colon or a backslash, which mount options cannot", path)
+	}
+	return nil
+}
+
 // Overlay mounts a writable view of base at work/mnt, with the changes kept
 // below work/upper, and returns the mount point. base stays as it is. The
 // mount ends with [Unmount] of work, or with the process's namespaces; call it
@@ -18,8 +26,8 @@ import (
 func Overlay(base, work string) (string, error) {
 	mnt, upper, tmp := filepath.Join(work, "mnt"), filepath.Join(work, "upper"), filepath.Join(work, "overlay")
 	for _, p := range []string{base, work} {
-		if strings.ContainsAny(p, ",:\\") {
-			return "", fmt.Errorf("overlay: %q holds a character that mount options cannot", p)
+		if err := CanOverlay(p); err != nil {
+			return "", err
 		}
 	}
 	for _, d := range []string{mnt, upper, tmp} {

@@ -125,6 +125,19 @@ func TestChrootFailures(t *testing.T) {
 	if err := c.Exec(t.Context(), command.Exec{Args: []string{"/bin/sh"}}); err == nil || !strings.Contains(err.Error(), "not a directory") {
 		t.Errorf("/proc as a link: %v", err)
 	}
+	outside := t.TempDir()
+	if _, err := mountPoint(root, "proc/x"); err == nil {
+		t.Error("a mount point below a link was taken")
+	}
+	if err := os.Symlink(outside, filepath.Join(root, "tmp")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := mountPoint(root, HooksDir); err == nil {
+		t.Errorf("%s was taken where /tmp is a link", HooksDir)
+	}
+	if left, _ := os.ReadDir(outside); len(left) > 0 {
+		t.Errorf("made outside the tree: %v", left)
+	}
 }
 
 // What a hook leaves running ends with the hook.
