@@ -7,7 +7,7 @@ PROGRAMS = $(notdir $(wildcard cmd/*))
 
 # Programs that elements put into images name no version and no commit: an
 # image must not change because an unrelated file of this repository did.
-IMAGE_PROGRAMS = applycfg refreshcfg collectcfg imginit
+IMAGE_PROGRAMS = applycfg refreshcfg collectcfg imginit imgtools
 HOST_PROGRAMS  = $(filter-out $(IMAGE_PROGRAMS),$(PROGRAMS))
 
 .PHONY: help build deps check test race system-test system-core torture demo clean

@@ -26,7 +26,7 @@ const layers = `
 	internal/applycfg internal/rootfs internal/disk internal/seed testbed/testbedtest
 	internal/refreshcfg internal/collectcfg internal/imagebuild testbed/libvirt testbed/qemu
 	pipeline/step
-	cmd/applycfg cmd/refreshcfg cmd/collectcfg cmd/imgbuild cmd/imginit cmd/imgpipe
+	cmd/applycfg cmd/refreshcfg cmd/collectcfg cmd/imgbuild cmd/imginit cmd/imgpipe cmd/imgtools
 	tests
 `
 

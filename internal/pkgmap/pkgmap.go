@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -80,6 +81,9 @@ func bad(path string, content []byte, err error) error {
 	where, what := path, err.Error()
 	if s, ok := errors.AsType[*json.SyntaxError](err); ok {
 		where += fmt.Sprintf(":%d", 1+bytes.Count(content[:min(int(s.Offset), len(content))], []byte("\n")))
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		what = "the JSON value is not complete"
 	}
 	if u, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		found := "a " + u.Value

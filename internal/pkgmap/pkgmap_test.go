@@ -101,6 +101,8 @@ func TestErrors(t *testing.T) {
 	for in, want := range map[string]string{
 		"{\n\"a\" 1}":                  "f:2: invalid character '1' after object key",
 		"{} x":                         "f: something follows the JSON value",
+		"{":                            "f: the JSON value is not complete",
+		"":                             "f: the JSON value is not complete",
 		"[]":                           "f: found an array where an object belongs",
 		`{"default": {"a": ["b"]}}`:    "f: section default: found an array where a name belongs",
 		`{"distro": {"debian": "x"}}`:  "f: section distro: found a string where an object belongs",
