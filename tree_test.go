@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -21,8 +22,8 @@ import (
 // find out first why the edge is there.
 const layers = `
 	internal/command internal/testenv
-	internal/atomicfile internal/dpkg internal/tree internal/metadata internal/element internal/evidence internal/sparse internal/yamlfile internal/yaml11 internal/pkgmap internal/disk/gpt
-	internal/template internal/hook internal/pkginstall internal/svcmap internal/registry internal/erofs internal/fat internal/uki internal/initramfs pipeline testbed
+	internal/atomicfile internal/dpkg internal/tree internal/metadata internal/element internal/evidence internal/sparse internal/vhd internal/yamlfile internal/yaml11 internal/pkgmap internal/disk/gpt
+	internal/qcow2 internal/tarball internal/template internal/hook internal/pkginstall internal/svcmap internal/registry internal/erofs internal/fat internal/uki internal/initramfs pipeline testbed
 	internal/applycfg internal/rootfs internal/disk internal/seed testbed/testbedtest
 	internal/refreshcfg internal/collectcfg internal/imagebuild testbed/libvirt testbed/qemu
 	pipeline/step
@@ -149,5 +150,31 @@ func TestNothingOfTheBuildMachine(t *testing.T) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+var docName = regexp.MustCompile(`docs/[a-z-]+\.md`)
+
+// Every document that is named anywhere is there.
+func TestNamedDocumentsExist(t *testing.T) {
+	for _, top := range []string{"README.md", "Makefile", "cmd", "internal", "pipeline", "testbed", "elements", "docs", "ci", "tests"} {
+		err := filepath.WalkDir(top, func(p string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() {
+				return err
+			}
+			b, err := os.ReadFile(p)
+			if err != nil {
+				return err
+			}
+			for _, doc := range docName.FindAllString(string(b), -1) {
+				if _, err := os.Stat(doc); err != nil {
+					t.Errorf("%s names %s, which is not there", p, doc)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -14,7 +14,7 @@ packages=(
     # smoke tests
     jq redis-tools
     # what tests hold our formats against
-    busybox-static dosfstools erofs-utils gdisk mtools shellcheck skopeo
+    busybox-static dosfstools erofs-utils gdisk mtools shellcheck skopeo zstd
     # the programs that ours replace, for comparison
     python3-os-apply-config python3-os-collect-config python3-os-refresh-config
     python3-diskimage-builder sudo

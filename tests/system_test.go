@@ -367,3 +367,74 @@ func TestRunRecord(t *testing.T) {
 		}
 	}
 }
+
+// Every output of a real image is what the field's own tools take it for, and
+// the compressed disk boots as the raw one does.
+func TestOutputs(t *testing.T) {
+	need(t, false)
+	dir := t.TempDir()
+	demo, err := os.ReadFile("../ci/demo/image.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	def := filepath.Join(dir, "image.yaml")
+	text := strings.Replace(string(demo), "outputs: [raw]", "outputs: [qcow2, raw, vhd, tar.zst, erofs]", 1)
+	if err := os.WriteFile(def, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if status, _ := (program{[]string{"imgbuild", "build", "-o", dir, def}, nil}).run(t); status != 0 {
+		t.Fatalf("status %d", status)
+	}
+	for _, args := range [][]string{
+		{"qemu-img", "check", "demo.qcow2"},
+		{"qemu-img", "compare", "demo.raw", "demo.qcow2"},
+		{"qemu-img", "compare", "-f", "raw", "-F", "vpc", "demo.raw", "demo.vhd"},
+		{"tar", "--zstd", "-tf", "demo.tar.zst", "./usr/share/goldsmith/manifest.json"},
+		{"fsck.erofs", "demo.erofs"},
+		{"sgdisk", "-v", "demo.raw"},
+	} {
+		cmd := exec.Command(args[0], args[1:]...)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+	bootsToLogin(t, filepath.Join(dir, "demo.qcow2"))
+}
+
+// bootsToLogin starts an image with 'imgbuild run' and waits for its prompt.
+func bootsToLogin(t *testing.T, image string) {
+	t.Helper()
+	console, err := os.Create(filepath.Join(t.TempDir(), "console"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer console.Close()
+	cmd, _ := program{[]string{"imgbuild", "run", image}, nil}.command(t)
+	cmd.Stdout, cmd.Stderr = console, console
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	defer func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		<-ended
+	}()
+	var text []byte
+	for range 1800 {
+		if text, err = os.ReadFile(console.Name()); err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains(text, []byte("login:")) {
+			return
+		}
+		select {
+		case err := <-ended:
+			ended <- err
+			t.Fatalf("it ended: %v\n%s", err, text)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	t.Errorf("no login prompt:\n%s", text)
+}

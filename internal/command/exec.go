@@ -202,3 +202,18 @@ func (s *sink) failed() error {
 	defer s.mu.Unlock()
 	return s.err
 }
+
+// Reader returns r until ctx ends, and then the context's cause as an error.
+func Reader(ctx context.Context, r io.Reader) io.Reader { return ctxReader{ctx, r} }
+
+type ctxReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (r ctxReader) Read(p []byte) (int, error) {
+	if r.ctx.Err() != nil {
+		return 0, context.Cause(r.ctx)
+	}
+	return r.r.Read(p)
+}

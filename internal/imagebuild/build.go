@@ -142,7 +142,7 @@ func (b *build) resolve() error {
 
 // checkPrograms finds our own programs before the long work starts.
 func (b *build) checkPrograms() error {
-	if slices.Contains(b.def.Outputs, "raw") {
+	if slices.ContainsFunc(b.def.Outputs, func(o string) bool { return formats[o].disk }) {
 		if _, err := os.Stat(filepath.Join(b.opts.Bin, "imginit")); err != nil {
 			return command.Missing(fmt.Errorf("%s: imginit is not there", b.opts.Bin), "'make build' puts all programs into one directory")
 		}

@@ -35,11 +35,8 @@ type Definition struct {
 	// other partitions leave. Empty means: as small as the content fits.
 	Size    string
 	State   []string // directories that machines may change and keep; nil means /home, /root, /srv and /var
-	Outputs []string // raw, erofs; nil means raw
+	Outputs []string // names of formats; nil means raw
 }
-
-// outputs that Build can write, and the file name's ending of each.
-var outputs = []string{"raw", "erofs"}
 
 var (
 	nameRE   = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{0,62}$`)
@@ -166,14 +163,17 @@ func within(p, dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/
 
 func (d *Definition) checkOutputs(f *yamlfile.File) error {
 	if len(d.Outputs) == 0 {
-		return f.Errorf([]any{"outputs"}, "outputs is empty: expected some of %s", strings.Join(outputs, ", "))
+		return f.Errorf([]any{"outputs"}, "outputs is empty: expected some of %s", strings.Join(formatNames(), ", "))
 	}
 	for i, o := range d.Outputs {
-		if !slices.Contains(outputs, o) {
-			return f.Errorf([]any{"outputs", i}, "output %q: expected one of %s", o, strings.Join(outputs, ", "))
+		format, known := formats[o]
+		if !known {
+			return f.Errorf([]any{"outputs", i}, "output %q: expected one of %s", o, strings.Join(formatNames(), ", "))
 		}
-		if slices.Contains(d.Outputs[:i], o) {
-			return f.Errorf([]any{"outputs", i}, "output %s: named twice", o)
+		for _, other := range d.Outputs[:i] {
+			if formats[other].ending == format.ending {
+				return f.Errorf([]any{"outputs", i}, "output %s: there is already a file NAME.%s", o, format.ending)
+			}
 		}
 	}
 	return nil

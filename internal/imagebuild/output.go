@@ -18,7 +18,6 @@ import (
 	"goldsmith/internal/command"
 	"goldsmith/internal/disk"
 	"goldsmith/internal/dpkg"
-	"goldsmith/internal/erofs"
 	"goldsmith/internal/sparse"
 	"goldsmith/internal/tree"
 )
@@ -46,6 +45,33 @@ type Output struct {
 	Size   int64  `json:"size"` // bytes
 	SHA256 string `json:"sha256"`
 	Data   int64  `json:"-"` // bytes that are not holes
+}
+
+// ReadManifest reads a NAME.manifest.json. The paths of its outputs are made
+// relative to the caller's directory.
+func ReadManifest(path string) (*Manifest, error) {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return nil, command.BadInput(err, "'imgbuild build' writes it beside the image")
+	}
+	m := &Manifest{}
+	if err := json.Unmarshal(content, m); err != nil {
+		return nil, command.BadInput(fmt.Errorf("%s: %w", path, err), "")
+	}
+	for i, o := range m.Outputs {
+		m.Outputs[i].Path = filepath.Join(filepath.Dir(path), filepath.Base(o.Path))
+	}
+	return m, nil
+}
+
+// Output returns the output of that format, or nil.
+func (m *Manifest) Output(format string) *Output {
+	for i := range m.Outputs {
+		if m.Outputs[i].Format == format {
+			return &m.Outputs[i]
+		}
+	}
+	return nil
 }
 
 func (b *build) manifest(t *tree.Tree) (*Manifest, error) {
@@ -83,9 +109,11 @@ func (b *build) writeOutputs(ctx context.Context, t *tree.Tree, epoch time.Time)
 	res := &Result{Manifest: filepath.Join(b.opts.Out, b.def.Name+".manifest.json"), Log: b.logPath}
 	var files pending
 	defer files.abort()
-	for _, format := range b.def.Outputs {
-		step := b.progress.Start("write " + format)
-		out, layout, err := b.writeOutput(ctx, &files, format, t, epoch)
+	src := &source{build: b, tree: t, epoch: epoch}
+	defer src.close()
+	for _, name := range b.def.Outputs {
+		step := b.progress.Start("write " + name)
+		out, err := b.writeOutput(ctx, &files, name, src)
 		if err != nil {
 			step.Done(err, "")
 			return nil, err
@@ -94,11 +122,9 @@ func (b *build) writeOutputs(ctx context.Context, t *tree.Tree, epoch time.Time)
 		noted := *out
 		noted.Path = filepath.Base(out.Path)
 		m.Outputs = append(m.Outputs, noted)
-		if layout != nil {
-			m.Disk = layout
-		}
 		res.Outputs = append(res.Outputs, *out)
 	}
+	m.Disk = src.layout
 	content, err := encode(m)
 	if err != nil {
 		return nil, err
@@ -163,41 +189,20 @@ func (p *pending) abort() {
 
 // writeOutput writes one output file, which others see when files are
 // committed.
-func (b *build) writeOutput(ctx context.Context, files *pending, format string, t *tree.Tree, epoch time.Time) (*Output, *disk.Layout, error) {
-	out := &Output{Format: format, Path: filepath.Join(b.opts.Out, b.def.Name+"."+format)}
+func (b *build) writeOutput(ctx context.Context, files *pending, name string, src *source) (*Output, error) {
+	format := formats[name]
+	out := &Output{Format: name, Path: filepath.Join(b.opts.Out, b.def.Name+"."+format.ending)}
 	f, err := files.create(out.Path)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	var layout *disk.Layout
-	switch format {
-	case "erofs":
-		_, err = erofs.Write(f, t, erofs.Options{Label: "root", Time: epoch})
-	default:
-		layout, err = b.writeDisk(ctx, f, t, epoch)
-	}
-	if err == nil {
+	if err = format.write(ctx, f, src); err == nil {
 		err = out.measure(f)
 	}
 	if err != nil {
-		return nil, nil, explainFull(out.Path, err)
+		return nil, explainFull(out.Path, err)
 	}
-	return out, layout, nil
-}
-
-func (b *build) writeDisk(ctx context.Context, f *os.File, t *tree.Tree, epoch time.Time) (*disk.Layout, error) {
-	init, err := os.ReadFile(filepath.Join(b.opts.Bin, "imginit"))
-	if err != nil {
-		return nil, err
-	}
-	size, err := b.def.size()
-	if err != nil {
-		return nil, err
-	}
-	return disk.Write(ctx, f, disk.Config{
-		Name: b.def.Name, Version: b.def.Version, Root: t, Init: init,
-		Size: size, State: b.def.State, Time: epoch,
-	})
+	return out, nil
 }
 
 // explainFull says what to do about a full file system.

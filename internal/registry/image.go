@@ -18,6 +18,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"goldsmith/internal/atomicfile"
+	"goldsmith/internal/command"
 	"goldsmith/internal/sparse"
 )
 
@@ -102,7 +103,7 @@ func (l *Layout) verify(ctx context.Context, d v1.Descriptor) error {
 	}
 	defer f.Close()
 	h := sha256.New()
-	n, err := io.CopyBuffer(h, reader{ctx, f}, make([]byte, 1<<20))
+	n, err := io.CopyBuffer(h, command.Reader(ctx, f), make([]byte, 1<<20))
 	if err != nil {
 		return err
 	}
@@ -138,7 +139,7 @@ func (l *Layout) putDisk(ctx context.Context, path string, img Image) (v1.Descri
 	if err != nil {
 		return none, err
 	}
-	n, err := io.CopyBuffer(io.MultiWriter(z, raw), reader{ctx, data}, make([]byte, 1<<20))
+	n, err := io.CopyBuffer(io.MultiWriter(z, raw), command.Reader(ctx, data), make([]byte, 1<<20))
 	if err = errors.Join(err, z.Close()); err != nil {
 		return none, fmt.Errorf("compress %s: %w", path, err)
 	}
@@ -222,7 +223,7 @@ func (l *Layout) Extract(ctx context.Context, digest, dest string) error {
 	}
 	defer in.Close()
 	packed := sha256.New()
-	z, err := zstd.NewReader(io.TeeReader(reader{ctx, io.LimitReader(in, layer.Size)}, packed), zstd.WithDecoderMaxMemory(256<<20))
+	z, err := zstd.NewReader(io.TeeReader(command.Reader(ctx, io.LimitReader(in, layer.Size)), packed), zstd.WithDecoderMaxMemory(256<<20))
 	if err != nil {
 		return err
 	}
@@ -244,17 +245,4 @@ func (l *Layout) Extract(ctx context.Context, digest, dest string) error {
 		return fmt.Errorf("image %s: blob %s is damaged", h, layer.Digest)
 	}
 	return f.Commit()
-}
-
-// reader ends with the context.
-type reader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (r reader) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.r.Read(p)
 }

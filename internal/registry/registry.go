@@ -139,12 +139,16 @@ func (l *Layout) putManifest(m *v1.Manifest) (v1.Hash, error) {
 		return v1.Hash{}, err
 	}
 	d.ArtifactType = m.ArtifactType
-	err = l.update(func(im *v1.IndexManifest) {
+	return d.Digest, l.list(d)
+}
+
+// list puts a manifest into the index unless it is there.
+func (l *Layout) list(d v1.Descriptor) error {
+	return l.update(func(im *v1.IndexManifest) {
 		if !slices.ContainsFunc(im.Manifests, func(o v1.Descriptor) bool { return o.Digest == d.Digest }) {
 			im.Manifests = append(im.Manifests, d)
 		}
 	})
-	return d.Digest, err
 }
 
 // putBytes stores a small blob. One that is there already is kept if it is

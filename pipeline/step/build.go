@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"goldsmith/internal/command"
+	"goldsmith/internal/imagebuild"
 	"goldsmith/internal/registry"
 	"goldsmith/pipeline"
 )
@@ -59,19 +60,6 @@ func (b *build) Check(context.Context) error {
 		}
 	}
 	return nil
-}
-
-// buildManifest is the part of NAME.manifest.json that the layout needs.
-type buildManifest struct {
-	Name     string
-	Version  string
-	Elements []string
-	Outputs  []struct {
-		Format string
-		Path   string
-		Size   int64
-		SHA256 string
-	}
 }
 
 // Run implements pipeline.Step.
@@ -190,42 +178,41 @@ func (b *build) store(ctx context.Context, out string, j *pipeline.Job) (*pipeli
 	if err != nil || len(found) != 1 {
 		return nil, fmt.Errorf("imgbuild left %d manifests; expected one (%w)", len(found), err)
 	}
-	content, err := os.ReadFile(filepath.Join(out, found[0]))
+	file := filepath.Join(out, found[0])
+	m, err := imagebuild.ReadManifest(file)
 	if err != nil {
 		return nil, err
 	}
-	var m buildManifest
-	if err := json.Unmarshal(content, &m); err != nil {
-		return nil, fmt.Errorf("%s: %w", found[0], err)
+	raw := m.Output("raw")
+	if raw == nil {
+		return nil, command.BadInput(fmt.Errorf("%s: writes no raw disk", b.definition), "add raw to its outputs")
 	}
-	for _, o := range m.Outputs {
-		if o.Format != "raw" {
-			continue
-		}
-		path := filepath.Join(out, filepath.Base(o.Path))
-		step := j.Progress.Start("store the image")
-		img := registry.Image{Name: m.Name, Version: m.Version, Elements: m.Elements, Size: o.Size, SHA256: o.SHA256}
-		digest, existed, err := b.env.Store.Images.PutImage(ctx, path, img)
-		switch {
-		case existed:
-			step.Cached("the same bytes as before")
-		default:
-			step.Done(err, "")
-		}
-		if err != nil {
-			return nil, err
-		}
-		if _, err := b.env.Store.Images.Attach(digest, registry.ManifestType, nil,
-			registry.Blob{Title: "manifest.json", MediaType: registry.ManifestType, Content: content}); err != nil {
-			return nil, err
-		}
-		if err := b.env.Store.adopt(path, o.SHA256); err != nil {
-			return nil, err
-		}
-		return &pipeline.Outcome{Image: digest, Notes: []string{
-			fmt.Sprintf("built %s %s: %s", m.Name, m.Version, digest),
-			"  its disk: " + b.env.Store.diskPath(o.SHA256),
-		}}, nil
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
 	}
-	return nil, command.BadInput(fmt.Errorf("%s: writes no raw disk", b.definition), "add raw to its outputs")
+	images := b.env.Store.Images
+	step := j.Progress.Start("store the image")
+	digest, existed, err := images.PutImage(ctx, raw.Path, registry.Image{
+		Name: m.Name, Version: m.Version, Elements: m.Elements, Size: raw.Size, SHA256: raw.SHA256,
+	})
+	if existed {
+		step.Cached("the same bytes as before")
+	} else {
+		step.Done(err, "")
+	}
+	if err != nil {
+		return nil, err
+	}
+	if _, err := images.Attach(digest, registry.ManifestType, nil,
+		registry.Blob{Title: "manifest.json", MediaType: registry.ManifestType, Content: content}); err != nil {
+		return nil, err
+	}
+	if err := b.env.Store.adopt(raw.Path, raw.SHA256); err != nil {
+		return nil, err
+	}
+	return &pipeline.Outcome{Image: digest, Notes: []string{
+		fmt.Sprintf("built %s %s: %s", m.Name, m.Version, digest),
+		"  its disk: " + b.env.Store.diskPath(raw.SHA256),
+	}}, nil
 }

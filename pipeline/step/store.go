@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"goldsmith/internal/command"
 	"goldsmith/internal/evidence"
 	"goldsmith/internal/registry"
 	"goldsmith/internal/sparse"
@@ -100,17 +101,10 @@ func hashFile(ctx context.Context, path string) (string, error) {
 		return "", err
 	}
 	h := sha256.New()
-	buf := make([]byte, 1<<20)
-	for {
-		n, err := r.Read(buf)
-		h.Write(buf[:n])
-		if err == io.EOF {
-			return hex.EncodeToString(h.Sum(nil)), nil
-		}
-		if err = errors.Join(err, ctx.Err()); err != nil {
-			return "", err
-		}
+	if _, err := io.CopyBuffer(h, command.Reader(ctx, r), make([]byte, 1<<20)); err != nil {
+		return "", err
 	}
+	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 // Annotations of evidence, so that a gate need not open it.
