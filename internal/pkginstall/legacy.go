@@ -1,11 +1,13 @@
 package pkginstall
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"goldsmith/internal/command"
 	"goldsmith/internal/element"
 )
 
@@ -38,16 +40,29 @@ func (s *squasher) lists(e *element.Element, phase string) error {
 		if slices.Contains(b[:min(len(b), 512)], 0) || strings.HasPrefix(string(b), "#!") {
 			continue // a program of that name
 		}
-		for line := range strings.Lines(string(b)) {
-			for word := range strings.FieldsSeq(line) {
-				if strings.HasPrefix(word, "#") {
-					break
-				}
-				if pkg, away := strings.CutPrefix(word, "-"); !away {
-					s.ask(phase, word).stay[name] = true
-				} else if pkg != "" {
-					s.ask(phase, pkg).build[name] = true
-				}
+		if err := s.list(path, phase, name, string(b)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *squasher) list(path, phase, of, content string) error {
+	n := 0
+	for line := range strings.Lines(content) {
+		n++
+		for word := range strings.FieldsSeq(line) {
+			if strings.HasPrefix(word, "#") {
+				break
+			}
+			pkg, away := strings.CutPrefix(word, "-")
+			if !nameForm.MatchString(pkg) {
+				return command.BadInput(fmt.Errorf("%s:%d: %q is not a package name", path, n, word), "")
+			}
+			if away {
+				s.ask(phase, pkg).build[of] = true
+			} else {
+				s.ask(phase, pkg).stay[of] = true
 			}
 		}
 	}

@@ -22,11 +22,13 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/element"
+	"goldsmith/internal/pkgmap"
 	"goldsmith/internal/yaml11"
 )
 
@@ -35,6 +37,11 @@ var Phases = []string{"pre-install.d", "install.d", "post-install.d"}
 
 // DefaultPhase is the phase of an entry that names none.
 const DefaultPhase = "install.d"
+
+// nameForm is what a package can be called, in some distribution and with a
+// version or a group's "@": nothing that could be an option of a package
+// manager, or separate names in a list.
+var nameForm = regexp.MustCompile(`^[A-Za-z0-9@][A-Za-z0-9@+._:/~=*^()-]*$`)
 
 // Entry is a package in the words of the element that asks for it.
 type Entry struct{ Package, Element string }
@@ -80,15 +87,45 @@ func ReadPlan(path string) (Plan, error) {
 	return p, nil
 }
 
-// Names returns the packages that any known phase installs, sorted.
-func (p Plan) Names() []string {
-	set := map[string]bool{}
+// Install returns what the known phases install, under the names of the
+// distribution that the environment's DISTRO_NAME and DIB_RELEASE say, each
+// once, sorted. The elements' own pkg-map files translate; a name that they do
+// not have stays. It is for installing everything in one transaction.
+func (p Plan) Install(elements []*element.Element, env Environment) ([]string, error) {
+	dirs := map[string]string{}
+	for _, e := range elements {
+		dirs[e.Name] = e.Dir
+	}
+	by := map[string][]string{}
 	for _, phase := range Phases {
 		for _, e := range p[phase].Install {
-			set[e.Package] = true
+			by[e.Element] = append(by[e.Element], e.Package)
 		}
 	}
-	return slices.Sorted(maps.Keys(set))
+	set := map[string]bool{}
+	for _, name := range slices.Sorted(maps.Keys(by)) {
+		m := &pkgmap.Map{}
+		if dir, ok := dirs[name]; ok {
+			read, err := pkgmap.Read(filepath.Join(dir, "pkg-map"))
+			switch {
+			case err == nil:
+				m = read
+			case !errors.Is(err, fs.ErrNotExist):
+				return nil, err
+			}
+		}
+		lines, err := m.Translate(env["DISTRO_NAME"], env["DIB_RELEASE"], by[name], true)
+		if err != nil {
+			return nil, err
+		}
+		for word := range strings.FieldsSeq(strings.Join(lines, " ")) {
+			if !nameForm.MatchString(word) {
+				return nil, command.BadInput(fmt.Errorf("%s: %q is not a package name", filepath.Join(dirs[name], "pkg-map"), word), "")
+			}
+			set[word] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(set)), nil
 }
 
 // Environment holds the variables that entries are chosen by: ARCH,
@@ -201,8 +238,8 @@ func (s *squasher) file(e *element.Element, name string) error {
 	}
 	for _, p := range root.Pairs {
 		r := reader{squasher: s, element: e.Name, path: path, pkg: p.Key.Text}
-		if r.pkg == "" || strings.HasPrefix(r.pkg, "-") {
-			return r.fault(p.Key.Line, "not a package name", "")
+		if !nameForm.MatchString(r.pkg) {
+			return command.BadInput(fmt.Errorf("%s:%d: %q is not a package name", path, p.Key.Line, r.pkg), "")
 		}
 		if err := r.value(p.Value); err != nil {
 			return err

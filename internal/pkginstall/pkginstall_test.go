@@ -133,7 +133,9 @@ func TestErrors(t *testing.T) {
 		"a: {when: NONE = 1}":                  "a: when: variable NONE is not set",
 		"a: {when: [V != 1, NONE = 1]}":        "a: when: variable NONE is not set",
 		"a: {uninstall: never}":                "a: uninstall: expected true or false, found text",
-		"-a: ":                                 "-a: not a package name",
+		"-a: ":                                 `"-a" is not a package name`,
+		"a b: ":                                `"a b" is not a package name`,
+		"a,b: ":                                `"a,b" is not a package name`,
 		"a: {phase: {}}":                       "a: phase: expected one word, found a mapping",
 		"a: {uninstall: true":                  "did not find expected ',' or '}'",
 		"a: &x {<<: *x}":                       "alias *x stands inside its own anchor",
@@ -146,7 +148,11 @@ func TestErrors(t *testing.T) {
 			t.Errorf("%q: error %v; want %s", in, err, want)
 		}
 	}
-	e := write(t, "e", map[string]string{"package-installs.yaml": "a: {arch: x}"})
+	e := write(t, "e", map[string]string{"install.d/package-installs-e": "a\n\n--force\n"})
+	if _, _, err := Squash([]*element.Element{e}, nil); err == nil || !strings.HasSuffix(err.Error(), `/package-installs-e:3: "--force" is not a package name`) {
+		t.Errorf("a bad list: %v", err)
+	}
+	e = write(t, "e", map[string]string{"package-installs.yaml": "a: {arch: x}"})
 	if _, _, err := Squash([]*element.Element{e}, nil); err == nil || !strings.Contains(err.Error(), "ARCH is not set") {
 		t.Errorf("without ARCH: %v", err)
 	}
@@ -174,8 +180,10 @@ func TestMergeAndLists(t *testing.T) {
 		write(t, "one", map[string]string{
 			"package-installs.yaml": "a: {build-only: true}\nb: {uninstall: true}\nc:\n",
 			"package-installs.json": `{"j": null}`,
+			"pkg-map":               `{"family": {"redhat": {"a": "x y"}}}`,
 		}),
 		write(t, "two", map[string]string{
+			"pkg-map":                                    `{"distro": {"fedora": {"a": ""}}}`,
 			"package-installs.yaml":                      "a:\nc: {build-only: true}\nd: {phase: pre-install.d, uninstall: true}\n",
 			"install.d/package-installs-two":             "# comment\nl1\n -l2 l3 # l4\n\n-c\nl5",
 			"pre-install.d/package-installs-other":       "d\n",
@@ -206,8 +214,14 @@ func TestMergeAndLists(t *testing.T) {
 	if diff := cmp.Diff(plan, again); diff != "" {
 		t.Errorf("the order of elements matters:\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"a", "c", "d", "j", "l1", "l2", "l3", "l5"}, plan.Names()); diff != "" {
-		t.Error(diff)
+	for distro, want := range map[string]string{
+		"debian": "a c d j l1 l2 l3 l5",
+		"fedora": "c d j l1 l2 l3 l5 x y",
+	} {
+		names, err := plan.Install(elements, Environment{"DISTRO_NAME": distro})
+		if err != nil || strings.Join(names, " ") != want {
+			t.Errorf("%s: %v, %v; want %s", distro, names, err, want)
+		}
 	}
 	b, err := json.Marshal(plan)
 	if err != nil {
@@ -259,6 +273,22 @@ func TestStays(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestInstallBadMap(t *testing.T) {
+	for in, want := range map[string]string{
+		"{":                           "/e/pkg-map: the JSON value is not complete",
+		`{"default": {"a": "b --x"}}`: `/e/pkg-map: "--x" is not a package name`,
+	} {
+		e := write(t, "e", map[string]string{"package-installs.yaml": "a:", "pkg-map": in})
+		plan, _, err := Squash([]*element.Element{e}, testEnv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := plan.Install([]*element.Element{e}, testEnv); err == nil || !strings.HasSuffix(err.Error(), want) {
+			t.Errorf("error %v; want %s", err, want)
+		}
+	}
 }
 
 func FuzzSquash(f *testing.F) {
