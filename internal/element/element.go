@@ -117,8 +117,8 @@ func names(file string) ([]string, error) {
 	return slices.Sorted(maps.Keys(set)), nil
 }
 
-// known returns the names of all elements in the path, for hints.
-func (p Path) known() []string {
+// Names returns the names of all elements in the path, sorted.
+func (p Path) Names() []string {
 	set := map[string]bool{}
 	for _, dir := range p {
 		entries, _ := os.ReadDir(dir)
@@ -231,7 +231,7 @@ func (r *resolver) checkFound() error {
 			msg += fmt.Sprintf(" (a dependency of %s)", by)
 		}
 		hint := "searched in " + strings.Join(r.path, ", ")
-		if near := nearest(name, r.path.known()); near != "" {
+		if near := nearest(name, r.path.Names()); near != "" {
 			hint = fmt.Sprintf("did you mean %q? %s", near, hint)
 		}
 		return command.BadInput(fmt.Errorf("%s", msg), hint)
