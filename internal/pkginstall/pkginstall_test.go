@@ -223,6 +223,10 @@ func TestMergeAndLists(t *testing.T) {
 			t.Errorf("%s: %v, %v; want %s", distro, names, err, want)
 		}
 	}
+}
+
+func TestReadPlan(t *testing.T) {
+	plan := Plan{"install.d": {Install: []Entry{{"a", "one"}, {"b", "two"}}, Uninstall: []Entry{{"b", "two"}}}, "x.d": {}}
 	b, err := json.Marshal(plan)
 	if err != nil {
 		t.Fatal(err)
