@@ -16,6 +16,7 @@ import (
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/element"
+	"goldsmith/internal/pkginstall"
 )
 
 // elementInfo is what 'imgbuild elements' says of one element.
@@ -25,7 +26,7 @@ type elementInfo struct {
 	Summary  string              `json:"summary,omitempty"` // the first paragraph of its README
 	Deps     []string            `json:"deps"`
 	Provides []string            `json:"provides"`
-	Packages []string            `json:"packages"`        // for amd64
+	Packages []string            `json:"packages"`        // as elements name them, on amd64
 	Hooks    map[string][]string `json:"hooks,omitempty"` // by directory
 	Note     string              `json:"note,omitempty"`  // what could not be read
 }
@@ -87,16 +88,21 @@ func describe(p element.Path, name string) (*elementInfo, error) {
 		return nil, command.Usage(fmt.Sprintf("element %q: not found", name), "searched in "+strings.Join(p, ", "))
 	}
 	i := &elementInfo{
-		Name: e.Name, Dir: e.Dir, Summary: summary(e.Dir), Hooks: map[string][]string{},
+		Name: e.Name, Dir: e.Dir, Summary: summary(e.Dir), Packages: []string{}, Hooks: map[string][]string{},
 		Deps: slices.Concat([]string{}, e.Deps), Provides: slices.Concat([]string{}, e.Provides),
 	}
-	if i.Packages, err = element.Packages([]*element.Element{e}, "amd64"); err != nil {
-		// Elements of others may ask in ways that are not understood yet; that
-		// is no reason to hide the rest.
-		i.Packages = nil
+	plan, _, err := pkginstall.Squash([]*element.Element{e}, pkginstall.Environment{"ARCH": "amd64"})
+	if err != nil {
+		// What depends on a variable of the build, for instance; that is no
+		// reason to hide the rest.
 		i.Note = err.Error()
 	}
-	i.Packages = slices.Concat([]string{}, i.Packages)
+	for _, phase := range pkginstall.Phases {
+		for _, p := range plan[phase].Install {
+			i.Packages = append(i.Packages, p.Package)
+		}
+	}
+	slices.Sort(i.Packages)
 	dirs, err := filepath.Glob(filepath.Join(e.Dir, "*.d"))
 	if err != nil {
 		return nil, err

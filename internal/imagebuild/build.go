@@ -22,12 +22,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/element"
+	"goldsmith/internal/pkginstall"
 	"goldsmith/internal/rootfs"
 	"goldsmith/internal/tree"
 )
@@ -132,12 +134,48 @@ func (b *build) resolve() error {
 	if b.elements, err = b.opts.Elements.Resolve(b.def.Elements); err != nil {
 		return err
 	}
-	asked, err := element.Packages(b.elements, b.def.Arch)
+	asked, err := b.askedPackages()
 	if err != nil {
 		return err
 	}
 	b.packages = slices.Compact(slices.Sorted(slices.Values(append(asked, b.def.Packages...))))
 	return nil
+}
+
+// askedPackages returns what the elements install, in all phases: the base
+// tree is made with all of it in one transaction. What would have to go again
+// later is refused rather than left in the image.
+func (b *build) askedPackages() ([]string, error) {
+	env := pkginstall.Environment{"DISTRO_NAME": b.distribution(), "DIB_PYTHON_VERSION": "3"}
+	maps.Copy(env, b.def.Environment)
+	env["ARCH"], env["DIB_RELEASE"] = b.def.Arch, b.def.Release
+	plan, warnings, err := pkginstall.Squash(b.elements, env)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range warnings {
+		b.progress.Info("warning: %s", w)
+	}
+	for _, phase := range pkginstall.Phases {
+		for _, e := range plan[phase].Uninstall {
+			return nil, command.BadInput(fmt.Errorf("element %s: package %s is to be removed again, which is not supported yet", e.Element, e.Package),
+				"leave out uninstall and build-only, or remove it in a finalise.d hook")
+		}
+	}
+	return plan.Install(b.elements, env)
+}
+
+// distribution is the name by which pkg-map files call the operating system:
+// that of the element that provides it, without what follows a dash
+// (debian-minimal).
+func (b *build) distribution() string {
+	for _, e := range b.elements {
+		if slices.Contains(e.Provides, element.OperatingSystem) {
+			name, _, _ := strings.Cut(e.Name, "-")
+			return name
+		}
+	}
+	return ""
 }
 
 // checkPrograms finds our own programs before the long work starts.

@@ -12,7 +12,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
-	"goldsmith/internal/element"
+	"goldsmith/internal/pkginstall"
 	"goldsmith/internal/yamlfile"
 )
 
@@ -104,7 +104,7 @@ func (d *Definition) check(f *yamlfile.File) error {
 		return f.Errorf([]any{"elements"}, "elements is empty: an image needs at least an operating system element")
 	}
 	for i, p := range d.Packages {
-		if !element.PackageName(p) {
+		if !pkginstall.PackageName(p) {
 			return f.Errorf([]any{"packages", i}, "package %q: not a package name", p)
 		}
 	}

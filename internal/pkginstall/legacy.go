@@ -56,7 +56,7 @@ func (s *squasher) list(path, phase, of, content string) error {
 				break
 			}
 			pkg, away := strings.CutPrefix(word, "-")
-			if !nameForm.MatchString(pkg) {
+			if !PackageName(pkg) {
 				return command.BadInput(fmt.Errorf("%s:%d: %q is not a package name", path, n, word), "")
 			}
 			if away {

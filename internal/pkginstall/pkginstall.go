@@ -43,6 +43,10 @@ const DefaultPhase = "install.d"
 // manager, or separate names in a list.
 var nameForm = regexp.MustCompile(`^[A-Za-z0-9@][A-Za-z0-9@+._:/~=*^()-]*$`)
 
+// PackageName tells whether name can be a distribution's package. It then
+// begins no option and holds neither blanks nor commas.
+func PackageName(name string) bool { return nameForm.MatchString(name) }
+
 // Entry is a package in the words of the element that asks for it.
 type Entry struct{ Package, Element string }
 
@@ -119,7 +123,7 @@ func (p Plan) Install(elements []*element.Element, env Environment) ([]string, e
 			return nil, err
 		}
 		for word := range strings.FieldsSeq(strings.Join(lines, " ")) {
-			if !nameForm.MatchString(word) {
+			if !PackageName(word) {
 				return nil, command.BadInput(fmt.Errorf("%s: %q is not a package name", filepath.Join(dirs[name], "pkg-map"), word), "")
 			}
 			set[word] = true
@@ -238,7 +242,7 @@ func (s *squasher) file(e *element.Element, name string) error {
 	}
 	for _, p := range root.Pairs {
 		r := reader{squasher: s, element: e.Name, path: path, pkg: p.Key.Text}
-		if !nameForm.MatchString(r.pkg) {
+		if !PackageName(r.pkg) {
 			return command.BadInput(fmt.Errorf("%s:%d: %q is not a package name", path, p.Key.Line, r.pkg), "")
 		}
 		if err := r.value(p.Value); err != nil {
