@@ -170,6 +170,11 @@ func (p *Pipeline) DecodeWith(stage string, v any) error {
 	return p.file.Decode(&s.With, v)
 }
 
+// Errorf reports a wrong parameter of a stage, by file and line.
+func (p *Pipeline) Errorf(stage, key, format string, args ...any) error {
+	return p.file.Errorf([]any{"stages", p.position(stage), "with", key}, "stage %s: %s", stage, fmt.Sprintf(format, args...))
+}
+
 // Channel returns the channel called name, or nil.
 func (p *Pipeline) Channel(name string) *Channel {
 	for i := range p.Channels {

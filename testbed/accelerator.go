@@ -3,10 +3,12 @@ package testbed
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"goldsmith/internal/command"
 )
@@ -48,11 +50,6 @@ const probeExit = 0x10<<1 | 1
 
 // probe runs a guest of one boot sector that ends QEMU from inside.
 func probe(accel string) bool {
-	dir, err := os.MkdirTemp("", "goldsmith-probe-")
-	if err != nil {
-		return false
-	}
-	defer os.RemoveAll(dir)
 	sector := make([]byte, 512)
 	copy(sector, []byte{
 		0xba, 0xf4, 0x00, // mov dx, 0xf4
@@ -61,10 +58,17 @@ func probe(accel string) bool {
 		0xf4, 0xeb, 0xfd, // hlt; jmp back
 	})
 	sector[510], sector[511] = 0x55, 0xaa
-	disk := filepath.Join(dir, "sector")
-	if err := os.WriteFile(disk, sector, 0o600); err != nil {
+	// Memory with a name in /proc: nothing that a killed process could leave.
+	fd, err := unix.MemfdCreate("goldsmith-probe", unix.MFD_CLOEXEC)
+	if err != nil {
 		return false
 	}
+	f := os.NewFile(uintptr(fd), "goldsmith-probe")
+	defer f.Close()
+	if _, err := f.Write(sector); err != nil {
+		return false
+	}
+	disk := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd)
 	ctx, cancel := context.WithTimeout(context.Background(), probeLimit)
 	defer cancel()
 	err = command.Exec{Args: probeArgs(accel, disk)}.Run(ctx)

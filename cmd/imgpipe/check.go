@@ -27,7 +27,7 @@ func checkCommand() *command.Command {
 			if _, err := steps(args[0], p, nil); err != nil {
 				return err
 			}
-			fmt.Fprintf(io.Stdout, "%s: %d stages, %d channels\n", args[0], len(p.Stages), len(p.Channels))
+			fmt.Fprintf(io.Stdout, "%s: stages: %d, channels: %d\n", args[0], len(p.Stages), len(p.Channels))
 			return nil
 		},
 	}

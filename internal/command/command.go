@@ -125,6 +125,10 @@ func (p *Program) dispatch(ctx context.Context, args []string, io IO) error {
 		if len(args) != 2 {
 			return Usage("completion needs a shell", "bash, zsh or fish")
 		}
+		if strings.TrimLeft(args[1], "-") == "help" {
+			fmt.Fprintf(io.Stdout, "%s completion: print a completion script for bash, zsh or fish\n\nExample:\n  source <(%s completion bash)\n", p.Name, p.Name)
+			return nil
+		}
 		return p.complete(io.Stdout, args[1])
 	}
 	c := p.find(args[0])

@@ -49,6 +49,7 @@ func TestProgram(t *testing.T) {
 		{"help make", fine, 0, "-o directory", ""},
 		{"version", fine, 0, "prog 1\n", ""},
 		{"completion bash", fine, 0, "make) words='-o'", ""},
+		{"completion --help", fine, 0, "source <(prog completion bash)", ""},
 		{"completion fish", fine, 0, "-a make -d 'make a thing'", ""},
 		{"completion tcsh", fine, 2, "", "no completion for shell"},
 	} {

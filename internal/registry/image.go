@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -140,7 +139,10 @@ func (l *Layout) putDisk(ctx context.Context, path string, img Image) (v1.Descri
 		return none, err
 	}
 	n, err := io.CopyBuffer(io.MultiWriter(z, raw), command.Reader(ctx, data), make([]byte, 1<<20))
-	if err = errors.Join(err, z.Close()); err != nil {
+	if closeErr := z.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
 		return none, fmt.Errorf("compress %s: %w", path, err)
 	}
 	if sum := hex.EncodeToString(raw.Sum(nil)); n != img.Size || sum != img.SHA256 {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"goldsmith/internal/command"
@@ -36,15 +37,14 @@ func newBuild(env Env, p *pipeline.Pipeline, stage string) (pipeline.Step, error
 		return nil, err
 	}
 	if w.Definition == "" {
-		return nil, command.BadInput(fmt.Errorf("%s: stage %s: with.definition is missing", env.File, stage),
-			"name the image definition to build")
+		return nil, p.Errorf(stage, "definition", "with.definition is missing: name the image definition to build")
 	}
 	def := w.Definition
 	if !filepath.IsAbs(def) {
 		def = filepath.Join(filepath.Dir(env.File), def)
 	}
 	if _, err := os.Stat(def); err != nil {
-		return nil, command.BadInput(fmt.Errorf("%s: stage %s: image definition %s is not there", env.File, stage, def), "")
+		return nil, p.Errorf(stage, "definition", "image definition %s is not there", def)
 	}
 	return &build{env, def, w.Refresh}, nil
 }
@@ -123,13 +123,23 @@ func (b *build) imgbuild(ctx context.Context, out string, j *pipeline.Job) error
 	case exited && ee.Status < 0:
 		return fmt.Errorf("imgbuild was ended by signal %d (%s)", ee.Signal, ee.Signal)
 	case exited && msg != nil:
-		// The outputs' directory goes; the log is kept in the job's.
-		return &command.Error{
-			Status: command.Status(msg), Hint: strings.ReplaceAll(command.HintOf(msg), out, j.Dir),
-			Err: errors.New(strings.ReplaceAll(msg.Error(), out, j.Dir)),
-		}
+		return b.explain(msg, out, j)
 	}
 	return err
+}
+
+// explain tells imgbuild's error in the words of a run: its directory for
+// outputs goes, what was logged there is kept in the attempt's, and a full
+// file system is the store's.
+func (b *build) explain(msg error, out string, j *pipeline.Job) error {
+	e := &command.Error{
+		Status: command.Status(msg), Hint: strings.ReplaceAll(command.HintOf(msg), out, j.Dir),
+		Err: errors.New(strings.ReplaceAll(msg.Error(), out, b.env.Store.Dir)),
+	}
+	if strings.Contains(msg.Error(), out) && strings.Contains(msg.Error(), syscall.ENOSPC.Error()) {
+		e.Hint = "free some space there, or keep runs in another directory with --dir"
+	}
+	return e
 }
 
 // relay turns imgbuild's events into progress of the pipeline, and returns the

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"goldsmith/internal/command"
 	"goldsmith/pipeline"
 )
 
@@ -26,8 +25,7 @@ func newPromote(env Env, p *pipeline.Pipeline, stage string) (pipeline.Step, err
 	}
 	c := p.Channel(w.Channel)
 	if c == nil {
-		return nil, command.BadInput(fmt.Errorf("%s: stage %s: channel %q is not in the file", env.File, stage, w.Channel),
-			"name one of the file's channels in with.channel")
+		return nil, p.Errorf(stage, "channel", "with.channel %q is not one of the file's channels", w.Channel)
 	}
 	return &promote{env, c}, nil
 }

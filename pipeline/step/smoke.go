@@ -54,9 +54,7 @@ func newSmoke(env Env, p *pipeline.Pipeline, stage string) (pipeline.Step, error
 	if err := p.DecodeWith(stage, &s.with); err != nil {
 		return nil, err
 	}
-	bad := func(format string, args ...any) error {
-		return command.BadInput(fmt.Errorf("%s: stage %s: %s", env.File, stage, fmt.Sprintf(format, args...)), "docs/formats.md describes every parameter")
-	}
+	bad := func(key, format string, args ...any) error { return p.Errorf(stage, key, format, args...) }
 	w := &s.with
 	if w.Machine == "" {
 		w.Machine = "libvirt"
@@ -66,17 +64,17 @@ func newSmoke(env Env, p *pipeline.Pipeline, stage string) (pipeline.Step, error
 	}
 	switch {
 	case w.Machine != "libvirt":
-		return nil, bad("with.machine %q: expected libvirt", w.Machine)
+		return nil, bad("machine", "with.machine %q: expected libvirt", w.Machine)
 	case !slices.Contains([]testbed.Firmware{"", testbed.UEFI, testbed.BIOS}, testbed.Firmware(w.Firmware)):
-		return nil, bad("with.firmware %q: expected uefi or bios", w.Firmware)
+		return nil, bad("firmware", "with.firmware %q: expected uefi or bios", w.Firmware)
 	case w.URI != privateURI && w.Listen == "":
-		return nil, bad("with.listen is missing: the address of this host that machines of %s can reach", w.URI)
+		return nil, bad("uri", "with.listen is missing: the address of this host that machines of %s can reach", w.URI)
 	case w.CPUs < 0 || w.CPUs > 256 || w.Memory < 0 || w.Memory > 1<<20:
-		return nil, bad("with.cpus or with.memory is out of range")
+		return nil, bad("cpus", "with.cpus or with.memory is out of range")
 	}
 	for _, key := range []string{"instance-id", "completion-signal", "completion-token"} {
 		if _, ok := w.Metadata[key]; ok {
-			return nil, bad("with.metadata: %s is made for each machine and cannot be given", key)
+			return nil, bad("metadata", "with.metadata: %s is made for each machine and cannot be given", key)
 		}
 	}
 	return s, nil

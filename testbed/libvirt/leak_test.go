@@ -126,10 +126,27 @@ func inNamespace(ns string) []string {
 	return in
 }
 
+// ownRuntimeDir keeps beds of this test where no other process sweeps: the
+// first to start one removes what killed owners left.
+func ownRuntimeDir(t *testing.T) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "gsl") // short: it will hold sockets
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("XDG_RUNTIME_DIR", dir)
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // TestKilledOwner kills a process that owns a bed with a running machine.
 func TestKilledOwner(t *testing.T) {
 	testenv.NeedRoot(t)
 	testenv.Need(t, "libvirtd", "qemu-system-x86_64", "qemu-img", "dnsmasq")
+	ownRuntimeDir(t)
 	cmd, _, dir := startHelper(t, "bed")
 	first := processes(bedArg0 + " " + dir)
 	if len(first) != 1 {
