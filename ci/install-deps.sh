@@ -13,6 +13,8 @@ packages=(
     openssh-client ovmf qemu-system-x86 qemu-utils
     # smoke tests
     jq redis-tools
+    # what tests run with: the race detector needs a C compiler
+    gcc libc6-dev procps
     # what tests hold our formats against
     busybox-static dosfstools erofs-utils gdisk mtools shellcheck skopeo zstd
     # the programs that ours replace, for comparison
