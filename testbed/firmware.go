@@ -38,5 +38,5 @@ func (f Firmware) Files() (code, vars string, err error) {
 			return p[0], p[1], nil
 		}
 	}
-	return "", "", command.Missing(errors.New("uefi firmware: OVMF is not installed"), "install ovmf, or use bios firmware")
+	return "", "", command.Missing(errors.New("uefi firmware: OVMF is not installed"), "install ovmf (ci/install-deps.sh does)")
 }
