@@ -6,7 +6,7 @@ set -eu -o pipefail
 
 packages=(
     # building images
-    ca-certificates debian-archive-keyring mmdebstrap
+    ca-certificates debian-archive-keyring gpgv mmdebstrap squashfs-tools
     # virtual machines
     dnsmasq-base iproute2 libvirt-clients libvirt-daemon
     libvirt-daemon-config-network libvirt-daemon-driver-qemu
@@ -16,7 +16,8 @@ packages=(
     # what tests run with: the race detector needs a C compiler
     gcc libc6-dev procps
     # what tests hold our formats against
-    busybox-static dosfstools erofs-utils gdisk mtools shellcheck skopeo zstd
+    busybox-static dosfstools erofs-utils gdisk mtools shellcheck skopeo
+    xorriso zstd
     # the programs that ours replace, for comparison
     python3-os-apply-config python3-os-collect-config python3-os-refresh-config
     python3-diskimage-builder sudo

@@ -5,11 +5,13 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -22,26 +24,31 @@ import (
 	"goldsmith/internal/tarball"
 	"goldsmith/internal/tree"
 	"goldsmith/internal/vhd"
+	"goldsmith/internal/vmdk"
 )
 
 // format is a kind of output.
 type format struct {
-	ending string // of the file name
-	disk   bool   // made from the whole disk rather than from the tree
-	write  func(ctx context.Context, f *os.File, src *source) error
+	ending   string // of the file name
+	disk     bool   // can be booted, for which the build needs imginit
+	write    func(ctx context.Context, f *os.File, src *source) error
+	programs []string // of the machine, that the format is made with
 }
 
 // formats by the name that a definition's outputs use (docs/formats.md).
 var formats = map[string]format{
-	"raw":        {"raw", true, func(ctx context.Context, f *os.File, src *source) error { return src.takeDisk(ctx, f) }},
-	"qcow2":      {"qcow2", true, writeQcow2(qcow2.Zstd)},
-	"qcow2-zlib": {"qcow2", true, writeQcow2(qcow2.Zlib)},
-	"qcow2-none": {"qcow2", true, writeQcow2(qcow2.None)},
-	"vhd":        {"vhd", true, writeVHD},
-	"erofs":      {"erofs", false, writeEROFS},
-	"tar":        {"tar", false, writeTar(nil)},
-	"tar.gz":     {"tar.gz", false, writeTar(gzipped)},
-	"tar.zst":    {"tar.zst", false, writeTar(zstandard)},
+	"raw":        {"raw", true, func(ctx context.Context, f *os.File, src *source) error { return src.takeDisk(ctx, f) }, nil},
+	"qcow2":      {"qcow2", true, writeQcow2(qcow2.Zstd), nil},
+	"qcow2-zlib": {"qcow2", true, writeQcow2(qcow2.Zlib), nil},
+	"qcow2-none": {"qcow2", true, writeQcow2(qcow2.None), nil},
+	"vhd":        {"vhd", true, writeVHD, nil},
+	"vmdk":       {"vmdk", true, writeVMDK, nil},
+	"erofs":      {"erofs", false, writeEROFS, nil},
+	"squashfs":   {"squashfs", false, writeSquashFS, []string{sqfstar}},
+	"tar":        {"tar", false, writeTar(nil), nil},
+	"tar.gz":     {"tar.gz", false, writeTar(gzipped), nil},
+	"tgz":        {"tgz", false, writeTar(gzipped), nil},
+	"tar.zst":    {"tar.zst", false, writeTar(zstandard), nil},
 }
 
 // formatNames are the formats, sorted, for messages.
@@ -142,8 +149,47 @@ func writeVHD(ctx context.Context, f *os.File, src *source) error {
 	return vhd.Append(f, size, [16]byte(id[:16]))
 }
 
+func writeVMDK(ctx context.Context, f *os.File, src *source) error {
+	raw, err := src.disk(ctx)
+	if err != nil {
+		return err
+	}
+	return vmdk.Write(ctx, f, raw, src.build.def.Name+".vmdk")
+}
+
 func writeEROFS(_ context.Context, f *os.File, src *source) error {
 	_, err := erofs.Write(f, src.tree, erofs.Options{Label: "root", Time: src.epoch})
+	return err
+}
+
+// sqfstar makes a SquashFS of a tar archive; it is part of squashfs-tools 4.5
+// and newer.
+const sqfstar = "sqfstar"
+
+// writeSquashFS lets sqfstar pack the tree, which it reads as an archive: what
+// it stores does not depend on how many processors it packs with. It makes the
+// root directory itself, owned by root and of the time that nothing is newer
+// than.
+func writeSquashFS(ctx context.Context, f *os.File, src *source) error {
+	args := []string{
+		sqfstar, "-comp", "zstd", "-exit-on-error", "-quiet", "-no-progress", "-force",
+		"-root-mode", strconv.FormatUint(uint64(src.tree.Lookup(".").Mode&0o7777), 8), f.Name(),
+	}
+	r, w := io.Pipe()
+	packed := make(chan error, 1)
+	go func() {
+		err := tarball.Write(ctx, w, src.tree)
+		_ = w.CloseWithError(err) // it cannot fail
+		packed <- err
+	}()
+	err := command.Exec{
+		Args: args, Stdin: r, Log: src.build.log, Remedy: "install squashfs-tools",
+		Env: []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", fmt.Sprintf("SOURCE_DATE_EPOCH=%d", src.epoch.Unix())},
+	}.Run(ctx)
+	_ = r.CloseWithError(io.ErrClosedPipe) // ends the goroutine when the program has read no further
+	if tarErr := <-packed; tarErr != nil && !errors.Is(tarErr, io.ErrClosedPipe) {
+		return tarErr
+	}
 	return err
 }
 
