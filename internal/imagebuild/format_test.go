@@ -1,0 +1,195 @@
+package imagebuild
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"goldsmith/internal/testenv"
+	"goldsmith/internal/tree"
+)
+
+var sampleEpoch = time.Unix(1_700_000_000, 0).UTC()
+
+// sampleTree has every kind of file that an image may hold, under times of the
+// past.
+func sampleTree() *tree.Tree {
+	t := tree.New()
+	t.AddFile("etc/motd", 0o644, []byte("hello\n"))
+	t.AddFile("usr/bin/ping", 0o4755, bytes.Repeat([]byte("golden image "), 30000)).Xattrs =
+		map[string]string{"security.capability": "\x01\x00\x00\x02\x00 \x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"}
+	t.AddFile("srv/data", 0o640, nil).UID = 1000
+	t.Add(&tree.Entry{Path: "usr/bin/ping6", Mode: tree.ModeRegular | 0o4755, LinkTo: "usr/bin/ping"})
+	t.Add(&tree.Entry{Path: "bin", Mode: tree.ModeSymlink | 0o777, Target: "usr/bin"})
+	t.Add(&tree.Entry{Path: "dangling", Mode: tree.ModeSymlink | 0o777, Target: "/nowhere"})
+	t.Add(&tree.Entry{Path: "null", Mode: tree.ModeChar | 0o666, Major: 1, Minor: 3})
+	t.Add(&tree.Entry{Path: "pipe", Mode: tree.ModeFIFO | 0o600, GID: 5})
+	t.Lookup(".").Mode = tree.ModeDir | 0o711
+	for i, e := range t.All() {
+		e.ModTime = sampleEpoch.Add(time.Duration(-i) * time.Hour)
+	}
+	link, to := t.Lookup("usr/bin/ping6"), t.Lookup("usr/bin/ping")
+	link.Size, link.Xattrs, link.ModTime = to.Size, to.Xattrs, to.ModTime
+	t.Lookup(".").ModTime = sampleEpoch
+	return t
+}
+
+// sampleSource is a source of outputs that needs no build.
+func sampleSource(t *testing.T, tr *tree.Tree) *source {
+	t.Helper()
+	b := &build{def: &Definition{Name: "t", Version: "1", Arch: "amd64"}, log: io.Discard, work: &work{dir: t.TempDir()}}
+	return &source{build: b, tree: tr, epoch: sampleEpoch}
+}
+
+// writeFormat writes an output and returns its path.
+func writeFormat(t *testing.T, name string, src *source) string {
+	t.Helper()
+	f, err := os.Create(filepath.Join(t.TempDir(), "t."+formats[name].ending))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := formats[name].write(t.Context(), f, src); err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return f.Name()
+}
+
+// entries are a tree's entries by path, with contents, and without what an
+// archive does not hold.
+func entries(t *testing.T, tr *tree.Tree) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	for _, e := range tr.All() {
+		if e.Kind() != tree.ModeRegular || e.LinkTo != "" {
+			continue
+		}
+		b, err := e.ReadFile()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out[e.Path] = string(b)
+	}
+	return out
+}
+
+func compareTrees(t *testing.T, want, got *tree.Tree) {
+	t.Helper()
+	list := func(tr *tree.Tree) (out []tree.Entry) {
+		for _, e := range tr.All() {
+			c := *e
+			if c.IsDir() {
+				c.Size = 0
+			}
+			if c.Kind() == tree.ModeSymlink {
+				c.Mode |= 0o777
+			}
+			out = append(out, c)
+		}
+		return out
+	}
+	if diff := cmp.Diff(list(want), list(got), cmpopts.IgnoreUnexported(tree.Entry{})); diff != "" {
+		t.Errorf("the tree (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(entries(t, want), entries(t, got)); diff != "" {
+		t.Errorf("contents (-want +got):\n%.2000s", diff)
+	}
+}
+
+// What unsquashfs unpacks is the tree, and neither the clock nor the number of
+// processors changes a byte.
+func TestSquashFS(t *testing.T) {
+	testenv.Need(t, sqfstar, "unsquashfs")
+	testenv.NeedRoot(t) // devices and owners
+	want := sampleTree()
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for i := range 20 {
+		b := make([]byte, rnd.IntN(1<<19))
+		for j := range b {
+			b[j] = byte(rnd.Uint32()) & 0x1f
+		}
+		want.AddFile(fmt.Sprintf("data/%02d", i), 0o644, b)
+	}
+	want.ClampTimes(sampleEpoch)
+	src := sampleSource(t, want)
+	real, err := exec.LookPath(sqfstar)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var first []byte
+	var path string
+	for _, processors := range []string{"1", "2"} {
+		dir := t.TempDir()
+		script := "#!/bin/sh\nexec " + real + " -processors " + processors + ` "$@"` + "\n"
+		if err := os.WriteFile(filepath.Join(dir, sqfstar), []byte(script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+		path = writeFormat(t, "squashfs", src)
+		b, err := os.ReadFile(path)
+		if err != nil || first != nil && !bytes.Equal(first, b) {
+			t.Errorf("on %s processors the bytes are others (%v)", processors, err)
+		}
+		first = b
+		time.Sleep(1100 * time.Millisecond) // the format's times are whole seconds
+	}
+	dir := filepath.Join(t.TempDir(), "root")
+	if out, err := exec.Command("unsquashfs", "-q", "-n", "-d", dir, path).CombinedOutput(); err != nil {
+		t.Fatalf("unsquashfs: %v\n%s", err, out)
+	}
+	got, err := tree.FromDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	compareTrees(t, want, got)
+}
+
+// A program that fails, and a tree that cannot be read, end the writing.
+func TestSquashFSFails(t *testing.T) {
+	testenv.Need(t, sqfstar)
+	f, err := os.Create(filepath.Join(t.TempDir(), "t.squashfs"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	tr := sampleTree()
+	tr.Add(&tree.Entry{Path: "lost", Mode: tree.ModeRegular, LinkTo: "nowhere"})
+	if err := writeSquashFS(t.Context(), f, sampleSource(t, tr)); err == nil || !strings.Contains(err.Error(), "nowhere") {
+		t.Errorf("a tree that is not whole: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := writeSquashFS(ctx, f, sampleSource(t, sampleTree())); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	t.Setenv("PATH", t.TempDir())
+	if err := writeSquashFS(t.Context(), f, sampleSource(t, sampleTree())); err == nil || !strings.Contains(err.Error(), "not installed") {
+		t.Errorf("without sqfstar: %v", err)
+	}
+}
+
+// Every format has a file name of its own, or shares it with its like.
+func TestFormats(t *testing.T) {
+	for name, f := range formats {
+		if f.write == nil || f.ending == "" || !strings.HasPrefix(name, strings.SplitN(f.ending, "-", 2)[0]) && len(f.programs) == 0 && !f.disk {
+			t.Errorf("%s: %+v", name, f)
+		}
+	}
+	tgz, _ := os.ReadFile(writeFormat(t, "tgz", sampleSource(t, sampleTree())))
+	gz, _ := os.ReadFile(writeFormat(t, "tar.gz", sampleSource(t, sampleTree())))
+	if len(gz) == 0 || !bytes.Equal(tgz, gz) {
+		t.Error("tgz is another file than tar.gz")
+	}
+}
