@@ -45,6 +45,7 @@ var formats = map[string]format{
 	"vmdk":       {"vmdk", true, writeVMDK, nil},
 	"erofs":      {"erofs", false, writeEROFS, nil},
 	"squashfs":   {"squashfs", false, writeSquashFS, []string{sqfstar}},
+	"oci":        {"oci.tar", false, writeOCI, nil},
 	"tar":        {"tar", false, writeTar(nil), nil},
 	"tar.gz":     {"tar.gz", false, writeTar(gzipped), nil},
 	"tgz":        {"tgz", false, writeTar(gzipped), nil},

@@ -3,6 +3,7 @@ package imagebuild
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"goldsmith/internal/testenv"
 	"goldsmith/internal/tree"
@@ -180,13 +182,62 @@ func TestSquashFSFails(t *testing.T) {
 	}
 }
 
-// Every format has a file name of its own, or shares it with its like.
-func TestFormats(t *testing.T) {
-	for name, f := range formats {
-		if f.write == nil || f.ending == "" || !strings.HasPrefix(name, strings.SplitN(f.ending, "-", 2)[0]) && len(f.programs) == 0 && !f.disk {
-			t.Errorf("%s: %+v", name, f)
-		}
+// skopeo reads the container image, and what its layer holds is the tree.
+func TestOCI(t *testing.T) {
+	testenv.Need(t, "skopeo", "tar")
+	testenv.NeedRoot(t) // devices and owners
+	src := sampleSource(t, sampleTree())
+	path := writeFormat(t, "oci", src)
+	a, _ := os.ReadFile(path)
+	if b, _ := os.ReadFile(writeFormat(t, "oci", src)); len(a) == 0 || !bytes.Equal(a, b) {
+		t.Error("two writes differ")
 	}
+	if left, _ := os.ReadDir(src.build.work.dir); len(left) != 0 {
+		t.Errorf("left in the scratch directory: %v", left)
+	}
+	run := func(args ...string) []byte {
+		out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%q: %v\n%s", args, err, out)
+		}
+		return out
+	}
+	var info struct {
+		Architecture, Os, Created string
+		Layers                    []string
+	}
+	if err := json.Unmarshal(run("skopeo", "inspect", "oci-archive:"+path+":1"), &info); err != nil {
+		t.Fatal(err)
+	}
+	if info.Architecture != "amd64" || info.Os != "linux" || info.Created != "2023-11-14T22:13:20Z" || len(info.Layers) != 1 {
+		t.Errorf("skopeo inspect: %+v", info)
+	}
+	dir, root := filepath.Join(t.TempDir(), "copy"), filepath.Join(t.TempDir(), "root")
+	run("skopeo", "--insecure-policy", "copy", "oci-archive:"+path, "dir:"+dir) // verifies digests, also of the content
+	if err := os.Mkdir(root, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	_, layer, _ := strings.Cut(info.Layers[0], ":")
+	run("tar", "--xattrs", "--xattrs-include=*", "-C", root, "-xpf", filepath.Join(dir, layer))
+	got, err := tree.FromDir(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	compareTrees(t, sampleTree(), got)
+}
+
+func TestContainerConfig(t *testing.T) {
+	src := sampleSource(t, sampleTree())
+	if c := src.containerConfig(v1.Hash{}); c.Config.Cmd[0] != "/bin/sh" || c.Config.StopSignal != "" {
+		t.Errorf("without an init: %+v", c.Config)
+	}
+	src.tree.AddFile("usr/sbin/init", 0o755, nil)
+	if c := src.containerConfig(v1.Hash{}); c.Config.Cmd[0] != "/sbin/init" || c.Config.StopSignal != "SIGRTMIN+3" {
+		t.Errorf("with an init: %+v", c.Config)
+	}
+}
+
+func TestTgz(t *testing.T) {
 	tgz, _ := os.ReadFile(writeFormat(t, "tgz", sampleSource(t, sampleTree())))
 	gz, _ := os.ReadFile(writeFormat(t, "tar.gz", sampleSource(t, sampleTree())))
 	if len(gz) == 0 || !bytes.Equal(tgz, gz) {
