@@ -44,7 +44,7 @@ var formats = map[string]format{
 	"vhd":        {"vhd", true, writeVHD, nil},
 	"vmdk":       {"vmdk", true, writeVMDK, nil},
 	"erofs":      {"erofs", false, writeEROFS, nil},
-	"squashfs":   {"squashfs", false, writeSquashFS, []string{sqfstar}},
+	"squashfs":   {"squashfs", false, writeSquashFS, []string{mksquashfs}},
 	"oci":        {"oci.tar", false, writeOCI, nil},
 	"tar":        {"tar", false, writeTar(nil), nil},
 	"tar.gz":     {"tar.gz", false, writeTar(gzipped), nil},
@@ -163,18 +163,18 @@ func writeEROFS(_ context.Context, f *os.File, src *source) error {
 	return err
 }
 
-// sqfstar makes a SquashFS of a tar archive; it is part of squashfs-tools 4.5
-// and newer.
-const sqfstar = "sqfstar"
+const mksquashfs = "mksquashfs"
 
-// writeSquashFS lets sqfstar pack the tree, which it reads as an archive: what
-// it stores does not depend on how many processors it packs with. It makes the
+// writeSquashFS lets mksquashfs pack the tree, which it reads as an archive
+// (squashfs-tools 4.5): what it stores does not depend on how many processors it packs with. It makes the
 // root directory itself, owned by root and of the time that nothing is newer
 // than.
 func writeSquashFS(ctx context.Context, f *os.File, src *source) error {
 	args := []string{
-		sqfstar, "-comp", "zstd", "-exit-on-error", "-quiet", "-no-progress", "-force",
-		"-root-mode", strconv.FormatUint(uint64(src.tree.Lookup(".").Mode&0o7777), 8), f.Name(),
+		// Level 15, its own choice, takes five times as long for 3 % less.
+		mksquashfs, "-", f.Name(), "-tar", "-noappend", "-comp", "zstd", "-Xcompression-level", "6",
+		"-exit-on-error", "-quiet", "-no-progress",
+		"-root-mode", strconv.FormatUint(uint64(src.tree.Lookup(".").Mode&0o7777), 8),
 	}
 	r, w := io.Pipe()
 	packed := make(chan error, 1)

@@ -113,7 +113,7 @@ func compareTrees(t *testing.T, want, got *tree.Tree) {
 // What unsquashfs unpacks is the tree, and neither the clock nor the number of
 // processors changes a byte.
 func TestSquashFS(t *testing.T) {
-	testenv.Need(t, sqfstar, "unsquashfs")
+	testenv.Need(t, mksquashfs, "unsquashfs")
 	testenv.NeedRoot(t) // devices and owners
 	want := sampleTree()
 	rnd := rand.New(rand.NewPCG(1, 2))
@@ -126,7 +126,7 @@ func TestSquashFS(t *testing.T) {
 	}
 	want.ClampTimes(sampleEpoch)
 	src := sampleSource(t, want)
-	real, err := exec.LookPath(sqfstar)
+	real, err := exec.LookPath(mksquashfs)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +135,7 @@ func TestSquashFS(t *testing.T) {
 	for _, processors := range []string{"1", "2"} {
 		dir := t.TempDir()
 		script := "#!/bin/sh\nexec " + real + " -processors " + processors + ` "$@"` + "\n"
-		if err := os.WriteFile(filepath.Join(dir, sqfstar), []byte(script), 0o755); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, mksquashfs), []byte(script), 0o755); err != nil {
 			t.Fatal(err)
 		}
 		t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
@@ -160,7 +160,7 @@ func TestSquashFS(t *testing.T) {
 
 // A program that fails, and a tree that cannot be read, end the writing.
 func TestSquashFSFails(t *testing.T) {
-	testenv.Need(t, sqfstar)
+	testenv.Need(t, mksquashfs)
 	f, err := os.Create(filepath.Join(t.TempDir(), "t.squashfs"))
 	if err != nil {
 		t.Fatal(err)
@@ -178,7 +178,7 @@ func TestSquashFSFails(t *testing.T) {
 	}
 	t.Setenv("PATH", t.TempDir())
 	if err := writeSquashFS(t.Context(), f, sampleSource(t, sampleTree())); err == nil || !strings.Contains(err.Error(), "not installed") {
-		t.Errorf("without sqfstar: %v", err)
+		t.Errorf("without mksquashfs: %v", err)
 	}
 }
 
