@@ -43,7 +43,10 @@ func TestCmdline(t *testing.T) {
 
 // What internal/initramfs writes must be what this package reads.
 func TestPlan(t *testing.T) {
-	w := initramfs.Plan{Kernel: "6.1", State: []string{"/var", "/srv/data"}, Load: []string{"erofs"},
+	if liveDisk != string(initramfs.LiveDisk) || liveFile != string(initramfs.LiveFile) || liveRoot != "/"+initramfs.LiveRootPath {
+		t.Error("the words for a live system are not internal/initramfs's")
+	}
+	w := initramfs.Plan{Live: initramfs.LiveFile, Kernel: "6.1", State: []string{"/var", "/srv/data"}, Load: []string{"erofs"},
 		Modules: map[string]*initramfs.Module{
 			"erofs": {Needs: []string{"libcrc32c"}}, "libcrc32c": {Before: []string{"crc32c_intel"}}, "crc32c_intel": {},
 		},
@@ -53,7 +56,7 @@ func TestPlan(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := &plan{kernel: "6.1", state: w.State, load: w.Load, aliases: []alias{{"cpu:type:x86,*", "crc32c_intel"}},
+	want := &plan{live: liveFile, kernel: "6.1", state: w.State, load: w.Load, aliases: []alias{{"cpu:type:x86,*", "crc32c_intel"}},
 		modules: map[string]*module{
 			"erofs": {needs: []string{"libcrc32c"}}, "libcrc32c": {before: []string{"crc32c_intel"}}, "crc32c_intel": {},
 		}}
@@ -63,7 +66,7 @@ func TestPlan(t *testing.T) {
 	if diff := cmp.Diff(want, p, cmp.AllowUnexported(plan{}, alias{}), equal); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
-	for _, s := range []string{"what is this", "module", "alias x", "before unknown y"} {
+	for _, s := range []string{"what is this", "module", "alias x", "before unknown y", "live somewhere"} {
 		if _, err := parsePlan(s); err == nil {
 			t.Errorf("plan %q: no error", s)
 		}

@@ -3,6 +3,10 @@
 // state partition under /etc, /var and the other writable directories, and
 // hands over to the image's init.
 //
+// A live system has no state partition: what it writes is kept in memory. Its
+// root is a SquashFS in the partition that the kernel command line names, on a
+// disk or a CD, or in the initramfs itself.
+//
 // Kernel arguments:
 //
 //	root=PARTUUID=GUID   the root partition, by its GUID in a GUID partition table
@@ -79,10 +83,6 @@ func boot(c *console, args *cmdline) error {
 		return err
 	}
 	*args = parseCmdline(string(text))
-	guid, err := args.rootGUID()
-	if err != nil {
-		return err
-	}
 	text, err = os.ReadFile(planFile)
 	if err != nil {
 		return err
@@ -91,20 +91,14 @@ func boot(c *console, args *cmdline) error {
 	if err != nil {
 		return err
 	}
-	c.say("kernel %s, looking for partition %s", p.kernel, guid)
+	c.say("kernel %s", p.kernel)
 	mods := newLoader(p, *args, c)
-	disk, err := waitForRoot(c, mods, guid, args.seconds("rootwait", 60))
+	if p.live == "" {
+		err = mountInstalled(c, *args, mods, p)
+	} else {
+		err = mountLive(c, *args, mods, p)
+	}
 	if err != nil {
-		return err
-	}
-	growState(c, disk)
-	if err := mods.always(); err != nil {
-		return err
-	}
-	if err := mountRoot(c, disk); err != nil {
-		return err
-	}
-	if err := mountState(c, disk, p.state); err != nil {
 		return err
 	}
 	init := args.get("init")
@@ -114,6 +108,31 @@ func boot(c *console, args *cmdline) error {
 	c.say("hand over to %s", init)
 	c.close()
 	return switchRoot(init)
+}
+
+// mountInstalled mounts root and state of an installed system: partitions of
+// one disk.
+func mountInstalled(c *console, args cmdline, mods *loader, p *plan) error {
+	guid, err := args.rootGUID()
+	if err != nil {
+		return err
+	}
+	f := &finder{sys: "/sys/block", dev: "/dev", guid: guid}
+	disk, err := f.wait(c, mods, args.seconds("rootwait", 60))
+	if err != nil {
+		return err
+	}
+	growState(c, disk)
+	if err := mods.always(); err != nil {
+		return err
+	}
+	if err := mountRoot(disk.root, "erofs"); err != nil {
+		return err
+	}
+	if err := mountState(c, disk); err != nil {
+		return err
+	}
+	return placeState(c, p.state)
 }
 
 // cmdline is the kernel command line, word by word.

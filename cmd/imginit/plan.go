@@ -14,6 +14,7 @@ type plan struct {
 	aliases []alias
 	load    []string
 	state   []string
+	live    string // empty, or where a live system's root is: "disk" or "file"
 }
 
 type module struct {
@@ -58,6 +59,9 @@ func (p *plan) statement(w []string) bool {
 		p.load = append(p.load, w[1])
 	case "state":
 		p.state = append(p.state, w[1])
+	case "live":
+		p.live = w[1]
+		return w[1] == liveDisk || w[1] == liveFile
 	default:
 		return false
 	}

@@ -17,8 +17,9 @@ import (
 // rootDisk is the disk that holds the root partition.
 type rootDisk struct {
 	name  string // kernel name, such as "vda"
-	root  string // device file of the root partition
+	root  string // device file of the root partition; of the whole disk for a live system
 	table *gpt.Table
+	part  gpt.Partition // the root partition
 }
 
 // finder looks at disks as they come up.
@@ -26,13 +27,14 @@ type finder struct {
 	sys  string // /sys/block
 	dev  string // /dev
 	guid string
+	live bool                 // look at CDs too, and do without the kernel's partitions
 	seen map[string]string    // disk to what was found on it
 	next map[string]time.Time // disk to when a failed read is tried again
 }
 
-// waitForRoot loads drivers until the partition shows up.
-func waitForRoot(c *console, mods *loader, guid string, limit time.Duration) (*rootDisk, error) {
-	f := &finder{sys: "/sys/block", dev: "/dev", guid: guid, seen: map[string]string{}, next: map[string]time.Time{}}
+// wait loads drivers until the partition shows up.
+func (f *finder) wait(c *console, mods *loader, limit time.Duration) (*rootDisk, error) {
+	c.say("looking for partition %s", f.guid)
 	deadline := time.Now().Add(limit)
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 200*time.Millisecond) {
 		mods.coldplug()
@@ -41,7 +43,7 @@ func waitForRoot(c *console, mods *loader, guid string, limit time.Duration) (*r
 			return d, nil
 		}
 		if time.Now().After(deadline) {
-			return nil, fmt.Errorf("no partition %s after %d s; %s", guid, int(limit/time.Second), f.report())
+			return nil, fmt.Errorf("no partition %s after %d s; %s", f.guid, int(limit/time.Second), f.report())
 		}
 		time.Sleep(pause)
 	}
@@ -65,10 +67,13 @@ func (f *finder) report() string {
 // look reads the partition tables of disks that are new or could not be read
 // before.
 func (f *finder) look(now time.Time) *rootDisk {
+	if f.seen == nil {
+		f.seen, f.next = map[string]string{}, map[string]time.Time{}
+	}
 	dirs, _ := os.ReadDir(f.sys)
 	for _, d := range dirs {
 		name := d.Name()
-		if again, tried := f.next[name]; tried && now.Before(again) || virtual(name) {
+		if again, tried := f.next[name]; tried && now.Before(again) || f.skip(name) {
 			continue
 		}
 		t, err := f.table(name)
@@ -82,9 +87,12 @@ func (f *finder) look(now time.Time) *rootDisk {
 			if p.GUID != f.guid {
 				continue
 			}
-			dev, err := f.partition(name, p)
+			dev, err := filepath.Join(f.dev, name), error(nil)
+			if !f.live {
+				dev, err = f.partition(name, p)
+			}
 			if err == nil {
-				return &rootDisk{name: name, root: dev, table: t}
+				return &rootDisk{name: name, root: dev, table: t, part: p}
 			}
 			f.seen[name] = err.Error()
 			f.next[name] = now // the kernel may still be at it
@@ -93,14 +101,14 @@ func (f *finder) look(now time.Time) *rootDisk {
 	return nil
 }
 
-// virtual tells which block devices cannot be the disk.
-func virtual(name string) bool {
-	for _, prefix := range []string{"loop", "ram", "zram", "fd", "sr", "dm-", "md"} {
+// skip tells which block devices cannot be the disk.
+func (f *finder) skip(name string) bool {
+	for _, prefix := range []string{"loop", "ram", "zram", "fd", "dm-", "md"} {
 		if strings.HasPrefix(name, prefix) {
 			return true
 		}
 	}
-	return false
+	return strings.HasPrefix(name, "sr") && !f.live
 }
 
 func (f *finder) table(disk string) (*gpt.Table, error) {
@@ -111,6 +119,9 @@ func (f *finder) table(disk string) (*gpt.Table, error) {
 	block, err := f.number(disk, "queue", "logical_block_size")
 	if err != nil {
 		return nil, err
+	}
+	if f.live {
+		block = 512 // the table was written for it, whatever the image lies on now
 	}
 	dev, err := os.Open(filepath.Join(f.dev, disk))
 	if err != nil {
@@ -187,15 +198,15 @@ func mountKernel() error {
 	return nil
 }
 
-func mountRoot(c *console, d *rootDisk) error {
+func mountRoot(dev, kind string) error {
 	if err := os.MkdirAll(sysroot, 0o755); err != nil {
 		return err
 	}
-	if err := unix.Mount(d.root, sysroot, "erofs", unix.MS_RDONLY, ""); err != nil {
+	if err := unix.Mount(dev, sysroot, kind, unix.MS_RDONLY, ""); err != nil {
 		if errors.Is(err, unix.EINVAL) {
-			return fmt.Errorf("mount %s: not a sound EROFS file system", d.root)
+			return fmt.Errorf("mount %s: not a sound %s file system", dev, kind)
 		}
-		return fmt.Errorf("mount %s: %w", d.root, err)
+		return fmt.Errorf("mount %s: %w", dev, err)
 	}
 	return nil
 }

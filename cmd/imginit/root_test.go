@@ -104,6 +104,26 @@ func TestFindRoot(t *testing.T) {
 	}
 }
 
+// A live system takes a CD, and a disk whose partitions the kernel does not
+// know, whatever size its blocks have.
+func TestFindLiveRoot(t *testing.T) {
+	for name, block := range map[string]string{"sr0": "2048", "vda": "512", "sdx": "4096"} {
+		m := newMachine(t)
+		m.disk(name, false, guidC, guidA)
+		m.write(filepath.Join(m.sys, name, "queue/logical_block_size"), block)
+		f := m.finder(guidA)
+		if d := f.look(time.Now()); d != nil {
+			t.Errorf("%s: an installed system found %+v", name, d)
+		}
+		f = m.finder(guidA)
+		f.live = true
+		d := f.look(time.Now())
+		if d == nil || d.root != filepath.Join(m.dev, name) || d.part.Start != 200*512 || d.part.Size != 50*512 {
+			t.Errorf("%s: found %+v; %s", name, d, f.report())
+		}
+	}
+}
+
 func TestNoDisk(t *testing.T) {
 	f := newMachine(t).finder(guidA)
 	if d := f.look(time.Now()); d != nil || f.report() != "there is no disk" {

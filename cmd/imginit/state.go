@@ -11,9 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mountState mounts the state partition and puts its directories into the
-// image.
-func mountState(c *console, d *rootDisk, paths []string) error {
+// mountState mounts the state partition.
+func mountState(c *console, d *rootDisk) error {
 	dev, err := d.named("state")
 	if err != nil {
 		return err
@@ -38,9 +37,11 @@ func mountState(c *console, d *rootDisk, paths []string) error {
 	if !empty {
 		growFilesystem(c, dev)
 	}
-	if err := os.Chmod(stateRoot, 0o700); err != nil { // its parts are mounted where they belong
-		return err
-	}
+	return os.Chmod(stateRoot, 0o700) // its parts are mounted where they belong
+}
+
+// placeState puts the state's directories into the image.
+func placeState(c *console, paths []string) error {
 	if err := overlayEtc(); err != nil {
 		return err
 	}

@@ -26,23 +26,26 @@ type bootFiles struct {
 	kernel    []byte
 	initramfs []byte
 	stub      []byte
-	loader    []byte
+	loader    []byte // nil for a live system, which has one kernel only
 	osRelease []byte
 }
 
-func newBootFiles(ctx context.Context, c Config) (*bootFiles, error) {
+func newBootFiles(ctx context.Context, c Config, live initramfs.Live) (*bootFiles, error) {
 	version, kernelPath, err := findKernel(c.Root, c.Kernel)
 	if err != nil {
 		return nil, err
 	}
 	b := &bootFiles{version: version}
-	for _, f := range []struct {
-		into *[]byte
-		path string
-	}{
-		{&b.kernel, kernelPath}, {&b.stub, efiDir + "linuxx64.efi.stub"}, {&b.loader, efiDir + "systemd-bootx64.efi"},
-	} {
-		if *f.into, err = readProgram(c.Root, f.path); err != nil {
+	if b.kernel, err = readProgram(c.Root, kernelPath); err != nil {
+		return nil, err
+	}
+	if live != initramfs.LiveFile {
+		if b.stub, err = readProgram(c.Root, efiDir+"linuxx64.efi.stub"); err != nil {
+			return nil, err
+		}
+	}
+	if live == "" {
+		if b.loader, err = readProgram(c.Root, efiDir+"systemd-bootx64.efi"); err != nil {
 			return nil, err
 		}
 	}
@@ -51,7 +54,7 @@ func newBootFiles(ctx context.Context, c Config) (*bootFiles, error) {
 	}
 	var out bytes.Buffer
 	_, err = initramfs.Build(stopper{ctx, &out}, initramfs.Config{
-		Init: c.Init, Root: c.Root, Kernel: version, State: c.State, Time: c.Time,
+		Init: c.Init, Root: c.Root, Kernel: version, State: c.State, Time: c.Time, Live: live,
 	})
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
@@ -198,13 +201,18 @@ func (c *Config) commandLine(rootGUID string) string {
 	return line
 }
 
+// unified is the unified kernel image.
+func (b *bootFiles) unified(cmdline string) ([]byte, error) {
+	return uki.Build(b.stub, uki.Image{
+		OSRelease: b.osRelease, Cmdline: cmdline, Uname: b.version, Initrd: b.initramfs, Linux: b.kernel,
+	})
+}
+
 // writeESP makes the kernel image for the finished root and the EFI partition
 // around it.
 func (b *bootFiles) writeESP(w *target, c Config, l *Layout) error {
 	cmdline := c.commandLine(l.part("root-a").GUID)
-	image, err := uki.Build(b.stub, uki.Image{
-		OSRelease: b.osRelease, Cmdline: cmdline, Uname: b.version, Initrd: b.initramfs, Linux: b.kernel,
-	})
+	image, err := b.unified(cmdline)
 	if err != nil {
 		return err
 	}

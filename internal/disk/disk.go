@@ -87,7 +87,7 @@ func (c Config) write(ctx context.Context, f *os.File, w *target) (*Layout, erro
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	boot, err := newBootFiles(ctx, c)
+	boot, err := newBootFiles(ctx, c, "")
 	if err != nil {
 		return nil, err
 	}

@@ -5,13 +5,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"fmt"
 	"io"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -33,23 +31,44 @@ type format struct {
 	disk     bool   // can be booted, for which the build needs imginit
 	write    func(ctx context.Context, f *os.File, src *source) error
 	programs []string // of the machine, that the format is made with
+	more     []part   // further files, written after the first
 }
+
+// part is a further file of an output that has several.
+type part struct {
+	ending string
+	write  func(ctx context.Context, f *os.File, src *source) error
+}
+
+// label names the file in messages, as one of a format's.
+func (p part) label(format string) string {
+	if len(formats[format].more) == 0 {
+		return format
+	}
+	return format + ", " + p.ending
+}
+
+// parts are the files of the format.
+func (f format) parts() []part { return append([]part{{f.ending, f.write}}, f.more...) }
 
 // formats by the name that a definition's outputs use (docs/formats.md).
 var formats = map[string]format{
-	"raw":        {"raw", true, func(ctx context.Context, f *os.File, src *source) error { return src.takeDisk(ctx, f) }, nil},
-	"qcow2":      {"qcow2", true, writeQcow2(qcow2.Zstd), nil},
-	"qcow2-zlib": {"qcow2", true, writeQcow2(qcow2.Zlib), nil},
-	"qcow2-none": {"qcow2", true, writeQcow2(qcow2.None), nil},
-	"vhd":        {"vhd", true, writeVHD, nil},
-	"vmdk":       {"vmdk", true, writeVMDK, nil},
-	"erofs":      {"erofs", false, writeEROFS, nil},
-	"squashfs":   {"squashfs", false, writeSquashFS, []string{mksquashfs}},
-	"oci":        {"oci.tar", false, writeOCI, nil},
-	"tar":        {"tar", false, writeTar(nil), nil},
-	"tar.gz":     {"tar.gz", false, writeTar(gzipped), nil},
-	"tgz":        {"tgz", false, writeTar(gzipped), nil},
-	"tar.zst":    {"tar.zst", false, writeTar(zstandard), nil},
+	"raw":        {ending: "raw", disk: true, write: writeRaw},
+	"qcow2":      {ending: "qcow2", disk: true, write: writeQcow2(qcow2.Zstd)},
+	"qcow2-zlib": {ending: "qcow2", disk: true, write: writeQcow2(qcow2.Zlib)},
+	"qcow2-none": {ending: "qcow2", disk: true, write: writeQcow2(qcow2.None)},
+	"vhd":        {ending: "vhd", disk: true, write: writeVHD},
+	"vmdk":       {ending: "vmdk", disk: true, write: writeVMDK},
+	"iso":        {ending: "iso", disk: true, write: writeISO, programs: []string{mksquashfs}},
+	"kernel+initramfs": {ending: "vmlinuz", disk: true, write: writeKernel, programs: []string{mksquashfs},
+		more: []part{{"initrd", writeInitrd}}},
+	"erofs":    {ending: "erofs", write: writeEROFS},
+	"squashfs": {ending: "squashfs", write: writeSquashFS, programs: []string{mksquashfs}},
+	"oci":      {ending: "oci.tar", write: writeOCI},
+	"tar":      {ending: "tar", write: writeTar(nil)},
+	"tar.gz":   {ending: "tar.gz", write: writeTar(gzipped)},
+	"tgz":      {ending: "tgz", write: writeTar(gzipped)},
+	"tar.zst":  {ending: "tar.zst", write: writeTar(zstandard)},
 }
 
 // formatNames are the formats, sorted, for messages.
@@ -64,6 +83,7 @@ type source struct {
 	layout *disk.Layout // of the disk, once there is one
 	raw    *os.File     // the disk
 	scrap  bool         // raw is nobody's output
+	live   *os.File     // the packed root of live systems, once there is one
 }
 
 // takeDisk writes the disk into an output, from which others are then made.
@@ -76,7 +96,11 @@ func (s *source) takeDisk(ctx context.Context, f *os.File) error {
 		_, err = sparse.Copy(f, command.Reader(ctx, r))
 		return err
 	}
-	layout, err := s.build.writeDisk(ctx, f, s.tree, s.epoch)
+	c, err := s.diskConfig()
+	if err != nil {
+		return err
+	}
+	layout, err := disk.Write(ctx, f, c)
 	if err != nil {
 		return err
 	}
@@ -101,27 +125,31 @@ func (s *source) disk(ctx context.Context) (*os.File, error) {
 	return f, nil
 }
 
-// close gives back the scratch disk.
+// close gives back the scratch files, which go with the scratch directory.
 func (s *source) close() {
 	if s.scrap {
-		_ = s.raw.Close() // it goes with the scratch directory
+		_ = s.raw.Close()
+	}
+	if s.live != nil {
+		_ = s.live.Close()
 	}
 }
 
-func (b *build) writeDisk(ctx context.Context, f *os.File, t *tree.Tree, epoch time.Time) (*disk.Layout, error) {
+// diskConfig says what disks hold.
+func (s *source) diskConfig() (disk.Config, error) {
+	b := s.build
 	init, err := os.ReadFile(filepath.Join(b.opts.Bin, "imginit"))
 	if err != nil {
-		return nil, err
+		return disk.Config{}, err
 	}
 	size, err := b.def.size()
-	if err != nil {
-		return nil, err
-	}
-	return disk.Write(ctx, f, disk.Config{
-		Name: b.def.Name, Version: b.def.Version, Root: t, Init: init,
-		Size: size, State: b.def.State, Time: epoch,
-	})
+	return disk.Config{
+		Name: b.def.Name, Version: b.def.Version, Root: s.tree, Init: init,
+		Size: size, State: b.def.State, Time: s.epoch,
+	}, err
 }
+
+func writeRaw(ctx context.Context, f *os.File, src *source) error { return src.takeDisk(ctx, f) }
 
 func writeQcow2(c qcow2.Compression) func(context.Context, *os.File, *source) error {
 	return func(ctx context.Context, f *os.File, src *source) error {
@@ -160,37 +188,6 @@ func writeVMDK(ctx context.Context, f *os.File, src *source) error {
 
 func writeEROFS(_ context.Context, f *os.File, src *source) error {
 	_, err := erofs.Write(f, src.tree, erofs.Options{Label: "root", Time: src.epoch})
-	return err
-}
-
-const mksquashfs = "mksquashfs"
-
-// writeSquashFS lets mksquashfs pack the tree, which it reads as an archive
-// (squashfs-tools 4.5): what it stores does not depend on how many processors it packs with. It makes the
-// root directory itself, owned by root and of the time that nothing is newer
-// than.
-func writeSquashFS(ctx context.Context, f *os.File, src *source) error {
-	args := []string{
-		// Level 15, its own choice, takes five times as long for 3 % less.
-		mksquashfs, "-", f.Name(), "-tar", "-noappend", "-comp", "zstd", "-Xcompression-level", "6",
-		"-exit-on-error", "-quiet", "-no-progress",
-		"-root-mode", strconv.FormatUint(uint64(src.tree.Lookup(".").Mode&0o7777), 8),
-	}
-	r, w := io.Pipe()
-	packed := make(chan error, 1)
-	go func() {
-		err := tarball.Write(ctx, w, src.tree)
-		_ = w.CloseWithError(err) // it cannot fail
-		packed <- err
-	}()
-	err := command.Exec{
-		Args: args, Stdin: r, Log: src.build.log, Remedy: "install squashfs-tools",
-		Env: []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", fmt.Sprintf("SOURCE_DATE_EPOCH=%d", src.epoch.Unix())},
-	}.Run(ctx)
-	_ = r.CloseWithError(io.ErrClosedPipe) // ends the goroutine when the program has read no further
-	if tarErr := <-packed; tarErr != nil && !errors.Is(tarErr, io.ErrClosedPipe) {
-		return tarErr
-	}
 	return err
 }
 

@@ -64,7 +64,7 @@ func ReadManifest(path string) (*Manifest, error) {
 	return m, nil
 }
 
-// Output returns the output of that format, or nil.
+// Output returns the output of that format, its first file, or nil.
 func (m *Manifest) Output(format string) *Output {
 	for i := range m.Outputs {
 		if m.Outputs[i].Format == format {
@@ -112,17 +112,19 @@ func (b *build) writeOutputs(ctx context.Context, t *tree.Tree, epoch time.Time)
 	src := &source{build: b, tree: t, epoch: epoch}
 	defer src.close()
 	for _, name := range b.def.Outputs {
-		step := b.progress.Start("write " + name)
-		out, err := b.writeOutput(ctx, &files, name, src)
-		if err != nil {
-			step.Done(err, "")
-			return nil, err
+		for _, p := range formats[name].parts() {
+			step := b.progress.Start("write " + p.label(name))
+			out, err := b.writeOutput(ctx, &files, name, p, src)
+			if err != nil {
+				step.Done(err, "")
+				return nil, err
+			}
+			step.Done(nil, fmt.Sprintf("%s, %d MiB of data", out.Path, out.Data>>20))
+			noted := *out
+			noted.Path = filepath.Base(out.Path)
+			m.Outputs = append(m.Outputs, noted)
+			res.Outputs = append(res.Outputs, *out)
 		}
-		step.Done(nil, fmt.Sprintf("%s, %d MiB of data", out.Path, out.Data>>20))
-		noted := *out
-		noted.Path = filepath.Base(out.Path)
-		m.Outputs = append(m.Outputs, noted)
-		res.Outputs = append(res.Outputs, *out)
 	}
 	m.Disk = src.layout
 	content, err := encode(m)
@@ -187,16 +189,15 @@ func (p *pending) abort() {
 	}
 }
 
-// writeOutput writes one output file, which others see when files are
+// writeOutput writes one file of an output, which others see when files are
 // committed.
-func (b *build) writeOutput(ctx context.Context, files *pending, name string, src *source) (*Output, error) {
-	format := formats[name]
-	out := &Output{Format: name, Path: filepath.Join(b.opts.Out, b.def.Name+"."+format.ending)}
+func (b *build) writeOutput(ctx context.Context, files *pending, name string, p part, src *source) (*Output, error) {
+	out := &Output{Format: name, Path: filepath.Join(b.opts.Out, b.def.Name+"."+p.ending)}
 	f, err := files.create(out.Path)
 	if err != nil {
 		return nil, err
 	}
-	if err = format.write(ctx, f, src); err == nil {
+	if err = p.write(ctx, f, src); err == nil {
 		err = out.measure(f)
 	}
 	if err != nil {

@@ -38,6 +38,26 @@ var Drivers = []string{
 	"crc32c_intel",
 }
 
+// LiveRequired replaces Required in the initramfs of a live system.
+var LiveRequired = []string{"squashfs", "overlay", "loop"}
+
+// LiveDrivers are taken along beside Drivers where a live system has to find
+// its disk: CD drives and USB sticks.
+var LiveDrivers = []string{"sr_mod", "usb_storage", "uas", "xhci_pci", "ehci_pci"}
+
+// Live says where a live system has its root: a SquashFS that /init mounts
+// through a loop device. All that the system writes is in memory.
+type Live string
+
+// Where a live system's root is.
+const (
+	LiveDisk Live = "disk" // in the partition that the kernel command line names, also on a CD
+	LiveFile Live = "file" // in the initramfs itself, as LiveRootPath
+)
+
+// LiveRootPath is where a [LiveFile] system's root is, inside the initramfs.
+const LiveRootPath = "root.squashfs"
+
 // ConfigPath is where /init finds its [Plan], inside the initramfs.
 const ConfigPath = "imginit.conf"
 
@@ -46,7 +66,8 @@ type Config struct {
 	Init    []byte     // the static program that becomes /init
 	Root    *tree.Tree // the image's root; modules come from usr/lib/modules/Kernel
 	Kernel  string     // kernel version, a directory below usr/lib/modules
-	Drivers []string   // modules to take along; nil means Drivers
+	Drivers []string   // modules to take along; nil means Drivers, and LiveDrivers for LiveDisk
+	Live    Live       // empty: not a live system, root and state are partitions
 	State   []string   // absolute paths that the state partition holds, for Plan.State
 	Time    time.Time  // modification time of everything
 }
@@ -56,14 +77,21 @@ func Build(w io.Writer, c Config) (*Plan, error) {
 	if len(c.Init) == 0 {
 		return nil, fmt.Errorf("initramfs: no program for /init")
 	}
+	required := Required
+	if c.Live != "" {
+		required = LiveRequired
+	}
 	if c.Drivers == nil {
 		c.Drivers = Drivers
+		if c.Live == LiveDisk {
+			c.Drivers = slices.Concat(Drivers, LiveDrivers)
+		}
 	}
-	plan, files, err := selectModules(c.Root, c.Kernel, Required, c.Drivers)
+	plan, files, err := selectModules(c.Root, c.Kernel, required, c.Drivers)
 	if err != nil {
 		return nil, fmt.Errorf("initramfs: %w", err)
 	}
-	plan.State = slices.Clone(c.State)
+	plan.State, plan.Live = slices.Clone(c.State), c.Live
 	t := tree.New()
 	t.AddFile("init", 0o755, c.Init)
 	for name, data := range files {

@@ -123,6 +123,36 @@ func TestBuild(t *testing.T) {
 	}
 }
 
+// A live system needs no partition of its own, and looks for its root on what
+// people carry about only where the root is on a disk.
+func TestLive(t *testing.T) {
+	for where, driver := range map[Live]bool{LiveDisk: true, LiveFile: false} {
+		c := config()
+		dir := "usr/lib/modules/" + version + "/"
+		dep := c.Root.Lookup(dir + "modules.dep")
+		text, err := dep.ReadFile()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range []string{"squashfs", "loop", "sr_mod"} {
+			text = append(text, "kernel/"+m+".ko:\n"...)
+			c.Root.AddFile(dir+"kernel/"+m+".ko", 0o644, []byte(m))
+		}
+		c.Root.AddFile(dir+"modules.dep", 0o644, text)
+		c.Live = where
+		plan, err := Build(io.Discard, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]string{"squashfs", "loop"}, plan.Load); diff != "" { // overlay is built in
+			t.Errorf("%s: loads (-want +got):\n%s", where, diff)
+		}
+		if (plan.Modules["sr_mod"] != nil) != driver || plan.Modules["ext4"] != nil || !strings.HasSuffix(string(plan.Marshal()), "\nlive "+string(where)+"\n") {
+			t.Errorf("%s:\n%s", where, plan.Marshal())
+		}
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	for name, change := range map[string]func(*Config){
 		"no init":    func(c *Config) { c.Init = nil },

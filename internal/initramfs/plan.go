@@ -19,12 +19,14 @@ import (
 //	alias PATTERN NAME          devices it drives, as in modules.alias
 //	load NAME                   load it whatever the devices are
 //	state PATH                  a directory kept on the state partition
+//	live WHERE                  a live system, whose root is WHERE: see [Live]
 type Plan struct {
 	Kernel  string
 	Modules map[string]*Module
 	Aliases []Alias // in the order of modules.alias
 	Load    []string
 	State   []string
+	Live    Live // empty: not a live system
 }
 
 // Module is what one module needs, by direct dependency.
@@ -60,6 +62,9 @@ func (p *Plan) Marshal() []byte {
 	}
 	for _, s := range p.State {
 		line("state", s)
+	}
+	if p.Live != "" {
+		line("live", string(p.Live))
 	}
 	return b.Bytes()
 }
