@@ -1,6 +1,7 @@
 // Imgtools is what diskimage-builder's elements call inside an image while it
 // is built, in one static program: pkg-map, svc-map, install-packages,
-// package-installs-v2 and dib-run-parts. Called by one of these names, through
+// package-installs-v2, cache-url and dib-run-parts; and what our own elements
+// call beside an image. Called by one of these names, through
 // a link, or with the name as its first argument, it takes that tool's
 // arguments and ends with its exit statuses. An image needs no Python for it.
 package main
@@ -107,6 +108,12 @@ func find(name string) *tool {
 func tools() []tool {
 	return []tool{
 		{
+			"cache-url", "[-f] URL FILE", "bring what a URL names into a file, unless the file is as new",
+			"HTTP, HTTPS and file URLs. -f asks all caches on the way for a new copy. Ends with 44 when the server has no\n" +
+				"such file, and with 1 for other errors, after trying again what may pass.",
+			"cache-url https://example.org/base.img /var/cache/base.img", cacheURL,
+		},
+		{
 			"dib-run-parts", "[--list] DIRECTORY", "run a directory of hooks",
 			"Sources DIRECTORY/../environment.d and runs the hooks one after the other until one fails; its status is\n" +
 				"then the exit status. --list prints them. RUN_PARTS_REGEX replaces what a hook's name must match.",
@@ -119,15 +126,16 @@ func tools() []tool {
 			"install-packages -m nova nova-api", installPackages,
 		},
 		{
-			"merge-svc-map", "--elements NAMES --path DIRECTORIES [--distro NAME] FILE", "write the table of services for an image",
+			"merge-svc-map", "[--elements NAMES --path DIRECTORIES] [--distro NAME] FILE", "write the table of services for an image",
 			"Runs beside the image, not in it: merges the svc-map files of elements for the distribution, by default\n" +
-				"that of DISTRO_NAME.",
+				"that of DISTRO_NAME. In a hook, the image's elements need not be named.",
 			"merge-svc-map --elements 'nova glance' --path elements mnt/usr/share/svc-map/services", mergeServices,
 		},
 		{
-			"package-installs-squash", "--elements NAMES --path DIRECTORIES FILE", "write what an image's elements install",
+			"package-installs-squash", "[--elements NAMES --path DIRECTORIES] FILE", "write what an image's elements install",
 			"Runs beside the image, not in it: squashes the package-installs files of elements into FILE. ARCH,\n" +
-				"DIB_PYTHON_VERSION, DIB_DEFAULT_INSTALLTYPE and what the files name are taken from the environment.",
+				"DIB_PYTHON_VERSION, DIB_DEFAULT_INSTALLTYPE and what the files name are taken from the environment.\n" +
+				"In a hook, the image's elements need not be named.",
 			"package-installs-squash --elements 'nova glance' --path elements mnt/tmp/package-installs.json", squash,
 		},
 		{
@@ -143,6 +151,12 @@ func tools() []tool {
 				"Ends with 1 for an error or a package without a name, and 2 when the element has no map; with\n" +
 				"--missing-ok such packages keep their names.",
 			"pkg-map --element nova --distro debian nova-api", mapPackages,
+		},
+		{
+			"source-repositories", "", "fetch the sources that elements register",
+			"Runs beside the image, not in it, in a hook: reads source-repository-* in TMP_HOOKS_PATH and brings what they\n" +
+				"name into TMP_MOUNT_PATH, through the cache in DIB_IMAGE_CACHE.",
+			"source-repositories", sources,
 		},
 		{
 			"svc-map", "SERVICE...", "translate names of services",

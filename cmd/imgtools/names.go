@@ -13,6 +13,7 @@ import (
 	"goldsmith/internal/element"
 	"goldsmith/internal/pkgmap"
 	"goldsmith/internal/svcmap"
+	"goldsmith/internal/yaml11"
 )
 
 // mapPackages is pkg-map. What it does not know as an option is a name, as in
@@ -73,7 +74,7 @@ func mapServices(_ context.Context, c *caller, _ string, args []string) error {
 // mergeServices writes the table that svc-map reads.
 func mergeServices(_ context.Context, c *caller, _ string, args []string) error {
 	distro := c.env["DISTRO_NAME"]
-	elements, file, err := elementsAndFile(args, map[string]*string{"--distro": &distro})
+	elements, file, err := c.elementsAndFile(args, map[string]*string{"--distro": &distro})
 	if err != nil {
 		return err
 	}
@@ -88,8 +89,9 @@ func mergeServices(_ context.Context, c *caller, _ string, args []string) error 
 }
 
 // elementsAndFile reads the arguments that the tools for the host share:
-// which elements, where they lie, and what to write.
-func elementsAndFile(args []string, more map[string]*string) ([]*element.Element, string, error) {
+// which elements, where they lie, and what to write. A hook that names no
+// elements means those of the image, which the builder has told it.
+func (c *caller) elementsAndFile(args []string, more map[string]*string) ([]*element.Element, string, error) {
 	var names, list string
 	values := map[string]*string{"--elements": &names, "--path": &list}
 	for n, v := range more {
@@ -99,10 +101,13 @@ func elementsAndFile(args []string, more map[string]*string) ([]*element.Element
 	switch {
 	case err != nil:
 		return nil, "", err
-	case names == "" || list == "":
-		return nil, "", usage("--elements and --path are required")
 	case len(words) != 1:
 		return nil, "", usage("expected one file to write, found %d words", len(words))
+	case names == "" && list == "" && c.env[imageElements] != "":
+		elements, err := told(c.env[imageElements])
+		return elements, words[0], err
+	case names == "" || list == "":
+		return nil, "", usage("--elements and --path are required")
 	}
 	path, err := element.ParsePath(list)
 	if err != nil {
@@ -120,4 +125,24 @@ func elementsAndFile(args []string, more map[string]*string) ([]*element.Element
 		out = append(out, e)
 	}
 	return out, words[0], nil
+}
+
+// imageElements holds, in hooks, the image's elements: a YAML mapping of names
+// to directories.
+const imageElements = "IMAGE_ELEMENT_YAML"
+
+// told reads the variable.
+func told(text string) ([]*element.Element, error) {
+	root, err := yaml11.Parse(imageElements, []byte(text))
+	if err != nil {
+		return nil, err
+	}
+	if root.Kind != yaml11.Mapping {
+		return nil, fmt.Errorf("%s: expected a mapping, found %v", imageElements, root.Kind)
+	}
+	var out []*element.Element
+	for _, p := range root.Pairs {
+		out = append(out, &element.Element{Name: p.Key.Text, Dir: p.Value.Text})
+	}
+	return out, nil
 }

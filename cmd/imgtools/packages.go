@@ -19,7 +19,7 @@ import (
 
 // squash is package-installs-squash.
 func squash(_ context.Context, c *caller, name string, args []string) error {
-	elements, file, err := elementsAndFile(args, nil)
+	elements, file, err := c.elementsAndFile(args, nil)
 	if err != nil {
 		return err
 	}
