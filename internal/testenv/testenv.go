@@ -15,7 +15,7 @@ func Need(t testing.TB, programs ...string) {
 	t.Helper()
 	for _, p := range programs {
 		if _, err := exec.LookPath(p); err != nil {
-			missing(t, p+" is not installed: run ci/install-deps.sh")
+			Missing(t, p+" is not installed: run ci/install-deps.sh")
 		}
 	}
 }
@@ -24,7 +24,7 @@ func Need(t testing.TB, programs ...string) {
 func NeedFile(t testing.TB, path string) {
 	t.Helper()
 	if _, err := os.Stat(path); err != nil {
-		missing(t, path+" is not there: run ci/install-deps.sh")
+		Missing(t, path+" is not there: run ci/install-deps.sh")
 	}
 }
 
@@ -32,11 +32,12 @@ func NeedFile(t testing.TB, path string) {
 func NeedRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		missing(t, "not root")
+		Missing(t, "not root")
 	}
 }
 
-func missing(t testing.TB, why string) {
+// Missing skips the test for what is missing, or fails it under CI=true.
+func Missing(t testing.TB, why string) {
 	t.Helper()
 	if os.Getenv("CI") == "true" {
 		t.Fatal(why)

@@ -50,7 +50,7 @@ func FindKernel(roots []string, modules []string) (*Kernel, error) {
 		why = strings.Join(lacks, "; ")
 	}
 	return nil, command.Missing(fmt.Errorf("no kernel for the virtual machine that makes the disk: %s", why),
-		"install a distribution's kernel on this host, such as Debian's linux-image-amd64")
+		"install a distribution's kernel on this host, such as Debian's linux-image-amd64 (its cloud kernels lack 9p)")
 }
 
 // kernels lists the kernels below a root, the last by name first.

@@ -2,7 +2,7 @@ package vm
 
 import (
 	"fmt"
-	"net"
+	"net/netip"
 	"os"
 	"time"
 	"unsafe"
@@ -14,9 +14,9 @@ import (
 // user): this machine's, the host's, and that of a name server which passes
 // questions on to the host's.
 var (
-	ownAddress = net.IPv4(10, 0, 2, 15)
-	netMask    = net.IPv4(255, 255, 255, 0)
-	gateway    = net.IPv4(10, 0, 2, 2)
+	ownAddress = netip.AddrFrom4([4]byte{10, 0, 2, 15})
+	netMask    = netip.AddrFrom4([4]byte{255, 255, 255, 0})
+	gateway    = netip.AddrFrom4([4]byte{10, 0, 2, 2})
 )
 
 // ResolvConf is the resolver's configuration in the machine.
@@ -38,13 +38,13 @@ func network() error {
 	}
 	for _, a := range []struct {
 		request uint
-		ip      net.IP
+		ip      netip.Addr
 	}{{unix.SIOCSIFADDR, ownAddress}, {unix.SIOCSIFNETMASK, netMask}} {
 		r, err := unix.NewIfreq(card)
 		if err != nil {
 			return err
 		}
-		if err := r.SetInet4Addr(a.ip.To4()); err != nil {
+		if err := r.SetInet4Addr(a.ip.AsSlice()); err != nil {
 			return err
 		}
 		if err := unix.IoctlIfreq(fd, a.request, r); err != nil {
@@ -109,7 +109,7 @@ type rtentry struct {
 func route(fd int) error {
 	r := rtentry{flags: unix.RTF_UP | unix.RTF_GATEWAY}
 	r.dst.Family, r.gateway.Family, r.genmask.Family = unix.AF_INET, unix.AF_INET, unix.AF_INET
-	copy(r.gateway.Addr[:], gateway.To4())
+	copy(r.gateway.Addr[:], gateway.AsSlice())
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCADDRT, uintptr(unsafe.Pointer(&r))); errno != 0 {
 		return fmt.Errorf("default route: %w", errno)
 	}

@@ -21,8 +21,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -146,10 +149,10 @@ func reachable(env []string) []string {
 	for i, e := range env {
 		name, value, _ := strings.Cut(e, "=")
 		if l := strings.ToLower(name); strings.HasSuffix(l, "_proxy") && l != "no_proxy" {
-			for _, local := range []string{"127.0.0.1", "localhost", "[::1]"} {
-				value = strings.Replace(value, "://"+local+":", "://"+hostAddress+":", 1)
+			if u, err := url.Parse(value); err == nil && slices.Contains([]string{"127.0.0.1", "localhost", "::1"}, u.Hostname()) {
+				u.Host = net.JoinHostPort(hostAddress, u.Port())
+				e = name + "=" + u.String()
 			}
-			e = name + "=" + value
 		}
 		out[i] = e
 	}
@@ -195,11 +198,15 @@ func (c Config) qemu(accel, initrd, console string) []string {
 	return args
 }
 
+// executable is the program that runs in the machine: this one. It must be
+// static, since the machine's first root has no libraries.
+var executable = os.Executable
+
 // writeInitrd writes the machine's first root: this program as /init, the
 // kernel's modules, and the job.
 func (c Config) writeInitrd(path string, j job) error {
 	t := tree.New()
-	self, err := os.Executable()
+	self, err := executable()
 	if err != nil {
 		return err
 	}
