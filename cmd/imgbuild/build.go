@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"flag"
+	"time"
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/element"
@@ -12,6 +13,7 @@ import (
 func buildCommand() *command.Command {
 	var out, elements, cache string
 	var refresh, asJSON bool
+	var hookTimeout time.Duration
 	return &command.Command{
 		Name:  "build",
 		Args:  "DEFINITION.yaml",
@@ -31,6 +33,7 @@ ELEMENTS_PATH, then among goldsmith's own.`,
 			fs.StringVar(&out, "o", ".", "write the outputs into `directory`")
 			fs.StringVar(&elements, "elements-path", "", "search elements in these `directories`, colon-separated, first")
 			fs.StringVar(&cache, "cache", "", "keep base trees in `directory` (default ~/.cache/goldsmith)")
+			fs.DurationVar(&hookTimeout, "hook-timeout", 0, "end a hook that runs longer than `time`, such as 30m (default: never)")
 			fs.BoolVar(&refresh, "refresh", false, "make the base tree anew, with the packages that the mirror has now")
 			fs.BoolVar(&asJSON, "json", false, "print events and the result as JSON, one object a line")
 		},
@@ -40,7 +43,9 @@ ELEMENTS_PATH, then among goldsmith's own.`,
 			}
 			p := command.NewProgress("imgbuild", io, asJSON)
 			defer p.Close()
-			res, err := build(ctx, args[0], elements, imagebuild.Options{Out: out, Cache: cache, Refresh: refresh, Progress: p})
+			res, err := build(ctx, args[0], elements, imagebuild.Options{
+				Out: out, Cache: cache, Refresh: refresh, HookTimeout: hookTimeout, Progress: p,
+			})
 			if err != nil {
 				p.Error(err)
 				return err

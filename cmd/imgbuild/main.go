@@ -2,10 +2,15 @@
 package main
 
 import (
+	"context"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"goldsmith/internal/command"
+	"goldsmith/internal/imagebuild"
 	"goldsmith/internal/rootfs"
+	"goldsmith/internal/vm"
 )
 
 // version is set when the program is linked.
@@ -14,7 +19,11 @@ var version = "dev"
 func main() { os.Exit(run()) }
 
 func run() int {
+	vm.Init()
 	rootfs.Init()
+	if len(os.Args) == 3 && os.Args[1] == imagebuild.InMachine {
+		return inMachine(os.Args[2])
+	}
 	if len(os.Args) > 1 && os.Args[1] == "build" && os.Geteuid() == 0 {
 		if err := rootfs.Isolate(); err != nil {
 			command.Print(os.Stderr, "imgbuild", command.Missing(err, "a build needs root and the right to make namespaces"))
@@ -22,6 +31,17 @@ func run() int {
 		}
 	}
 	return program().Main(os.Args[1:])
+}
+
+// inMachine does a build's part in the virtual machine that has the disk. Its
+// error is printed by the build outside.
+func inMachine(job string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := imagebuild.RunInMachine(ctx, job); err != nil {
+		return command.StatusFailed
+	}
+	return command.StatusOK
 }
 
 func program() *command.Program {

@@ -28,6 +28,48 @@ type base struct {
 // close lets other builds make the tree anew.
 func (b *base) close() error { return b.lock.Close() }
 
+// baseRoot makes the tree that the other phases work on: a copy of a base tree
+// that is kept, or, for diskimage-builder's commands, what root.d makes now.
+func (b *build) baseRoot(ctx context.Context) (string, error) {
+	if b.opts.Compat == nil {
+		var err error
+		if b.base, err = b.makeBase(ctx); err != nil {
+			return "", err
+		}
+		b.epoch = b.base.epoch
+		return rootfs.Overlay(b.base.root, b.work.dir)
+	}
+	started := time.Now()
+	root := filepath.Join(b.work.dir, "mnt")
+	if err := os.Mkdir(root, 0o755); err != nil {
+		return "", err
+	}
+	if err := b.runPhases(ctx, root, []phase{rootPhase}); err != nil {
+		return "", err
+	}
+	if err := checkBase(root); err != nil {
+		return "", err
+	}
+	var err error
+	b.epoch, err = newestBefore(root, started)
+	return root, err
+}
+
+// checkBase fails when root.d made no tree; what it may put into /tmp alone is
+// none.
+func checkBase(root string) error {
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() != "tmp" && e.Name() != "lost+found" {
+			return nil
+		}
+	}
+	return errors.New("phase root.d: made no tree: an operating system element must fill TARGET_ROOT")
+}
+
 // makeBase runs the root.d hooks, or takes the tree they made before.
 func (b *build) makeBase(ctx context.Context) (*base, error) {
 	key, err := b.baseKey()
@@ -114,15 +156,15 @@ func (b *build) bootstrap(ctx context.Context, dir string) error {
 	if err := os.WriteFile(list, []byte(strings.Join(b.packages, "\n")+"\n"), 0o644); err != nil {
 		return err
 	}
-	if err := b.runPhase(ctx, rootPhase, root); err != nil {
+	if err := b.stageFor(rootPhase, root).run(ctx, rootPhase, nil); err != nil {
 		return err
 	}
 	// Such as a package cache that a hook lent the tree: it is no part of it.
 	if err := rootfs.UnmountBelow(root); err != nil {
 		return fmt.Errorf("phase root.d: %w", err)
 	}
-	if entries, err := os.ReadDir(root); err != nil || len(entries) == 0 {
-		return fmt.Errorf("phase root.d: made no tree: an operating system element must fill TARGET_ROOT")
+	if err := checkBase(root); err != nil {
+		return err
 	}
 	epoch, err := newestBefore(root, started)
 	if err != nil {

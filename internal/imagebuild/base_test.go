@@ -143,13 +143,13 @@ func TestBaseKeyChanges(t *testing.T) {
 
 // root.d hooks are told nothing of the image that others may not share.
 func TestBaseEnvironment(t *testing.T) {
-	b := &build{def: &Definition{Name: "secret", Version: "7"}, work: &work{}}
+	b := &build{def: &Definition{Name: "secret", Version: "7"}, work: &work{}, cache: &cache{}}
 	for p, want := range map[phase][]string{
-		rootPhase: {"IMAGE_NAME=image", "IMAGE_VERSION=0"},
-		phases[2]: {"IMAGE_NAME=secret", "IMAGE_VERSION=7"},
+		rootPhase:     {"IMAGE_NAME=image", "IMAGE_VERSION=0"},
+		diskPhases[1]: {"IMAGE_NAME=secret", "IMAGE_VERSION=7"},
 	} {
 		for _, w := range want {
-			if env := b.environment(p, "/"); !slices.Contains(env, w) {
+			if env := b.stageFor(p, "/").environment(p); !slices.Contains(env, w) {
 				t.Errorf("%s: %s is not in %q", p.name, w, env)
 			}
 		}

@@ -27,7 +27,7 @@ func forBase(name string) bool {
 		return false
 	}
 	return !strings.HasPrefix(name, "README") &&
-		!slices.ContainsFunc(phases, func(p phase) bool { return p.name == name })
+		!slices.ContainsFunc(phases[1:], func(p phase) bool { return p.name == name })
 }
 
 // baseKey names what a base tree depends on: the packages, the sources they

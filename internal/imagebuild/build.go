@@ -20,6 +20,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -29,9 +30,11 @@ import (
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/element"
+	"goldsmith/internal/hooklib"
 	"goldsmith/internal/pkginstall"
 	"goldsmith/internal/rootfs"
 	"goldsmith/internal/tree"
+	"goldsmith/internal/vm"
 )
 
 // Options say how to build. Progress and Bin must be set.
@@ -41,7 +44,31 @@ type Options struct {
 	Cache    string       // cache directory; empty means the user's own
 	Bin      string       // directory of our static programs, which elements install
 	Refresh  bool         // make the base tree anew: packages as the mirror has them now
-	Progress *command.Progress
+	// HookTimeout is how long one hook may run; 0 means for ever.
+	HookTimeout time.Duration
+	Progress    *command.Progress
+	// Compat makes the build diskimage-builder's; nil means our own.
+	Compat *Compat
+}
+
+// Compat is what diskimage-builder's commands ask for beyond a definition.
+type Compat struct {
+	Environ         map[string]string // the caller's environment, with what flags export
+	Args            []string          // the command line, without the program
+	ImageName       string            // as it was given, directories included
+	ImageCache      string            // directory for what elements download
+	LockFiles       string            // directory for their locks
+	Packages        []string          // installed after install.d
+	RootLabel       string            // of the file system mkfs_root; empty means the original's default
+	MkfsOptions     string            // for it, separated by blanks
+	MaxOnlineResize string            // blocks, for mkfs -E resize=
+	QemuImgOptions  string            // for qemu-img convert -o
+	DockerTarget    string            // the name that the output docker gets there
+	// NoImage makes no disk and no archive: what hooks leave is the result, as
+	// for a ramdisk.
+	NoImage bool
+	// Log receives the build's whole output; nil means NAME.build.log.
+	Log io.Writer
 }
 
 // Result says what was built.
@@ -58,10 +85,14 @@ type build struct {
 	progress *command.Progress
 	elements []*element.Element
 	packages []string
+	layout   *layout // nil for goldsmith's own disk
 	cache    *cache
 	work     *work
-	base     *base  // nil until it is there
-	hooks    string // merged hooks tree
+	base     *base     // nil until it is there, and where none is kept
+	cwd      string    // working directory of hooks on the host: the caller's
+	hooks    string    // merged hooks tree
+	epoch    time.Time // no file of a goldsmith image is newer
+	disk     *os.File  // that the phases made, nil where outputs make it
 	log      io.Writer
 	logPath  string
 }
@@ -71,7 +102,10 @@ func Build(ctx context.Context, def *Definition, opts Options) (_ *Result, err e
 	if !rootfs.Isolated() {
 		return nil, command.Missing(errors.New("a build needs mount namespaces"), "run it as root")
 	}
-	b := &build{def: def, opts: opts, progress: opts.Progress}
+	b := &build{def: def, opts: opts, progress: opts.Progress, work: &work{}}
+	if b.cwd, err = os.Getwd(); err != nil {
+		return nil, err
+	}
 	if err := b.resolve(); err != nil {
 		return nil, err
 	}
@@ -88,18 +122,25 @@ func Build(ctx context.Context, def *Definition, opts Options) (_ *Result, err e
 	if err := os.MkdirAll(opts.Out, 0o755); err != nil {
 		return nil, fmt.Errorf("output directory: %w", err)
 	}
-	b.logPath = filepath.Join(opts.Out, def.Name+".build.log")
-	log, err := createLog(b.logPath)
+	if opts.Compat != nil {
+		b.log, b.logPath = opts.Compat.Log, "its log"
+	} else {
+		b.logPath = filepath.Join(opts.Out, def.Name+".build.log")
+		log, err := createLog(b.logPath)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, log.Close()) }()
+		b.log = log
+	}
+	t, disk, err := b.makeTree(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, log.Close()) }()
-	b.log = log
-	t, epoch, err := b.makeTree(ctx)
-	if err != nil {
-		return nil, err
+	if b.disk = disk; disk != nil {
+		defer disk.Close()
 	}
-	return b.writeOutputs(ctx, t, epoch)
+	return b.writeOutputs(ctx, t, b.epoch)
 }
 
 // close releases what the build holds; the base tree last, since the scratch
@@ -128,23 +169,25 @@ func createLog(path string) (*os.File, error) {
 	return f, nil
 }
 
-// resolve decides elements and packages before anything is made.
+// resolve decides elements, packages and the disk before anything is made.
 func (b *build) resolve() error {
 	var err error
 	if b.elements, err = b.opts.Elements.Resolve(b.def.Elements); err != nil {
 		return err
 	}
-	asked, err := b.askedPackages()
-	if err != nil {
-		return err
+	if b.opts.Compat == nil {
+		asked, err := b.askedPackages()
+		if err != nil {
+			return err
+		}
+		b.packages = slices.Compact(slices.Sorted(slices.Values(append(asked, b.def.Packages...))))
 	}
-	b.packages = slices.Compact(slices.Sorted(slices.Values(append(asked, b.def.Packages...))))
-	return nil
+	return b.chooseLayout()
 }
 
 // askedPackages returns what the elements install, in all phases: the base
-// tree is made with all of it in one transaction. What would have to go again
-// later is refused rather than left in the image.
+// tree is made with all of it in one transaction. What has to go again goes at
+// the end of its phase, by the element package-installs.
 func (b *build) askedPackages() ([]string, error) {
 	env := pkginstall.Environment{"DISTRO_NAME": b.distribution(), "DIB_PYTHON_VERSION": "3"}
 	maps.Copy(env, b.def.Environment)
@@ -156,10 +199,12 @@ func (b *build) askedPackages() ([]string, error) {
 	for _, w := range warnings {
 		b.progress.Info("warning: %s", w)
 	}
-	for _, phase := range pkginstall.Phases {
-		for _, e := range plan[phase].Uninstall {
-			return nil, command.BadInput(fmt.Errorf("element %s: package %s is to be removed again, which is not supported yet", e.Element, e.Package),
-				"leave out uninstall and build-only, or remove it in a finalise.d hook")
+	if !slices.ContainsFunc(b.elements, func(e *element.Element) bool { return e.Name == "package-installs" }) {
+		for _, phase := range pkginstall.Phases {
+			for _, e := range plan[phase].Uninstall {
+				return nil, command.BadInput(fmt.Errorf("element %s: package %s is to be removed again, and nothing would do it", e.Element, e.Package),
+					"add the element package-installs")
+			}
 		}
 	}
 	return plan.Install(b.elements, env)
@@ -178,9 +223,22 @@ func (b *build) distribution() string {
 	return ""
 }
 
-// checkPrograms finds our own programs before the long work starts.
+// checkPrograms finds the programs that the build will need before the long
+// work starts.
 func (b *build) checkPrograms() error {
-	if slices.ContainsFunc(b.def.Outputs, func(o string) bool { return formats[o].disk }) {
+	var need []string
+	for _, o := range b.def.Outputs {
+		need = append(need, formatOf(o).programs...)
+	}
+	if b.layout != nil && b.wantsDisk() {
+		need = slices.Concat(need, vm.Programs, []string{"tar"}, b.layout.plan.Programs())
+	}
+	for _, p := range need {
+		if _, err := exec.LookPath(p); err != nil {
+			return command.Missing(fmt.Errorf("%s: not installed, and this build needs it", p), "ci/install-deps.sh names Debian's packages")
+		}
+	}
+	if b.layout == nil && b.wantsDisk() {
 		if _, err := os.Stat(filepath.Join(b.opts.Bin, "imginit")); err != nil {
 			return command.Missing(fmt.Errorf("%s: imginit is not there", b.opts.Bin), "'make build' puts all programs into one directory")
 		}
@@ -188,60 +246,135 @@ func (b *build) checkPrograms() error {
 	return nil
 }
 
-// makeTree runs all phases and returns the finished tree and the time that
-// no file in it is newer than.
-func (b *build) makeTree(ctx context.Context) (*tree.Tree, time.Time, error) {
-	none := time.Time{}
-	b.hooks = filepath.Join(b.work.dir, "hooks")
-	if err := os.MkdirAll(b.hooks, 0o755); err != nil {
-		return nil, none, err
+// makeTree runs all phases and returns the finished tree, and the disk where
+// the phases made one.
+func (b *build) makeTree(ctx context.Context) (*tree.Tree, *os.File, error) {
+	if err := b.prepare(); err != nil {
+		return nil, nil, err
 	}
-	if err := element.MergeHooks(b.elements, b.hooks); err != nil {
-		return nil, none, err
-	}
-	var err error
-	if b.base, err = b.makeBase(ctx); err != nil {
-		return nil, none, err
-	}
-	root, err := rootfs.Overlay(b.base.root, b.work.dir)
+	root, err := b.baseRoot(ctx)
 	if err != nil {
-		return nil, none, err
+		return nil, nil, err
 	}
-	restore, err := lendResolvConf(root, "/etc/resolv.conf")
+	if err := b.lateEnvironment(); err != nil {
+		return nil, nil, err
+	}
+	if _, err := lendResolvConf(root, "/etc/resolv.conf"); err != nil {
+		return nil, nil, err
+	}
+	if err := b.runPhases(ctx, root, treePhases); err != nil {
+		return nil, nil, err
+	}
+	machine, err := b.needsMachine()
 	if err != nil {
-		return nil, none, err
-	}
-	for _, p := range phases {
-		if !b.hasHooks(p) {
-			continue
-		}
-		step := b.progress.Start(p.name)
-		err := b.runPhase(ctx, p, root)
-		step.Done(err, "")
-		if err != nil {
-			return nil, none, err
-		}
-	}
-	if err := restore(); err != nil {
-		return nil, none, err
+		return nil, nil, err
 	}
 	// What a hook mounted on the tree is no part of the image.
+	if machine {
+		if err := rootfs.UnmountBelow(root); err != nil {
+			return nil, nil, err
+		}
+		return b.diskInMachine(ctx, root)
+	}
+	if err := b.runPhases(ctx, root, diskPhases); err != nil {
+		return nil, nil, err
+	}
 	if err := rootfs.UnmountBelow(root); err != nil {
-		return nil, none, err
+		return nil, nil, err
+	}
+	if b.opts.Compat != nil {
+		if err := b.stageFor(diskPhases[0], root).finish(nil); err != nil {
+			return nil, nil, err
+		}
+		t, err := tree.FromDir(root)
+		return t, nil, err
+	}
+	if err := restoreResolvConf(root); err != nil {
+		return nil, nil, err
 	}
 	t, err := tree.FromDir(root)
 	if err != nil {
-		return nil, none, err
+		return nil, nil, err
 	}
-	if err := normalise(t, b.base.epoch); err != nil {
-		return nil, none, err
-	}
-	return t, b.base.epoch, nil
+	return t, nil, normalise(t, b.epoch)
 }
 
-func (b *build) hasHooks(p phase) bool {
-	_, err := os.Stat(filepath.Join(b.hooks, p.name))
-	return err == nil
+// prepare fills the scratch directory: the hooks, the library that they
+// source, and what they are told of the disk.
+func (b *build) prepare() error {
+	b.hooks = filepath.Join(b.work.dir, "hooks")
+	if err := element.MergeHooks(b.elements, b.hooks); err != nil {
+		return err
+	}
+	if err := hooklib.Write(filepath.Join(b.work.dir, "lib")); err != nil {
+		return err
+	}
+	host := b.paths("")
+	for _, dir := range []string{"TMP_IMAGE_DIR", "DIB_IMAGE_CACHE", "DIB_LOCKFILES"} {
+		if err := os.MkdirAll(host[dir], 0o755); err != nil {
+			return err
+		}
+	}
+	if b.layout == nil {
+		return nil
+	}
+	return b.layout.write(filepath.Dir(host["DIB_BLOCK_DEVICE_PARAMS_YAML"]), host["TMP_IMAGE_DIR"], b.work.dir)
+}
+
+// lateEnvironment adds the snippet that hooks after root.d source: it names
+// the default install type for those that run without our environment. An
+// image without any snippet needs no bash, and gets none for it.
+func (b *build) lateEnvironment() error {
+	dir := filepath.Join(b.hooks, "environment.d")
+	if _, err := os.Stat(dir); os.IsNotExist(err) && b.opts.Compat == nil {
+		return nil
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	kind := b.settings(treePhases[0])["DIB_DEFAULT_INSTALLTYPE"]
+	if kind == "" {
+		kind = "source"
+	}
+	line := fmt.Sprintf("export DIB_DEFAULT_INSTALLTYPE=${DIB_DEFAULT_INSTALLTYPE:-%q}\n", kind)
+	return os.WriteFile(filepath.Join(dir, "11-dib-install-type.bash"), []byte(line), 0o644)
+}
+
+// runPhases runs those of the phases that have something to do.
+func (b *build) runPhases(ctx context.Context, root string, list []phase) error {
+	for _, p := range list {
+		s := b.stageFor(p, root)
+		if s.has(p) {
+			step := b.progress.Start(p.name)
+			err := s.run(ctx, p, nil)
+			step.Done(err, "")
+			if err != nil {
+				return err
+			}
+		}
+		if p.name == "install.d" {
+			if err := b.installExtra(ctx, s); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// installExtra installs the packages of the command line: inside, by whatever
+// install-packages the elements brought, without environment.d, as the
+// original does.
+func (b *build) installExtra(ctx context.Context, s *stage) error {
+	if b.opts.Compat == nil || len(b.opts.Compat.Packages) == 0 {
+		return nil
+	}
+	inside := phase{"install.d", true}
+	step := b.progress.Start("install packages")
+	err := s.exec(inside)(ctx, command.Exec{
+		Args: append([]string{"install-packages"}, b.opts.Compat.Packages...), Env: s.environment(inside), Log: b.log,
+	})
+	step.Done(err, "")
+	return err
 }
 
 func elementNames(els []*element.Element) []string {

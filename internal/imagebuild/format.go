@@ -42,7 +42,7 @@ type part struct {
 
 // label names the file in messages, as one of a format's.
 func (p part) label(format string) string {
-	if len(formats[format].more) == 0 {
+	if len(formatOf(format).more) == 0 {
 		return format
 	}
 	return format + ", " + p.ending
@@ -174,7 +174,11 @@ func writeVHD(ctx context.Context, f *os.File, src *source) error {
 	if err != nil {
 		return err
 	}
-	id := sha256.Sum256([]byte("vhd|" + src.layout.GUID))
+	name := src.build.def.Name
+	if src.layout != nil {
+		name = src.layout.GUID
+	}
+	id := sha256.Sum256([]byte("vhd|" + name))
 	return vhd.Append(f, size, [16]byte(id[:16]))
 }
 

@@ -96,6 +96,10 @@ func (b *build) manifest(t *tree.Tree) (*Manifest, error) {
 // the manifest last, when all are written: a manifest never lies beside
 // outputs that are not its own for longer than the renames take.
 func (b *build) writeOutputs(ctx context.Context, t *tree.Tree, epoch time.Time) (*Result, error) {
+	compat := b.opts.Compat
+	if compat != nil && compat.NoImage {
+		return &Result{Log: b.logPath}, nil
+	}
 	m, err := b.manifest(t)
 	if err != nil {
 		return nil, err
@@ -104,15 +108,17 @@ func (b *build) writeOutputs(ctx context.Context, t *tree.Tree, epoch time.Time)
 	if err != nil {
 		return nil, err
 	}
-	t.AddFile(manifestInside, 0o644, inside)
-	t.ClampTimes(epoch)
+	if b.layout == nil { // else the disk's file systems are there already
+		t.AddFile(manifestInside, 0o644, inside)
+		t.ClampTimes(epoch)
+	}
 	res := &Result{Manifest: filepath.Join(b.opts.Out, b.def.Name+".manifest.json"), Log: b.logPath}
 	var files pending
 	defer files.abort()
-	src := &source{build: b, tree: t, epoch: epoch}
+	src := &source{build: b, tree: t, epoch: epoch, raw: b.disk}
 	defer src.close()
 	for _, name := range b.def.Outputs {
-		for _, p := range formats[name].parts() {
+		for _, p := range formatOf(name).parts() {
 			step := b.progress.Start("write " + p.label(name))
 			out, err := b.writeOutput(ctx, &files, name, p, src)
 			if err != nil {
@@ -137,6 +143,13 @@ func (b *build) writeOutputs(ctx context.Context, t *tree.Tree, epoch time.Time)
 	}
 	if _, err := f.Write(content); err != nil {
 		return nil, explainFull(res.Manifest, err)
+	}
+	if compat != nil {
+		for _, o := range res.Outputs {
+			if err := compat.keepOld(o.Path, time.Now()); err != nil {
+				return nil, err
+			}
+		}
 	}
 	if err := files.commit(); err != nil {
 		return nil, err
@@ -192,13 +205,20 @@ func (p *pending) abort() {
 // writeOutput writes one file of an output, which others see when files are
 // committed.
 func (b *build) writeOutput(ctx context.Context, files *pending, name string, p part, src *source) (*Output, error) {
-	out := &Output{Format: name, Path: filepath.Join(b.opts.Out, b.def.Name+"."+p.ending)}
+	ending := p.ending
+	if b.opts.Compat != nil {
+		ending = compatEnding(ending)
+	}
+	out := &Output{Format: name, Path: filepath.Join(b.opts.Out, b.def.Name+"."+ending)}
 	f, err := files.create(out.Path)
 	if err != nil {
 		return nil, err
 	}
 	if err = p.write(ctx, f, src); err == nil {
 		err = out.measure(f)
+	}
+	if err == nil && b.opts.Compat != nil {
+		err = b.opts.Compat.writeChecksums(files, out, f)
 	}
 	if err != nil {
 		return nil, explainFull(out.Path, err)

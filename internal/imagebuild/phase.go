@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/hook"
@@ -22,41 +24,109 @@ type phase struct {
 	inside bool // in the image's tree rather than on the host
 }
 
-// rootPhase makes the base tree.
-var rootPhase = phase{name: "root.d"}
+// The phases in order, as diskimage-builder has them. Those of treePhases work
+// on the tree before there is a disk, those of diskPhases on the file systems
+// of the disk, where the build makes one of the block-device kind.
+var (
+	rootPhase  = phase{"root.d", false}
+	treePhases = []phase{
+		{"extra-data.d", false},
+		{"pre-install.d", true},
+		{"install.d", true},
+		{"post-install.d", true},
+		{"post-root.d", false},
+	}
+	devicePhase = phase{"block-device.d", false}
+	diskPhases  = []phase{
+		{"pre-finalise.d", false},
+		{"finalise.d", true},
+		{"cleanup.d", false},
+	}
+)
 
-// phases in order, after root.d has made the base tree. They are
-// diskimage-builder's; those that need a block device are not there.
-var phases = []phase{
-	{"extra-data.d", false},
-	{"pre-install.d", true},
-	{"install.d", true},
-	{"post-install.d", true},
-	{"post-root.d", false},
-	{"finalise.d", true},
-	{"cleanup.d", false},
+// phases are all of them.
+var phases = slices.Concat([]phase{rootPhase}, treePhases, []phase{devicePhase}, diskPhases)
+
+// stage is what phases need to run. It goes to the virtual machine that has
+// the disk as JSON: all but where it runs is the same there.
+type stage struct {
+	Hooks    string            // merged hooks tree
+	Root     string            // the image's tree
+	Work     string            // working directory of hooks on the host
+	Env      map[string]string // of every hook
+	Host     map[string]string // more for hooks on the host
+	Inside   map[string]string // more for hooks in the tree; an empty value unsets
+	Elements map[string]string // element → its directory, for messages
+	LogName  string            // where the whole output is, for messages
+	Timeout  time.Duration     // for each hook; 0 means none
+	Break    breaks
+	// Devices lets hooks in the tree see this machine's devices.
+	Devices bool
+	log     io.Writer
 }
 
-// runPhase runs the hooks of a phase on the tree at root. A phase without
-// hooks does nothing.
-func (b *build) runPhase(ctx context.Context, p phase, root string) error {
-	dir := filepath.Join(b.hooks, p.name)
-	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
-		return nil
+// run runs the hooks of a phase. A phase without hooks does nothing.
+func (s *stage) run(ctx context.Context, p phase, stdout io.Writer) error {
+	name := strings.TrimSuffix(p.name, ".d")
+	if err := s.Break.at(ctx, s, p, "before-"+name); err != nil {
+		return err
 	}
-	r := hook.Runner{Dir: dir, Env: b.environment(p, root), Log: b.log}
+	dir := filepath.Join(s.Hooks, p.name)
+	if _, err := os.Stat(dir); err == nil {
+		r := hook.Runner{Dir: dir, Env: s.environment(p), Log: s.log, Stdout: stdout, Work: s.Work, Exec: s.exec(p)}
+		if p.inside {
+			r.InDir = rootfs.HooksDir + "/" + p.name
+		}
+		fmt.Fprintf(s.log, "=== %s\n", p.name)
+		if err := r.Run(ctx); err != nil {
+			err = s.explain(p, err)
+			return errors.Join(err, s.Break.afterError(ctx, s, p))
+		}
+	}
+	return s.Break.at(ctx, s, p, "after-"+name)
+}
+
+// has tells whether a phase has hooks, or a break point.
+func (s *stage) has(p phase) bool {
+	_, err := os.Stat(filepath.Join(s.Hooks, p.name))
+	return err == nil || s.Break.has(strings.TrimSuffix(p.name, ".d"))
+}
+
+// exec is how programs of a phase are started: each within the hooks' time
+// limit, inside the tree or on the host.
+func (s *stage) exec(p phase) func(context.Context, command.Exec) error {
+	return func(ctx context.Context, x command.Exec) error {
+		if s.Timeout > 0 {
+			var cancel context.CancelFunc
+			cause := fmt.Errorf("not finished after %s (--hook-timeout)", s.Timeout)
+			ctx, cancel = context.WithTimeoutCause(ctx, s.Timeout, cause)
+			defer cancel()
+		}
+		if p.inside {
+			return s.chroot().Exec(ctx, x)
+		}
+		return x.Run(ctx)
+	}
+}
+
+// environment is what every hook of a phase sees.
+func (s *stage) environment(p phase) []string {
+	env := maps.Clone(s.Env)
 	if p.inside {
-		c := rootfs.Chroot{Root: root, Hooks: b.hooks}
-		r.InDir = rootfs.HooksDir + "/" + p.name
-		r.Exec = c.Exec
+		maps.Copy(env, s.Inside)
+		maps.DeleteFunc(env, func(k, v string) bool {
+			unset, there := s.Inside[k]
+			return there && unset == ""
+		})
+	} else {
+		maps.Copy(env, s.Host)
 	}
-	fmt.Fprintf(b.log, "=== %s\n", p.name)
-	return b.explain(p, r.Run(ctx))
+	return list(env)
 }
 
 // explain turns a hook's failure into a message that names phase, hook,
 // element, status and last lines.
-func (b *build) explain(p phase, err error) error {
+func (s *stage) explain(p phase, err error) error {
 	he, ok := errors.AsType[*hook.Error](err)
 	if !ok {
 		return err
@@ -67,9 +137,9 @@ func (b *build) explain(p phase, err error) error {
 		rel = filepath.Join("environment.d", name)
 	}
 	owner := "unknown"
-	for _, e := range b.elements {
-		if _, err := os.Lstat(filepath.Join(e.Dir, rel)); err == nil {
-			owner = e.Name
+	for _, e := range slices.Sorted(maps.Keys(s.Elements)) {
+		if _, err := os.Lstat(filepath.Join(s.Elements[e], rel)); err == nil {
+			owner = e
 		}
 	}
 	var m bytes.Buffer
@@ -77,90 +147,19 @@ func (b *build) explain(p phase, err error) error {
 	for _, l := range he.Tail {
 		fmt.Fprintf(&m, "\n    %s", l)
 	}
-	return command.Hint(errors.New(m.String()), "the whole output is in "+b.logPath)
+	failed := &HookError{Element: owner, Hook: rel, Status: he.Status, text: m.String()}
+	return command.Hint(failed, "the whole output is in "+s.LogName)
 }
 
-// scriptEpoch is SOURCE_DATE_EPOCH for hooks and maintainer scripts where the
-// caller gives none: any fixed time does, since it only replaces the clock
-// (shadow(5) notes the day of a password's last change).
-const scriptEpoch = "1735689600" // 2025-01-01
-
-// What root.d hooks see as the image's name and version, as if nobody had
-// given one: images of all names and versions share a base tree. The words
-// are diskimage-builder's default and our own; its elements' environment.d
-// needs the variables to be there.
-const (
-	baseImageName    = "image"
-	baseImageVersion = "0"
-)
-
-// proxies are passed on from the caller's environment.
-var proxies = []string{"http_proxy", "https_proxy", "no_proxy"}
-
-// environment is what every hook of a phase sees. It holds nothing of the
-// caller's own environment but proxies and SOURCE_DATE_EPOCH; docs/elements.md
-// lists it.
-func (b *build) environment(p phase, root string) []string {
-	env := b.settings(p)
-	for _, k := range proxies {
-		if v, ok := os.LookupEnv(k); ok && env[k] == "" {
-			env[k] = v
-		}
-	}
-	if !p.inside {
-		maps.Copy(env, b.paths(root))
-	}
-	return list(env)
+// HookError says that a hook of the build did not end well.
+type HookError struct {
+	Element string // whose hook it is
+	Hook    string // such as install.d/50-x
+	Status  int    // its exit status; -1 when it was killed or could not start
+	text    string
 }
 
-// settings are the part of the environment that says what is built, not where.
-func (b *build) settings(p phase) map[string]string {
-	env := map[string]string{"DIB_OFFLINE": ""} // a definition may say otherwise
-	maps.Copy(env, b.def.Environment)
-	maps.Copy(env, map[string]string{
-		"PATH":              "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-		"HOME":              "/root",
-		"LC_ALL":            "C",
-		"DEBIAN_FRONTEND":   "noninteractive",
-		"SOURCE_DATE_EPOCH": scriptEpoch,
-		"ARCH":              b.def.Arch,
-		"IMAGE_NAME":        b.def.Name,
-		"IMAGE_VERSION":     b.def.Version,
-		"IMAGE_ELEMENT":     strings.Join(elementNames(b.elements), " "),
-		"DIB_RELEASE":       b.def.Release,
-	})
-	if v, ok := os.LookupEnv("SOURCE_DATE_EPOCH"); ok {
-		env["SOURCE_DATE_EPOCH"] = v
-	}
-	if p == rootPhase {
-		env["IMAGE_NAME"], env["IMAGE_VERSION"] = baseImageName, baseImageVersion
-	}
-	return env
-}
-
-// paths are the part of the environment that says where things lie on the
-// host.
-func (b *build) paths(root string) map[string]string {
-	return map[string]string{
-		"TARGET_ROOT":        root,
-		"TMP_MOUNT_PATH":     root,
-		"TMP_BUILD_DIR":      b.work.dir,
-		"TMP_HOOKS_PATH":     b.hooks,
-		"GOLDSMITH_BIN":      b.opts.Bin,
-		"GOLDSMITH_MIRROR":   strings.Join(b.def.Mirror, "\n"),
-		"GOLDSMITH_PACKAGES": filepath.Join(b.work.dir, "packages"),
-	}
-}
-
-// reserved tells whether the builder itself sets the variable, so that a
-// definition must not.
-func reserved(name string) bool {
-	b := &build{def: &Definition{}, work: &work{}}
-	own := b.settings(rootPhase)
-	maps.Copy(own, b.paths(""))
-	_, ok := own[name]
-	return ok && name != "DIB_OFFLINE"
-}
+func (e *HookError) Error() string { return e.text }
 
 // list writes an environment as NAME=VALUE, sorted.
 func list(env map[string]string) []string {

@@ -20,16 +20,19 @@ import (
 const HooksDir = "/tmp/in_target.d"
 
 // enter is the first argument of the helper process that becomes a program
-// inside the chroot.
-const enter = "goldsmith-enter-chroot"
+// inside the chroot; the other one gives it this machine's devices.
+const (
+	enter        = "goldsmith-enter-chroot"
+	enterDevices = "goldsmith-enter-chroot-devices"
+)
 
 // Init is the other half of [Chroot.Exec]. A program that runs chroots calls
 // it first in main: in the helper process it does not return.
 func Init() {
-	if len(os.Args) < 5 || os.Args[0] != self || os.Args[1] != enter {
+	if len(os.Args) < 5 || os.Args[0] != self || os.Args[1] != enter && os.Args[1] != enterDevices {
 		return
 	}
-	err := becomeInside(os.Args[2], os.Args[3], os.Args[4:])
+	err := becomeInside(os.Args[2], os.Args[3], os.Args[1] == enterDevices, os.Args[4:])
 	fmt.Fprintln(os.Stderr, err)
 	os.Exit(127)
 }
@@ -38,19 +41,29 @@ func Init() {
 type Chroot struct {
 	Root  string // the tree
 	Hooks string // seen inside as HooksDir; empty means nothing is
+	// Devices shows this machine's /dev inside instead of a small one of the
+	// chroot's own: for a boot loader that is to be written to a disk.
+	Devices bool
 }
 
 // Exec runs x inside the tree: x.Args[0] is looked up there and x.Dir is
 // ignored, the program starts in "/". It sees its own process numbers, a
-// fresh /proc and /dev, a read-only /sys, and the host's network. Whatever it
-// leaves running ends with it.
+// fresh /proc and /dev, a read-only /sys, and the host's network. Of x.Sys only
+// the terminal is kept. Whatever it leaves running ends with it.
 func (c Chroot) Exec(ctx context.Context, x command.Exec) error {
-	args := x.Args
-	x.Args = append([]string{self, enter, c.Root, c.Hooks}, args...)
+	args, how := x.Args, enter
+	if c.Devices {
+		how = enterDevices
+	}
+	x.Args = append([]string{self, how, c.Root, c.Hooks}, args...)
 	x.Dir = "/"
-	x.Sys = &syscall.SysProcAttr{
+	sys := &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
 	}
+	if x.Sys != nil {
+		sys.Foreground, sys.Ctty = x.Sys.Foreground, x.Sys.Ctty
+	}
+	x.Sys = sys
 	err := x.Run(ctx)
 	if ee, ok := errors.AsType[*command.ExitError](err); ok {
 		ee.Args = args
@@ -58,14 +71,18 @@ func (c Chroot) Exec(ctx context.Context, x command.Exec) error {
 	return err
 }
 
-func becomeInside(root, hooks string, args []string) error {
+func becomeInside(root, hooks string, devices bool, args []string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
 	if err := mountKernelFS(root); err != nil {
 		return err
 	}
-	if err := makeDev(root); err != nil {
+	dev := makeDev
+	if devices {
+		dev = shareDev
+	}
+	if err := dev(root); err != nil {
 		return err
 	}
 	if hooks != "" {
@@ -165,6 +182,18 @@ func makeDev(root string) error {
 		if err := unix.Mount(fs, p, fs, unix.MS_NOSUID|unix.MS_NOEXEC, opts); err != nil {
 			return fmt.Errorf("mount %s: %w", p, err)
 		}
+	}
+	return nil
+}
+
+// shareDev shows this machine's devices in the tree.
+func shareDev(root string) error {
+	dev, err := mountPoint(root, "dev")
+	if err != nil {
+		return err
+	}
+	if err := unix.Mount("/dev", dev, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("bind %s: %w", dev, err)
 	}
 	return nil
 }

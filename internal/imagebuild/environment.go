@@ -1,0 +1,198 @@
+package imagebuild
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"goldsmith/internal/element"
+)
+
+// scriptEpoch is SOURCE_DATE_EPOCH for hooks and maintainer scripts where the
+// caller gives none: any fixed time does, since it only replaces the clock
+// (shadow(5) notes the day of a password's last change).
+const scriptEpoch = "1735689600" // 2025-01-01
+
+// What root.d hooks see as the image's name and version, as if nobody had
+// given one: images of all names and versions share a base tree. The words
+// are diskimage-builder's default and our own; its elements' environment.d
+// needs the variables to be there.
+const (
+	baseImageName    = "image"
+	baseImageVersion = "0"
+)
+
+// searchPath is PATH in an image: the usual directories.
+const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// proxies are passed on from the caller's environment.
+var proxies = []string{"http_proxy", "https_proxy", "no_proxy"}
+
+// aptSources is where the build host's package sources are.
+const aptSources = "/etc/apt"
+
+// defaults are variables that a definition, or the caller of a
+// diskimage-builder command, may set otherwise.
+var defaults = map[string]string{
+	"DIB_CHECKSUM":    "0",
+	"DIB_DEBUG_TRACE": "0",
+	"DIB_MIN_TMPFS":   "2",
+	"DIB_NO_TMPFS":    "0",
+	"DIB_OFFLINE":     "",
+	"FS_TYPE":         "ext4",
+}
+
+// stageFor is what the hooks of a phase run with. docs/elements.md lists the
+// environment.
+func (b *build) stageFor(p phase, root string) *stage {
+	s := &stage{
+		Hooks: b.hooks, Root: root, Env: b.settings(p), Host: b.paths(root), LogName: b.logPath,
+		Work: b.cwd, Elements: map[string]string{}, Timeout: b.opts.HookTimeout, log: b.log,
+		Inside: map[string]string{"PATH": searchPath, "HOME": "/root", "TMPDIR": "", "VIRTUAL_ENV": ""},
+	}
+	for _, e := range b.elements {
+		s.Elements[e.Name] = e.Dir
+	}
+	s.Break = readBreaks(s.Env)
+	for _, k := range proxies {
+		if v, ok := os.LookupEnv(k); ok && s.Env[k] == "" {
+			s.Env[k] = v
+		}
+	}
+	// Of the paths, a hook in the tree sees what diskimage-builder shows it.
+	for k, v := range s.Host {
+		if k != "TARGET_ROOT" && !strings.HasPrefix(k, "GOLDSMITH_") {
+			s.Inside[k] = v
+		}
+	}
+	return s
+}
+
+// settings are the part of the environment that says what is built, not where.
+func (b *build) settings(p phase) map[string]string {
+	env := maps.Clone(defaults)
+	if b.opts.Compat != nil {
+		maps.Copy(env, b.opts.Compat.Environ)
+	}
+	maps.Copy(env, b.def.Environment)
+	maps.Copy(env, map[string]string{
+		"LC_ALL":            "C",
+		"SOURCE_DATE_EPOCH": scriptEpoch,
+		"ARCH":              b.def.Arch,
+		"IMAGE_NAME":        b.def.Name,
+		"IMAGE_VERSION":     b.def.Version,
+		"IMAGE_ELEMENT":     strings.Join(elementNames(b.elements), " "),
+		"DIB_RELEASE":       b.def.Release,
+		"BASH_FUNC_die%%":   dieFunction,
+		"DIB_ROOT_LABEL":    "root",
+		"DIB_ROOT_FSTYPE":   "erofs",
+		"DIB_BOOT_LABEL":    "",
+		"DIB_MOUNTPOINTS":   "/",
+		"DIB_ARGS":          strings.Join(b.def.Elements, " "),
+		"DIB_ENV":           declared(b.def.Environment),
+	})
+	if v, ok := os.LookupEnv("SOURCE_DATE_EPOCH"); ok {
+		env["SOURCE_DATE_EPOCH"] = v
+	}
+	if l := b.layout; l != nil {
+		env["DIB_ROOT_LABEL"], env["DIB_ROOT_FSTYPE"] = l.plan.RootLabel(), l.plan.RootFSType()
+		env["DIB_BOOT_LABEL"] = l.plan.BootLabel()
+		env["DIB_MOUNTPOINTS"] = strings.Join(l.plan.MountPoints(), "|")
+	}
+	debianSecurity(env, b.elements, aptSources)
+	if c := b.opts.Compat; c != nil {
+		env["IMAGE_NAME"] = c.ImageName
+		env["PATH"] = withSystemDirs(c.Environ["PATH"])
+		env["DIB_ARGS"], env["DIB_ENV"] = strings.Join(c.Args, " "), declared(c.Environ)
+		if b.def.Release == "" {
+			delete(env, "DIB_RELEASE") // elements have defaults of their own
+		}
+		return env
+	}
+	env["PATH"], env["HOME"], env["DEBIAN_FRONTEND"] = searchPath, "/root", "noninteractive"
+	if p == rootPhase {
+		env["IMAGE_NAME"], env["IMAGE_VERSION"] = baseImageName, baseImageVersion
+	}
+	return env
+}
+
+// paths are the part of the environment that says where things lie on the
+// host.
+func (b *build) paths(root string) map[string]string {
+	env := map[string]string{
+		"TARGET_ROOT":                         root,
+		"TMP_MOUNT_PATH":                      root,
+		"TMP_BUILD_DIR":                       b.work.dir,
+		"TMP_IMAGE_DIR":                       filepath.Join(b.work.dir, "image"),
+		"TMP_HOOKS_PATH":                      b.hooks,
+		"GOLDSMITH_BIN":                       b.opts.Bin,
+		"GOLDSMITH_MIRROR":                    strings.Join(b.def.Mirror, "\n"),
+		"GOLDSMITH_PACKAGES":                  filepath.Join(b.work.dir, "packages"),
+		"_LIB":                                filepath.Join(b.work.dir, "lib"),
+		"DIB_BLOCK_DEVICE_PARAMS_YAML":        filepath.Join(b.work.dir, "block-device", "params.yaml"),
+		"DIB_PYTHON_EXEC":                     python(),
+		"ELEMENTS_PATH":                       strings.Join(b.opts.Elements, ":"),
+		"IMAGE_ELEMENT_YAML":                  element.YAML(b.elements),
+		"BASH_FUNC_get_image_element_array%%": element.ArrayFunction(b.elements),
+	}
+	if b.cache != nil {
+		env["DIB_IMAGE_CACHE"] = filepath.Join(b.cache.dir, "downloads")
+		env["DIB_LOCKFILES"] = filepath.Join(b.cache.dir, "locks")
+	}
+	if c := b.opts.Compat; c != nil {
+		env["DIB_IMAGE_CACHE"], env["DIB_LOCKFILES"] = c.ImageCache, c.LockFiles
+	}
+	return env
+}
+
+// dieFunction is the body of the shell function that hooks end with.
+const dieFunction = `() { local status=$?; set +o xtrace; echo "$@"; exit $status; }`
+
+// declared writes the DIB_ variables as bash's "declare -x" prints them.
+func declared(env map[string]string) string {
+	var lines []string
+	for _, k := range slices.Sorted(maps.Keys(env)) {
+		if strings.HasPrefix(k, "DIB_") {
+			v := strings.NewReplacer(`\`, `\\`, `"`, `\"`, "$", `\$`, "`", "\\`").Replace(env[k])
+			lines = append(lines, fmt.Sprintf(`declare -x %s="%s"`, k, v))
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+// withSystemDirs adds the directories of system programs to a search path
+// that lacks them, as that of an ordinary user does.
+func withSystemDirs(path string) string {
+	if path == "" {
+		return searchPath
+	}
+	for _, dir := range []string{"/sbin", "/usr/sbin", "/usr/local/sbin"} {
+		if !slices.Contains(filepath.SplitList(path), dir) {
+			path += ":" + dir
+		}
+	}
+	return path
+}
+
+// python is the interpreter that hooks find in DIB_PYTHON_EXEC.
+func python() string {
+	if p, err := exec.LookPath("python3"); err == nil {
+		return p
+	}
+	return "python3"
+}
+
+// reserved tells whether the builder itself sets the variable, so that a
+// definition must not.
+func reserved(name string) bool {
+	b := &build{def: &Definition{}, work: &work{}, cache: &cache{}}
+	own := b.settings(rootPhase)
+	maps.Copy(own, b.paths(""))
+	_, ok := own[name]
+	_, free := defaults[name]
+	return ok && !free || name == blockDevice || name == blockDevices
+}
