@@ -14,7 +14,8 @@ import (
 // hookDirs are directories of executables that run in the order of their
 // names.
 var hookDirs = []string{
-	"root.d", "extra-data.d", "pre-install.d", "install.d", "post-install.d", "post-root.d", "finalise.d", "cleanup.d", "smoke.d",
+	"root.d", "extra-data.d", "pre-install.d", "install.d", "post-install.d", "post-root.d", "block-device.d", "pre-finalise.d", "finalise.d",
+	"cleanup.d", "smoke.d",
 	"pre-configure.d", "configure.d", "post-configure.d", "migration.d", "error.d",
 }
 
