@@ -1,10 +1,10 @@
-// Package qcow2 writes disk images in QEMU's copy-on-write format, version 3
-// (docs/interop/qcow2.txt of the QEMU sources).
+// Package qcow2 writes disk images in QEMU's copy-on-write format, version 3,
+// and reads versions 2 and 3 (docs/interop/qcow2.txt of the QEMU sources).
 //
 // The same disk always gives the same bytes: clusters are written in the order
 // of the disk, tables after them, and nothing but the disk's content reaches
-// the file. Holes and clusters of zeros take no space. It does not read images
-// and makes no snapshots or backing files.
+// the file. Holes and clusters of zeros take no space. There are no snapshots
+// and no backing files.
 package qcow2
 
 import (
