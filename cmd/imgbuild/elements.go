@@ -16,6 +16,7 @@ import (
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/element"
+	"goldsmith/internal/lint"
 	"goldsmith/internal/pkginstall"
 )
 
@@ -31,52 +32,153 @@ type elementInfo struct {
 	Note     string              `json:"note,omitempty"`  // what could not be read
 }
 
+// elementsFlags are the flags of 'imgbuild elements'.
+type elementsFlags struct {
+	path      string
+	json, dib bool
+}
+
 func elementsCommand() *command.Command {
-	var path string
-	var asJSON bool
+	var f elementsFlags
 	return &command.Command{
 		Name:  "elements",
-		Args:  "[NAME...]",
-		Short: "list elements, or show some of them",
+		Args:  "[list | show NAME... | lint [DIRECTORY|NAME...]]",
+		Short: "list, show and check elements",
 		Long: `
-Without a name, lists every element that can be found, with what its README
-says of it. With names, shows each one's place, dependencies, packages and
-hooks.`,
-		Example: `imgbuild elements
-imgbuild elements redis`,
+list names every element that can be found, with what its README says of it.
+show tells each one's place, dependencies, packages and hooks. lint looks for
+mistakes in elements: those named, those in a directory, or all that can be
+found; it prints a line 'file:line: rule: message' for each and ends with 1
+when there is one. Without a word, elements are listed.`,
+		Example: `imgbuild elements show redis
+imgbuild elements lint my-elements`,
 		Flags: func(fs *flag.FlagSet) {
-			fs.StringVar(&path, "elements-path", "", "search elements in these `directories`, colon-separated, first")
-			fs.BoolVar(&asJSON, "json", false, "print everything as JSON")
+			fs.StringVar(&f.path, "elements-path", "", "search elements in these `directories`, colon-separated, first")
+			fs.BoolVar(&f.json, "json", false, "print everything as JSON")
+			fs.BoolVar(&f.dib, "dib", false, "lint: with the rules for diskimage-builder's own elements")
 		},
 		Run: func(_ context.Context, io command.IO, args []string) error {
 			bin, err := command.Self()
 			if err != nil {
 				return err
 			}
-			p, err := element.SearchPath(path, bin)
+			p, err := element.SearchPath(f.path, bin)
 			if err != nil {
 				return err
 			}
-			names := args
-			if len(names) == 0 {
-				names = p.Names()
+			if len(args) == 0 {
+				args = []string{"list"}
 			}
-			infos := []*elementInfo{}
-			for _, n := range names {
-				i, err := describe(p, n)
-				if err != nil {
-					return err
-				}
-				infos = append(infos, i)
+			switch verb, names := args[0], args[1:]; {
+			case verb == "list" && len(names) == 0:
+				return f.show(io, p, p.Names(), false)
+			case verb == "list":
+				return command.Usage("list takes no names", "imgbuild elements show "+names[0])
+			case verb == "show" && len(names) > 0:
+				return f.show(io, p, names, true)
+			case verb == "show":
+				return command.Usage("show needs the name of an element", "imgbuild elements list")
+			case verb == "lint":
+				return f.lint(io, p, names)
+			default:
+				return command.Usage(fmt.Sprintf("unknown word %q", verb), "expected list, show or lint")
 			}
-			if asJSON {
-				enc := json.NewEncoder(io.Stdout)
-				enc.SetIndent("", "  ")
-				return enc.Encode(infos)
-			}
-			return printElements(io, infos, len(args) > 0)
 		},
 	}
+}
+
+// show prints elements, whole or a line for each.
+func (f *elementsFlags) show(io command.IO, p element.Path, names []string, whole bool) error {
+	infos := []*elementInfo{}
+	for _, n := range names {
+		i, err := describe(p, n)
+		if err != nil {
+			return err
+		}
+		infos = append(infos, i)
+	}
+	if f.json {
+		return printJSON(io, infos)
+	}
+	return printElements(io, infos, whole)
+}
+
+// lint prints what is wrong with elements.
+func (f *elementsFlags) lint(io command.IO, p element.Path, args []string) error {
+	dirs, err := lintDirs(p, args)
+	if err != nil {
+		return err
+	}
+	ignore, err := lint.Ignored(".")
+	if err != nil {
+		return err
+	}
+	found, err := lint.Elements(dirs, lint.Options{DIB: f.dib, Ignore: ignore})
+	if err != nil {
+		return err
+	}
+	if f.json {
+		if err := printJSON(io, slices.Concat([]lint.Finding{}, found)); err != nil {
+			return err
+		}
+	} else {
+		for _, x := range found {
+			fmt.Fprintln(io.Stdout, x)
+		}
+	}
+	if len(found) > 0 {
+		return fmt.Errorf("lint: %d findings in %d elements", len(found), len(dirs))
+	}
+	return nil
+}
+
+// lintDirs are the elements that arguments mean: names, elements' directories,
+// directories of elements. None means everything in the path.
+func lintDirs(p element.Path, args []string) ([]string, error) {
+	if len(args) == 0 {
+		args = p
+	}
+	var dirs []string
+	for _, a := range args {
+		fi, err := os.Stat(a)
+		if err != nil || !strings.Contains(a, "/") && !fi.IsDir() {
+			e, err := p.Find(a)
+			if err != nil {
+				return nil, err
+			}
+			if e == nil {
+				return nil, command.Usage(fmt.Sprintf("%s: neither a directory nor an element", a), "searched in "+strings.Join(p, ", "))
+			}
+			dirs = append(dirs, e.Dir)
+			continue
+		}
+		if isElement(a) {
+			dirs = append(dirs, a)
+			continue
+		}
+		for _, n := range (element.Path{a}).Names() {
+			if n != "__pycache__" {
+				dirs = append(dirs, filepath.Join(a, n))
+			}
+		}
+	}
+	return dirs, nil
+}
+
+// isElement tells an element from a directory of elements.
+func isElement(dir string) bool {
+	for _, pattern := range []string{"README.*", "element-*", "package-installs.*", "*.d"} {
+		if found, err := filepath.Glob(filepath.Join(dir, pattern)); err == nil && len(found) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func printJSON(io command.IO, v any) error {
+	enc := json.NewEncoder(io.Stdout)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
 }
 
 func describe(p element.Path, name string) (*elementInfo, error) {

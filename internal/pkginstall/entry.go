@@ -98,14 +98,14 @@ func (r *reader) options(n *yaml11.Node) error {
 // the others already say no.
 func (r *reader) holds(n *yaml11.Node) (bool, error) {
 	want, err := r.word(n, "installtype")
-	if err != nil || want != "" && want != r.env.installType(r.element) {
+	if err != nil || want != "" && want != r.env.installType(r.element) && !r.checking {
 		return false, err
 	}
-	if ok, err := r.forArch(n); err != nil || !ok {
+	if ok, err := r.forArch(n); err != nil || !ok && !r.checking {
 		return false, err
 	}
 	want, err = r.word(n, "dib_python_version")
-	if err != nil || want != "" && want != r.env["DIB_PYTHON_VERSION"] {
+	if err != nil || want != "" && want != r.env["DIB_PYTHON_VERSION"] && !r.checking {
 		return false, err
 	}
 	return r.when(n.Get("when"))
@@ -203,7 +203,7 @@ func (r *reader) when(n *yaml11.Node) (bool, error) {
 			r.warn(c.Line, "when: compares %s with %q; is one \"=\" too many?", name, want)
 		}
 		value, ok := r.env[name]
-		if !ok {
+		if !ok && !r.checking {
 			return false, r.fault(c.Line, fmt.Sprintf("when: variable %s is not set", name),
 				"set it for the build, or give it a default in the element's environment.d")
 		}

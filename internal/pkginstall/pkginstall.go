@@ -168,8 +168,27 @@ func Squash(elements []*element.Element, env Environment) (plan Plan, warnings [
 	return s.plan(), s.warnings, nil
 }
 
+// Check reads what one element asks for as [Squash] does, but looks at every
+// option, whatever the architecture, and at conditions without asking what the
+// variables are. It is for holding an element to its form.
+func Check(e *element.Element) (warnings []string, err error) {
+	s := squasher{env: Environment{"ARCH": "any"}, checking: true, asked: map[string]map[string]*asked{}}
+	for _, name := range []string{"package-installs.json", "package-installs.yaml"} {
+		if err := s.file(e, name); err != nil {
+			return nil, err
+		}
+	}
+	for _, phase := range Phases {
+		if err := s.lists(e, phase); err != nil {
+			return nil, err
+		}
+	}
+	return s.warnings, nil
+}
+
 type squasher struct {
 	env      Environment
+	checking bool                         // look at everything
 	asked    map[string]map[string]*asked // phase → package → who asked
 	warnings []string
 }
