@@ -10,6 +10,9 @@ PROGRAMS = $(notdir $(wildcard cmd/*))
 IMAGE_PROGRAMS = applycfg refreshcfg collectcfg imginit imgtools
 HOST_PROGRAMS  = $(filter-out $(IMAGE_PROGRAMS),$(PROGRAMS))
 
+# The programs that imgbuild is by other names.
+ORIGINALS = disk-image-create ramdisk-image-create diskimage-builder element-info
+
 .PHONY: help build deps check test race system-test system-core torture demo clean
 
 help: ## list the targets
@@ -20,6 +23,7 @@ build: ## build all programs into bin/
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(HOST_PROGRAMS:%=./cmd/%)
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -buildid=' -o bin/ $(IMAGE_PROGRAMS:%=./cmd/%)
+	@for name in $(ORIGINALS); do ln -sf imgbuild bin/$$name; done
 
 deps: ## install what is missing on this machine (root, Debian)
 	ci/install-deps.sh

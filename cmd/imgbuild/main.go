@@ -5,6 +5,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"goldsmith/internal/command"
@@ -23,6 +24,9 @@ func run() int {
 	rootfs.Init()
 	if len(os.Args) == 3 && os.Args[1] == imagebuild.InMachine {
 		return inMachine(os.Args[2])
+	}
+	if original := originals[filepath.Base(os.Args[0])]; original != nil {
+		return original(filepath.Base(os.Args[0]), os.Args[1:])
 	}
 	if len(os.Args) > 1 && os.Args[1] == "build" && os.Geteuid() == 0 {
 		if err := rootfs.Isolate(); err != nil {

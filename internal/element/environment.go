@@ -87,12 +87,9 @@ func arrayText(elements []*Element) string {
 // IMAGE_ELEMENT, IMAGE_ELEMENT_YAML and the function get_image_element_array,
 // all exported.
 func Shell(elements []*Element) string {
-	var names []string
-	for _, e := range elements {
-		names = append(names, e.Name)
-	}
-	return "export IMAGE_ELEMENT=" + quote(strings.Join(names, " ")) + "\n" +
-		"export IMAGE_ELEMENT_YAML=" + quote(YAML(elements)) + "\n" +
+	word := func(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+	return "export IMAGE_ELEMENT=" + word(Names(elements)) + "\n" +
+		"export IMAGE_ELEMENT_YAML=" + word(YAML(elements)) + "\n" +
 		"get_image_element_array" + ArrayFunction(elements) + "\n" +
 		"export -f get_image_element_array\n"
 }
