@@ -16,8 +16,8 @@ packages=(
     # what tests run with: the race detector needs a C compiler
     gcc libc6-dev procps
     # what tests hold our formats against
-    busybox-static dosfstools erofs-utils gdisk mtools shellcheck skopeo
-    xorriso zstd
+    busybox-static bzip2 dosfstools e2fsprogs erofs-utils gdisk gpg gpg-agent mtools shellcheck skopeo
+    xorriso xz-utils zstd
     # the programs that ours replace, for comparison
     python3-os-apply-config python3-os-collect-config python3-os-refresh-config
     python3-diskimage-builder sudo
