@@ -74,29 +74,77 @@ func SearchPath(flag, bin string) (Path, error) {
 	return path, nil
 }
 
-// Find returns the element called name, or nil when there is none.
+// Find returns the element called name, or nil when there is none. An
+// element's name is that of the directory that a link to it leads to; where no
+// element has the name, a link's own will do.
 func (p Path) Find(name string) (*Element, error) {
 	if name == "" || strings.ContainsAny(name, "/\x00") || name == "." || name == ".." {
 		return nil, command.BadInput(fmt.Errorf("element %q: not a valid name", name), "")
 	}
 	for _, dir := range p {
-		d, err := filepath.EvalSymlinks(filepath.Join(dir, name))
+		if d := directory(filepath.Join(dir, name)); filepath.Base(d) == name {
+			return read(d)
+		}
+		d, err := linked(dir, name)
 		if err != nil {
-			continue
-		}
-		if fi, err := os.Stat(d); err != nil || !fi.IsDir() {
-			continue
-		}
-		e := &Element{Name: filepath.Base(d), Dir: d}
-		if e.Deps, err = names(filepath.Join(d, "element-deps")); err != nil {
 			return nil, err
 		}
-		if e.Provides, err = names(filepath.Join(d, "element-provides")); err != nil {
-			return nil, err
+		if d != "" {
+			return read(d)
 		}
-		return e, nil
+	}
+	for _, dir := range p {
+		if d := directory(filepath.Join(dir, name)); d != "" {
+			return read(d)
+		}
 	}
 	return nil, nil
+}
+
+// directory is the directory that path leads to, or "".
+func directory(path string) string {
+	d, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return ""
+	}
+	if fi, err := os.Stat(d); err != nil || !fi.IsDir() {
+		return ""
+	}
+	return d
+}
+
+// linked looks for a link in dir to a directory called name.
+func linked(dir, name string) (string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return "", fmt.Errorf("elements path: %w", err)
+	}
+	for _, e := range entries {
+		if e.Type()&os.ModeSymlink == 0 {
+			continue
+		}
+		if d := directory(filepath.Join(dir, e.Name())); filepath.Base(d) == name {
+			return d, nil
+		}
+	}
+	return "", nil
+}
+
+// read reads the element that lies in a directory.
+func read(dir string) (*Element, error) {
+	e := &Element{Name: filepath.Base(dir), Dir: dir}
+	var err error
+	if e.Deps, err = names(filepath.Join(dir, "element-deps")); err != nil {
+		return nil, fmt.Errorf("element %s: %w", e.Name, err)
+	}
+	if e.Provides, err = names(filepath.Join(dir, "element-provides")); err != nil {
+		return nil, fmt.Errorf("element %s: %w", e.Name, err)
+	}
+	if slices.Contains(e.Provides, e.Name) {
+		return nil, command.BadInput(fmt.Errorf("element %s: provides its own name", e.Name),
+			"remove it from "+filepath.Join(dir, "element-provides")+": an element need not provide itself")
+	}
+	return e, nil
 }
 
 // names reads one name a line. There is no comment syntax, as in the original.

@@ -30,20 +30,29 @@ func (s *shell) wrap(args []string) []string {
 // and umask, a snippet before it is sourced, and at the end directory, umask
 // and environment. The snippets' own output goes to standard error. The
 // options are dib-run-parts': snippets rely on failing at an unset variable.
+// As there, a function without arguments sources them: "local" works, and what
+// declare makes does not outlive it.
 const sourcer = `exec 3>&1 1>&2
 set -ue -o pipefail
 _hook_say() { printf '%s\0' "$@" >&3; }
 _hook_trace=$1; _hook_prefix=$2; shift 2
-_hook_say "state" "$PWD" "$(umask)"
-for _hook_file in "$@"; do
-    _hook_say "file" "$_hook_file"
-    printf '%s%s\n' "$_hook_prefix" "$_hook_file"
-    [ -z "$_hook_trace" ] || set -x
-    source "$_hook_file"
-    { set +x; } 2>/dev/null
-done
-_hook_say "state" "$PWD" "$(umask)" "env"
-command env -0 >&3`
+_hook_files=("$@"); shift $#
+_hook_source() {
+    for _hook_file in "${_hook_files[@]}"; do
+        _hook_say "file" "$_hook_file"
+        printf '%s%s\n' "$_hook_prefix" "$_hook_file"
+        [ -z "$_hook_trace" ] || set -x
+        source "$_hook_file"
+        { set +x; } 2>/dev/null
+    done
+}
+# The subshell keeps bash from complaining about the function it left in the middle.
+(
+    _hook_say "state" "$PWD" "$(umask)"
+    _hook_source
+    _hook_say "state" "$PWD" "$(umask)" "env"
+    command env -0 >&3
+)`
 
 // sourcing begins the line that says which snippet comes next.
 const sourcing = "Sourcing environment file "
@@ -137,7 +146,7 @@ func (rep report) shell() *shell {
 func clean(env []string) []string {
 	kept := make([]string, 0, len(env))
 	for _, e := range env {
-		if name, _, ok := strings.Cut(e, "="); ok && name != "_" && name != "BASH_FUNC__hook_say%%" {
+		if name, _, ok := strings.Cut(e, "="); ok && name != "_" && !strings.HasPrefix(strings.TrimPrefix(name, "BASH_FUNC_"), "_hook_") {
 			kept = append(kept, e)
 		}
 	}
