@@ -384,3 +384,79 @@ func TestElementsRefuse(t *testing.T) {
 		}
 	}
 }
+
+const dibElements = "/usr/lib/python3/dist-packages/diskimage_builder/elements"
+
+// Our elements stand in for diskimage-builder's of the same names: what
+// merges with those merges with ours, and asks for no element that is not there.
+func TestElementsStandIn(t *testing.T) {
+	testenv.NeedFile(t, dibElements)
+	dib, both := element.Path{dibElements}, element.Path{"elements", dibElements}
+	n, refused := 0, 0
+	for _, name := range dib.Names() {
+		// Our debian is another operating system, not a part of debian-minimal.
+		if name == "__pycache__" || strings.HasPrefix(name, "debian") && name != "debian-minimal" {
+			continue
+		}
+		for _, system := range []string{"debian-minimal", "ubuntu-minimal", "fedora-minimal", "centos-minimal", "opensuse-minimal", "gentoo", "containerfile"} {
+			wanted := []string{system, name, "base"}
+			theirs, err := dib.Resolve(wanted)
+			if err != nil {
+				continue
+			}
+			ours, err := both.Resolve(wanted)
+			if err != nil {
+				t.Errorf("%v: %v", wanted, err)
+				continue
+			}
+			n++
+			if n%9 != 0 { // merging takes longer
+				continue
+			}
+			theirErr := element.MergeHooks(theirs, t.TempDir()+"/h")
+			if theirErr != nil {
+				refused++
+				continue
+			}
+			if err := element.MergeHooks(ours, t.TempDir()+"/h"); err != nil {
+				t.Errorf("%v: %v", wanted, err)
+			}
+		}
+	}
+	t.Logf("%d sets of elements resolve, %d of them merge with neither", n, refused)
+}
+
+// What ours export, theirs do, and as much.
+func TestElementsExport(t *testing.T) {
+	testenv.NeedFile(t, dibElements)
+	export := func(dir string, env ...string) string {
+		cmd := exec.Command("bash", "-c", `set -eu; for f in "$1"/environment.d/*; do source "$f"; done; env | sort`, "bash", dir)
+		cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "IMAGE_NAME=out/image"}, env...)
+		out, err := cmd.Output()
+		if err != nil {
+			return "fails"
+		}
+		return string(out)
+	}
+	debian := "DISTRO_NAME=debian"
+	for _, c := range [][]string{
+		{"base"}, {"base", "DIB_AVOID_PACKAGES_UPDATE=1"}, {"manifests"}, {"manifests", "DIB_MANIFEST_IMAGE_DIR=/m", "DIB_MANIFEST_SAVE_DIR=s"},
+		{"dib-init-system"}, {"dib-init-system", "DIB_INIT_SYSTEM=systemd"}, {"dib-init-system", "DIB_INIT_SYSTEM=openrc"},
+		{"dib-init-system", "DIB_INIT_SYSTEM=sysv"}, {"dib-init-system", "DIB_INIT_SYSTEM=upstart"}, {"dib-init-system", "DIB_INIT_SYSTEM=runit"},
+		{"dib-python", debian, "DIB_RELEASE=buster"}, {"dib-python", debian, "DIB_RELEASE=bookworm", "DIB_PYTHON_VERSION=3"},
+		{"dib-python", "DISTRO_NAME=ubuntu", "DIB_RELEASE=trusty"}, {"dib-python", "DISTRO_NAME=ubuntu", "DIB_RELEASE=jammy"},
+		{"dib-python", "DISTRO_NAME=fedora", "DIB_RELEASE=22"}, {"dib-python", "DISTRO_NAME=fedora", "DIB_RELEASE=9"}, {"dib-python", "DISTRO_NAME=fedora", "DIB_RELEASE=40"},
+		{"dib-python", "DISTRO_NAME=centos7", "DIB_RELEASE=x"}, {"dib-python", "DISTRO_NAME=rhel7", "DIB_RELEASE=x"}, {"dib-python", "DISTRO_NAME=centos", "DIB_RELEASE=7"},
+		{"dib-python", "DISTRO_NAME=centos", "DIB_RELEASE=9-stream"}, {"dib-python", "DISTRO_NAME=rhel", "DIB_RELEASE=8"},
+		{"dib-python", "DISTRO_NAME=opensuse", "DIB_RELEASE=42.3"}, {"dib-python", "DISTRO_NAME=opensuse", "DIB_RELEASE=15.5"}, {"dib-python", "DISTRO_NAME=gentoo", "DIB_RELEASE=x"},
+	} {
+		want, got := export(dibElements+"/"+c[0], c[1:]...), export("elements/"+c[0], c[1:]...)
+		if got != want {
+			t.Errorf("%v:\n%s\noriginal:\n%s", c, got, want)
+		}
+	}
+	// Debian has had no Python 2 for long; the original asks for it all the same.
+	if got := export("elements/dib-python", debian, "DIB_RELEASE=bookworm"); !strings.Contains(got, "DIB_PYTHON=python3\n") {
+		t.Errorf("bookworm: %s", got)
+	}
+}
