@@ -145,6 +145,9 @@ func (b *build) paths(root string) map[string]string {
 	}
 	if c := b.opts.Compat; c != nil {
 		env["DIB_IMAGE_CACHE"], env["DIB_LOCKFILES"] = c.ImageCache, c.LockFiles
+		if given := c.Environ["DIB_PYTHON_EXEC"]; given != "" {
+			env["DIB_PYTHON_EXEC"] = given
+		}
 	}
 	return env
 }
@@ -178,10 +181,13 @@ func withSystemDirs(path string) string {
 	return path
 }
 
-// python is the interpreter that hooks find in DIB_PYTHON_EXEC.
+// python is the interpreter that hooks find in DIB_PYTHON_EXEC: the
+// distribution's, which has what Debian packages for it, before any other.
 func python() string {
-	if p, err := exec.LookPath("python3"); err == nil {
-		return p
+	for _, name := range []string{"/usr/bin/python3", "python3"} {
+		if p, err := exec.LookPath(name); err == nil {
+			return p
+		}
 	}
 	return "python3"
 }
