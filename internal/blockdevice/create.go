@@ -82,7 +82,8 @@ func (d *Devices) add(name, path string) {
 // run runs a program. It needs no udev: lvm is told so in its arguments.
 func (d *Devices) run(ctx context.Context, args []string) error {
 	fmt.Fprintf(d.log, "+ %s\n", strings.Join(args, " "))
-	return command.Exec{Args: args, Log: d.log}.Run(ctx)
+	env := append(os.Environ(), "LVM_SUPPRESS_FD_WARNINGS=1")
+	return command.Exec{Args: args, Env: env, Log: d.log}.Run(ctx)
 }
 
 // partition writes a table and has the kernel take it up.
@@ -151,15 +152,15 @@ type blkpgPartition struct {
 	_             int32
 }
 
-// reread has the kernel read the table, or tells it where the partitions are
-// when it reads no tables on this kind of device.
+// reread has the kernel read the table, and tells it of what it did not find:
+// not every kernel reads every kind of table.
 func reread(f *os.File, slots []slot, sector int64) error {
-	err := unix.IoctlSetInt(int(f.Fd()), unix.BLKRRPART, 0)
-	if err == nil || !errors.Is(err, unix.EINVAL) {
+	if err := unix.IoctlSetInt(int(f.Fd()), unix.BLKRRPART, 0); err != nil {
 		return err
 	}
 	for _, s := range slots {
-		if err := addPartition(f, s.number, s.start*sector, s.length*sector); err != nil {
+		err := addPartition(f, s.number, s.start*sector, s.length*sector)
+		if err != nil && !errors.Is(err, unix.EBUSY) { // it was found
 			return err
 		}
 	}
