@@ -1,7 +1,9 @@
 package main
 
 import (
+	"encoding/binary"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -38,6 +40,9 @@ func mountLive(c *console, args cmdline, mods *loader, p *plan) error {
 	if err := mods.always(); err != nil {
 		return err
 	}
+	if err := wholeRoot(file, offset); err != nil {
+		return err
+	}
 	dev, err := attachLoop("/dev", file, offset, size)
 	if err != nil {
 		return fmt.Errorf("loop device for %s: %w", file, err)
@@ -53,6 +58,30 @@ func mountLive(c *console, args cmdline, mods *loader, p *plan) error {
 	}
 	c.say("live system: nothing it writes is kept")
 	return placeState(c, p.state)
+}
+
+// wholeRoot tells a root that is cut off. The kernel only says so when it
+// unpacks an initramfs that does not fit into half of the memory.
+func wholeRoot(file string, offset int64) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	// The superblock has the size at byte 40 (the kernel's squashfs_fs.h).
+	b := make([]byte, 48)
+	if _, err := f.ReadAt(b, offset); err != nil || string(b[:4]) != "hsqs" {
+		return fmt.Errorf("%s: no SquashFS at byte %d", file, offset)
+	}
+	if used := binary.LittleEndian.Uint64(b[40:]); used > uint64(size-offset) {
+		return fmt.Errorf("%s: %d MiB of %d are there: the machine has too little memory, or the image is cut off",
+			file, (size-offset)>>20, used>>20)
+	}
+	return nil
 }
 
 // attachLoop makes a read-only block device of size bytes of a file, from
