@@ -134,7 +134,7 @@ func TestSquashFS(t *testing.T) {
 	var path string
 	for _, processors := range []string{"1", "2"} {
 		dir := t.TempDir()
-		script := "#!/bin/sh\nexec " + real + " -processors " + processors + ` "$@"` + "\n"
+		script := "#!/bin/sh\nexec " + real + ` "$@" -processors ` + processors + "\n"
 		if err := os.WriteFile(filepath.Join(dir, mksquashfs), []byte(script), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -234,6 +234,35 @@ func TestContainerConfig(t *testing.T) {
 	src.tree.AddFile("usr/sbin/init", 0o755, nil)
 	if c := src.containerConfig(v1.Hash{}); c.Config.Cmd[0] != "/sbin/init" || c.Config.StopSignal != "SIGRTMIN+3" {
 		t.Errorf("with an init: %+v", c.Config)
+	}
+}
+
+// An output of several files is one entry of the manifest for each.
+func TestSeveralFiles(t *testing.T) {
+	text := func(s string) func(context.Context, *os.File, *source) error {
+		return func(_ context.Context, f *os.File, _ *source) error {
+			_, err := f.WriteString(s)
+			return err
+		}
+	}
+	formats["test"] = format{ending: "one", write: text("1"), more: []part{{"two", text("22")}}}
+	defer delete(formats, "test")
+	p, _ := progress(t)
+	out := t.TempDir()
+	b := &build{def: &Definition{Name: "t", Outputs: []string{"test"}}, progress: p, opts: Options{Out: out}}
+	res, err := b.writeOutputs(t.Context(), tree.New(), sampleEpoch)
+	if err != nil || len(res.Outputs) != 2 {
+		t.Fatal(res, err)
+	}
+	m, err := ReadManifest(res.Manifest)
+	if err != nil || len(m.Outputs) != 2 {
+		t.Fatal(m, err)
+	}
+	for i, want := range []Output{{Path: "t.one", Size: 1}, {Path: "t.two", Size: 2}} {
+		o := m.Outputs[i]
+		if o.Format != "test" || o.Path != filepath.Join(out, want.Path) || o.Size != want.Size {
+			t.Errorf("output %d: %+v", i, o)
+		}
 	}
 }
 
