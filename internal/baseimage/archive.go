@@ -114,8 +114,8 @@ func (x *extraction) diskFile(ctx context.Context, f *os.File) error {
 
 // kinds of files by their types in archives.
 var kinds = map[byte]uint32{
-	tar.TypeReg: tree.ModeRegular, tar.TypeDir: tree.ModeDir, tar.TypeSymlink: tree.ModeSymlink, tar.TypeLink: tree.ModeRegular,
-	tar.TypeChar: tree.ModeChar, tar.TypeBlock: tree.ModeBlock, tar.TypeFifo: tree.ModeFIFO,
+	tar.TypeReg: tree.ModeRegular, tar.TypeLink: tree.ModeRegular, tar.TypeDir: tree.ModeDir,
+	tar.TypeSymlink: tree.ModeSymlink, tar.TypeChar: tree.ModeChar, tar.TypeBlock: tree.ModeBlock, tar.TypeFifo: tree.ModeFIFO,
 }
 
 // tar writes an archive, or a layer of a container image with its whiteouts.

@@ -168,5 +168,6 @@ func (x *extraction) noChecksums() error {
 	if x.SHA256 == "" && x.Sums == "" && x.Signature == "" {
 		return nil
 	}
-	return command.Usage("checksums and signatures are of files", "name a container image by its digest: HOST/REPOSITORY@sha256:…")
+	return command.Usage("checksums and signatures are of files",
+		"name a container image by its digest: HOST/REPOSITORY@sha256:…")
 }

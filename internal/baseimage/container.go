@@ -40,7 +40,8 @@ func (x *extraction) platform() v1.Platform {
 func (x *extraction) pull(ctx context.Context) error {
 	ref, err := name.ParseReference(x.image)
 	if err != nil {
-		return command.Usage(fmt.Sprintf("%s: %v", x.image, err), "name a file, a URL, oci:DIRECTORY:TAG, oci-archive:FILE or HOST/REPOSITORY:TAG")
+		return command.Usage(fmt.Sprintf("%s: %v", x.image, err),
+			"name a file, a URL, oci:DIRECTORY:TAG, oci-archive:FILE or HOST/REPOSITORY:TAG")
 	}
 	if x.Offline {
 		return command.Missing(fmt.Errorf("%s: images of registries are not kept in the cache", x.image),
@@ -177,9 +178,12 @@ func (x *extraction) fromLayout(dir string, d v1.Descriptor, depth int) (*v1.Man
 	return nil, fmt.Errorf("no image for %s", want)
 }
 
+// opener opens a layer as it is stored.
+type opener func(d v1.Descriptor) (io.ReadCloser, error)
+
 // container extracts the layers of a container image, the lowest first. All
 // are fetched and verified before one is unpacked.
-func (x *extraction) container(ctx context.Context, m *v1.Manifest, open func(v1.Descriptor) (io.ReadCloser, error)) error {
+func (x *extraction) container(ctx context.Context, m *v1.Manifest, open opener) error {
 	if len(m.Layers) == 0 {
 		return fmt.Errorf("%s: an image without layers", x.image)
 	}
@@ -206,7 +210,7 @@ func (x *extraction) layerFile(d v1.Descriptor) string {
 }
 
 // fetchLayer copies a layer into the scratch directory and verifies it.
-func (x *extraction) fetchLayer(ctx context.Context, d v1.Descriptor, open func(v1.Descriptor) (io.ReadCloser, error)) error {
+func (x *extraction) fetchLayer(ctx context.Context, d v1.Descriptor, open opener) error {
 	if d.Digest.Algorithm != "sha256" {
 		return fmt.Errorf("a digest of the unknown kind %q", d.Digest.Algorithm)
 	}

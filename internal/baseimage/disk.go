@@ -121,7 +121,8 @@ func (x *extraction) choose(d *disk, parts []partition) (partition, error) {
 // readable refuses file systems that are not read here, by name.
 func readable(d *disk, p partition) error {
 	if kind := filesystem(p.in(d)); kind != "ext" {
-		return command.BadInput(fmt.Errorf("%s holds %s, which cannot be read", p, kind), "use an image whose root is ext2, ext3 or ext4, or an archive")
+		return command.BadInput(fmt.Errorf("%s holds %s, which cannot be read", p, kind),
+			"use an image whose root is ext2, ext3 or ext4, or an archive")
 	}
 	return nil
 }
@@ -145,7 +146,8 @@ func filesystem(r io.ReaderAt) string {
 		magic string
 	}{
 		{"ext", 1024 + 56, "\x53\xef"}, {"xfs", 0, "XFSB"}, {"btrfs", 64<<10 + 64, "_BHRfS_M"}, {"LVM", 512, "LABELONE"},
-		{"squashfs", 0, "hsqs"}, {"erofs", 1024, "\xe2\xe1\xf5\xe0"}, {"an encrypted volume", 0, "LUKS\xba\xbe"}, {"FAT", 510, "\x55\xaa"},
+		{"squashfs", 0, "hsqs"}, {"erofs", 1024, "\xe2\xe1\xf5\xe0"}, {"an encrypted volume", 0, "LUKS\xba\xbe"},
+		{"FAT", 510, "\x55\xaa"},
 	} {
 		b := make([]byte, len(f.magic))
 		if _, err := r.ReadAt(b, f.at); err == nil && string(b) == f.magic {

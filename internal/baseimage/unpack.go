@@ -186,9 +186,9 @@ func (u *unpacker) attributes(e *tree.Entry, real string) error {
 }
 
 func (u *unpacker) setTime(real string, t time.Time) error {
-	ts := unix.NsecToTimespec(0)
-	ts.Sec, ts.Nsec = t.Unix(), int64(t.Nanosecond())
-	if err := unix.UtimesNanoAt(unix.AT_FDCWD, u.host(real), []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	ts := unix.Timespec{Sec: t.Unix(), Nsec: int64(t.Nanosecond())}
+	err := unix.UtimesNanoAt(unix.AT_FDCWD, u.host(real), []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW)
+	if err != nil {
 		return &os.PathError{Op: "set time of", Path: real, Err: err}
 	}
 	return nil

@@ -202,7 +202,8 @@ func (x *extraction) checkSignature(ctx context.Context, file string) error {
 		return err
 	}
 	if bytes.HasPrefix(keys, []byte("-----BEGIN")) {
-		return command.BadInput(fmt.Errorf("%s: the keyring is in its text form", x.Keyring), "turn it into the binary one: gpg --dearmor")
+		return command.BadInput(fmt.Errorf("%s: the keyring is in its text form", x.Keyring),
+			"turn it into the binary one: gpg --dearmor")
 	}
 	paths := []string{x.Keyring, signature, file}
 	for i, p := range paths {

@@ -109,19 +109,22 @@ func (c Config) writeISO(ctx context.Context, w *target, root *os.File) error {
 		return err
 	}
 	sum := sha256.New()
-	size, err := io.Copy(io.NewOffsetWriter(w, mib), io.TeeReader(command.Reader(ctx, io.NewSectionReader(root, 0, 1<<62)), sum))
+	from := command.Reader(ctx, io.NewSectionReader(root, 0, 1<<62)) // wherever its offset is
+	size, err := io.Copy(io.NewOffsetWriter(w, mib), io.TeeReader(from, sum))
 	if err != nil {
 		return err
 	}
 	l := &Layout{GUID: formatGUID(c.digest("iso")), Partitions: []Partition{
-		{Number: 1, Name: "root", Type: typeRoot, GUID: formatGUID(sum.Sum(nil)[:16]), Start: mib, Size: size, attributes: readOnly},
+		{Number: 1, Name: "root", Type: typeRoot, GUID: formatGUID(sum.Sum(nil)), Start: mib, Size: size, attributes: readOnly},
 		{Number: 2, Name: "esp", Type: typeESP, GUID: formatGUID(c.digest("iso-esp")), Start: mib + roundUp(size, mib)},
 	}}
 	esp := &l.Partitions[1]
 	if esp.Size, err = b.writeLiveESP(w, c, l.Partitions[0].GUID, esp.Start); err != nil {
 		return err
 	}
-	files := []iso9660.File{{Name: "ROOT.SQUASHFS", Start: mib, Size: size}, {Name: "ESP.IMG", Start: esp.Start, Size: esp.Size}}
+	files := []iso9660.File{
+		{Name: "ROOT.SQUASHFS", Start: mib, Size: size}, {Name: "ESP.IMG", Start: esp.Start, Size: esp.Size},
+	}
 	// Partitions and the image itself are whole sectors of either kind, and
 	// the last MiB is the table's.
 	for i := range l.Partitions {

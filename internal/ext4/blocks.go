@@ -45,9 +45,11 @@ func (m *mapper) add(logical, physical, count int64, written bool) error {
 	if !written || count <= 0 {
 		return nil
 	}
-	if n := len(m.runs); n > 0 && m.runs[n-1].logical+m.runs[n-1].count == logical && m.runs[n-1].physical+m.runs[n-1].count == physical {
-		m.runs[n-1].count += count
-		return nil
+	if n := len(m.runs); n > 0 {
+		if last := &m.runs[n-1]; last.logical+last.count == logical && last.physical+last.count == physical {
+			last.count += count
+			return nil
+		}
 	}
 	m.runs = append(m.runs, run{logical, physical, count})
 	return nil

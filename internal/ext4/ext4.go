@@ -52,7 +52,8 @@ const (
 	// metadata_csum_seed, large_dir, inline_data, encrypt, casefold. Files
 	// that are encrypted, and attributes in inodes of their own, are refused
 	// where they occur.
-	featKnown = featFiletype | featMetaBG | 0x40 | feat64bit | 0x100 | 0x200 | 0x400 | 0x2000 | 0x4000 | 0x8000 | 0x10000 | 0x20000
+	featKnown = featFiletype | featMetaBG | feat64bit |
+		0x40 | 0x100 | 0x200 | 0x400 | 0x2000 | 0x4000 | 0x8000 | 0x10000 | 0x20000
 )
 
 // featSparseSuper, a read-only compatible feature, says that few groups have a
@@ -108,7 +109,7 @@ func (fs *FS) check(size int64) error {
 	powerOfTwo := func(n int64) bool { return n > 0 && n&(n-1) == 0 }
 	switch {
 	case fs.blocks <= 0 || fs.blocks > size/fs.blockSize:
-		return fmt.Errorf("ext4: %d blocks of %d bytes, and %d bytes to hold them: the image is cut off", fs.blocks, fs.blockSize, size)
+		return fmt.Errorf("ext4: %d blocks of %d bytes in %d bytes: the image is cut off", fs.blocks, fs.blockSize, size)
 	case fs.groupBlocks == 0 || fs.groupBlocks > 8*fs.blockSize*16 || fs.firstBlock >= fs.blocks:
 		return fmt.Errorf("ext4: %d blocks in a group, the first at %d", fs.groupBlocks, fs.firstBlock)
 	case fs.perGroup == 0 || int64(fs.perGroup) > 8*fs.blockSize || fs.inodes == 0:

@@ -17,7 +17,8 @@ const (
 
 // prefixes of attribute names by their number.
 var prefixes = map[byte]string{
-	1: "user.", 2: "system.posix_acl_access", 3: "system.posix_acl_default", 4: "trusted.", 6: "security.", 7: "system.", 8: "system.richacl",
+	1: "user.", 2: "system.posix_acl_access", 3: "system.posix_acl_default", 4: "trusted.", 6: "security.",
+	7: "system.", 8: "system.richacl",
 }
 
 // xattrs reads the attributes of an inode, of which b are the bytes: those in

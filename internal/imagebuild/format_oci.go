@@ -54,7 +54,9 @@ func writeOCI(ctx context.Context, f *os.File, src *source) (err error) {
 		return err
 	}
 	manifest.Annotations = map[string]string{"org.opencontainers.image.ref.name": src.build.def.Version}
-	index, err := json.Marshal(v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex, Manifests: []v1.Descriptor{manifest}})
+	index, err := json.Marshal(v1.IndexManifest{
+		SchemaVersion: 2, MediaType: types.OCIImageIndex, Manifests: []v1.Descriptor{manifest},
+	})
 	if err != nil {
 		return err
 	}
@@ -124,7 +126,9 @@ func (a *ociArchive) json(v any, kind types.MediaType) (v1.Descriptor, error) {
 }
 
 func (a *ociArchive) add(name string, size int64, r io.Reader) error {
-	err := a.w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: size, ModTime: a.time.Truncate(time.Second)})
+	err := a.w.WriteHeader(&tar.Header{
+		Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: size, ModTime: a.time.Truncate(time.Second),
+	})
 	if err != nil {
 		return err
 	}

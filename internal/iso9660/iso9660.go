@@ -151,9 +151,7 @@ func (v *Volume) primary() []byte {
 	binary.LittleEndian.PutUint32(b[140:], lPathAt)
 	binary.BigEndian.PutUint32(b[148:], mPathAt)
 	copy(b[156:], v.record("\x00", rootAt, SectorSize, directoryFlag))
-	for _, f := range []struct{ at, n int }{{190, 128}, {318, 128}, {446, 128}, {574, 128}, {702, 37}, {739, 37}, {776, 37}} {
-		text(f.at, f.n, "")
-	}
+	text(190, 4*128+3*37, "") // publisher and other people, names of files
 	stamp := v.Time.UTC().Format("20060102150405") + "00\x00"
 	none := "0000000000000000\x00"
 	copy(b[813:], stamp+stamp+none+none) // created, modified, expires, effective
@@ -182,7 +180,8 @@ const directoryFlag = 2
 
 // root is the root directory, sorted by name.
 func (v *Volume) root() []byte {
-	b := append(v.record("\x00", rootAt, SectorSize, directoryFlag), v.record("\x01", rootAt, SectorSize, directoryFlag)...)
+	b := v.record("\x00", rootAt, SectorSize, directoryFlag)              // itself
+	b = append(b, v.record("\x01", rootAt, SectorSize, directoryFlag)...) // its parent
 	files := append(slices.Clone(v.Files), File{Name: "BOOT.CAT", Start: catalogAt * SectorSize, Size: SectorSize})
 	slices.SortFunc(files, func(a, b File) int { return strings.Compare(a.Name, b.Name) })
 	for _, f := range files {
@@ -198,8 +197,9 @@ func (v *Volume) record(name string, at, size uint32, flags byte) []byte {
 	b[0] = byte(len(b))
 	both(b[2:], at)
 	both(b[10:], size)
-	t := v.Time.UTC()
-	copy(b[18:], []byte{byte(t.Year() - 1900), byte(t.Month()), byte(t.Day()), byte(t.Hour()), byte(t.Minute()), byte(t.Second()), 0})
+	year, month, day := v.Time.UTC().Date()
+	hour, minute, second := v.Time.UTC().Clock()
+	copy(b[18:], []byte{byte(year - 1900), byte(month), byte(day), byte(hour), byte(minute), byte(second), 0})
 	b[25] = flags
 	both16(b[28:], 1)
 	b[32] = byte(len(name))

@@ -75,7 +75,8 @@ type layout struct {
 }
 
 func newLayout(capacity int64) layout {
-	l := layout{capacity: capacity, tables: ceil(capacity, tableEntries*grainSectors), redundant: descriptorAt + descriptorSectors}
+	l := layout{capacity: capacity, redundant: descriptorAt + descriptorSectors}
+	l.tables = ceil(capacity, tableEntries*grainSectors)
 	each := l.directorySectors() + l.tables*tableSectors
 	l.directory = l.redundant + each
 	l.overhead = ceil(l.directory+each, grainSectors) * grainSectors
