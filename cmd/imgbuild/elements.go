@@ -147,7 +147,8 @@ func lintDirs(p element.Path, args []string) ([]string, error) {
 				return nil, err
 			}
 			if e == nil {
-				return nil, command.Usage(fmt.Sprintf("%s: neither a directory nor an element", a), "searched in "+strings.Join(p, ", "))
+				return nil, command.Usage(fmt.Sprintf("%s: neither a directory nor an element", a),
+					"searched in "+strings.Join(p, ", "))
 			}
 			dirs = append(dirs, e.Dir)
 			continue

@@ -36,7 +36,8 @@ func cacheURL(ctx context.Context, c *caller, name string, args []string) error 
 		break
 	}
 	if len(words) != 2 || words[0] == "" || words[1] == "" {
-		return command.Hint(fmt.Errorf("expected a URL and a file, found %d words", len(words)), "usage: "+name+" [-f] URL FILE")
+		return command.Hint(fmt.Errorf("expected a URL and a file, found %d words", len(words)),
+			"usage: "+name+" [-f] URL FILE")
 	}
 	g.Retrying = func(err error) { fmt.Fprintf(c.Stderr, "%s: %v; trying again\n", name, err) }
 	out, err := g.Get(ctx, words[0], words[1])

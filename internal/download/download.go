@@ -198,7 +198,8 @@ func (t *transfer) open(ctx context.Context) (io.ReadCloser, time.Time, Outcome,
 	case "http", "https":
 		return t.openHTTP(ctx, out)
 	}
-	return nil, time.Time{}, 0, command.BadInput(fmt.Errorf("scheme %q is not known", t.url.Scheme), "expected http://, https:// or file:///path")
+	return nil, time.Time{}, 0, command.BadInput(fmt.Errorf("scheme %q is not known", t.url.Scheme),
+		"expected http://, https:// or file:///path")
 }
 
 func (t *transfer) openFile(out Outcome) (io.ReadCloser, time.Time, Outcome, error) {

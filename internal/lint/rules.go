@@ -26,8 +26,9 @@ var (
 	indent      = regexp.MustCompile(`^( {4})* {1,3}[^ ]`)
 	tab         = regexp.MustCompile("^ *\t")
 	onHost      = regexp.MustCompile(`root\.d|extra-data\.d|block-device\.d|finalise\.d|cleanup\.d`)
-	safe        = regexp.MustCompile(`dib-lint: safe_sudo|^#|install-packages|TARGET_ROOT|IMAGE_BLOCK_DEVICE|TMP_MOUNT_PATH|TMP_IMAGE_PATH`)
-	notWhich    = regexp.MustCompile(`dib-lint: which|^#`)
+	safe        = regexp.MustCompile(`dib-lint: safe_sudo|^#|install-packages|` +
+		`TARGET_ROOT|IMAGE_BLOCK_DEVICE|TMP_MOUNT_PATH|TMP_IMAGE_PATH`)
+	notWhich = regexp.MustCompile(`dib-lint: which|^#`)
 )
 
 // script checks what may be a script, or a list.
@@ -184,7 +185,8 @@ func blockDevice(path string) error {
 	}
 	for _, item := range root.Items {
 		if item.Kind != yaml11.Mapping || len(item.Pairs) != 1 {
-			return fmt.Errorf("%s:%d: expected one kind of block device, such as local_loop, found %v", path, item.Line, item.Kind)
+			return fmt.Errorf("%s:%d: expected one kind of block device, such as local_loop, found %v",
+				path, item.Line, item.Kind)
 		}
 	}
 	return nil

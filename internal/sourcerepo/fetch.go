@@ -122,7 +122,8 @@ func (f *Fetcher) lock(ctx context.Context) (*os.File, error) {
 		case !errors.Is(err, unix.EWOULDBLOCK):
 			return nil, errors.Join(fmt.Errorf("lock %s: %w", name, err), file.Close())
 		case !time.Now().Before(end):
-			return nil, errors.Join(command.Busy(fmt.Errorf("%s: another build holds the lock", name), "wait for it to end"), file.Close())
+			busy := command.Busy(fmt.Errorf("%s: another build holds the lock", name), "wait for it to end")
+			return nil, errors.Join(busy, file.Close())
 		}
 		select {
 		case <-ctx.Done():
@@ -212,7 +213,8 @@ func (f *Fetcher) file(ctx context.Context, r *Repository) error {
 		return err
 	}
 	if fi, err := os.Lstat(to); err == nil && !fi.Mode().IsRegular() {
-		return command.BadInput(fmt.Errorf("%s is there and no file", r.Dest), "the destination is the file's name, not its directory")
+		return command.BadInput(fmt.Errorf("%s is there and no file", r.Dest),
+			"the destination is the file's name, not its directory")
 	}
 	in, err := os.Open(from)
 	if err != nil {
@@ -287,7 +289,8 @@ func (f *Fetcher) unpack(ctx context.Context, r *Repository, tmp string) error {
 		return err
 	}
 	if f.Offline {
-		return command.Hint(fmt.Errorf("%s: no tarball, or a broken one: %w", from, err), "remove it and build once without DIB_OFFLINE")
+		return command.Hint(fmt.Errorf("%s: no tarball, or a broken one: %w", from, err),
+			"remove it and build once without DIB_OFFLINE")
 	}
 	f.say("%s is broken; fetching it again", from)
 	if _, err := f.download(ctx, r, true); err != nil {

@@ -75,7 +75,8 @@ func (f *Fetcher) mirror(ctx context.Context, r *Repository, cache string) error
 		return err
 	}
 	if r.Ref != "*" && !f.has(ctx, dir, r.Ref) {
-		return command.BadInput(fmt.Errorf("%s has no %s", public(r.Location), r.Ref), "the fifth word is a branch, tag or commit that can be reached from one; it is master if left out")
+		return command.BadInput(fmt.Errorf("%s has no %s", public(r.Location), r.Ref),
+			"the fifth word is a branch, tag or commit that can be reached from one; it is master if left out")
 	}
 	return nil
 }
@@ -103,10 +104,12 @@ func (f *Fetcher) has(ctx context.Context, dir, ref string) bool {
 func (f *Fetcher) same(ctx context.Context, r *Repository, dest string) error {
 	origin, err := f.call(ctx, "-C", dest, "config", "remote.origin.url")
 	if err != nil || origin != public(r.Location) {
-		return command.BadInput(fmt.Errorf("%s holds something else already (%s)", r.Dest, origin), "give each repository a destination of its own")
+		return command.BadInput(fmt.Errorf("%s holds something else already (%s)", r.Dest, origin),
+			"give each repository a destination of its own")
 	}
 	if r.Ref != "*" && !f.has(ctx, "--git-dir="+filepath.Join(dest, ".git"), "fetch_"+r.Ref) {
-		return command.BadInput(fmt.Errorf("%s holds another reference than %s already", r.Dest, r.Ref), "two elements must agree on one")
+		return command.BadInput(fmt.Errorf("%s holds another reference than %s already", r.Dest, r.Ref),
+			"two elements must agree on one")
 	}
 	return nil
 }
@@ -115,13 +118,17 @@ func (f *Fetcher) same(ctx context.Context, r *Repository, dest string) error {
 // leads back to this machine: no name of the cache, no time or user of today,
 // no file that the cache shares.
 func (f *Fetcher) clone(ctx context.Context, r *Repository, cache, dest string) (string, error) {
-	steps := [][]string{{"-c", "core.logAllRefUpdates=false", "clone", "-q", "--no-hardlinks", "--template=", "--", cache, dest}}
-	at := []string{"-C", dest, "-c", "core.logAllRefUpdates=false"}
+	const noLog = "core.logAllRefUpdates=false"
+	steps := [][]string{{"-c", noLog, "clone", "-q", "--no-hardlinks", "--template=", "--", cache, dest}}
+	at := []string{"-C", dest, "-c", noLog}
 	head := "HEAD"
 	if r.Ref == "*" {
-		steps = append(steps, append(at, "fetch", "-q", "--prune", "--update-head-ok", "--", cache, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"))
+		steps = append(steps, append(at, "fetch", "-q", "--prune", "--update-head-ok", "--", cache,
+			"+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"))
 	} else {
-		steps = append(steps, append(at, "fetch", "-q", "--", cache, r.Ref+":fetch_"+r.Ref), append(at, "reset", "-q", "--hard", "FETCH_HEAD"))
+		steps = append(steps,
+			append(at, "fetch", "-q", "--", cache, r.Ref+":fetch_"+r.Ref),
+			append(at, "reset", "-q", "--hard", "FETCH_HEAD"))
 		head = "fetch_" + r.Ref
 	}
 	steps = append(steps, append(at, "config", "remote.origin.url", public(r.Location)))
@@ -163,7 +170,9 @@ func (f *Fetcher) again(ctx context.Context, do func() error) error {
 func (f *Fetcher) call(ctx context.Context, args ...string) (string, error) {
 	var out, said bytes.Buffer
 	env := append(os.Environ(), "GIT_TERMINAL_PROMPT=0")
-	err := command.Exec{Args: append([]string{"git"}, args...), Env: env, Stdout: &out, Log: &said, Remedy: "install git"}.Run(ctx)
+	err := command.Exec{
+		Args: append([]string{"git"}, args...), Env: env, Stdout: &out, Log: &said, Remedy: "install git",
+	}.Run(ctx)
 	hide := secrets(args)
 	if f.Log != nil {
 		if _, err := hide.WriteString(f.Log, said.String()); err != nil {

@@ -87,7 +87,8 @@ func Read(ctx context.Context, file string, env Environment) ([]Repository, erro
 	words := strings.Split(strings.TrimSuffix(out.String(), "\x00"), "\x00")
 	if x, ok := errors.AsType[*command.ExitError](err); ok {
 		line := words[len(words)-1]
-		return nil, command.BadInput(fmt.Errorf("%s:%s: %s", file, line, lastLine(x.Tail)), "the line is expanded by bash; all variables in it must be set")
+		return nil, command.BadInput(fmt.Errorf("%s:%s: %s", file, line, lastLine(x.Tail)),
+			"the line is expanded by bash; all variables in it must be set")
 	}
 	if err != nil {
 		return nil, err
@@ -141,7 +142,9 @@ func split(line string) []string { return form.FindStringSubmatch(line) }
 
 // override takes what the user says instead of what the element says.
 func (r *Repository) override(env Environment) {
-	for prefix, field := range map[string]*string{"DIB_REPOTYPE": &r.Type, "DIB_REPOLOCATION": &r.Location, "DIB_REPOREF": &r.Ref} {
+	for prefix, field := range map[string]*string{
+		"DIB_REPOTYPE": &r.Type, "DIB_REPOLOCATION": &r.Location, "DIB_REPOREF": &r.Ref,
+	} {
 		if v := env.variable(prefix, r.Name); v != "" {
 			*field = v
 			r.moved = r.moved || field == &r.Location
