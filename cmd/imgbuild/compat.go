@@ -38,6 +38,10 @@ var originals = map[string]func(name string, args []string) int{
 // elements. They come last: ours replace those whose tools need Python.
 const originalElements = "/usr/lib/python3/dist-packages/diskimage_builder/elements"
 
+// hookTimeout is the variable that stands for --hook-timeout, which the
+// originals' command lines do not have.
+const hookTimeout = "GOLDSMITH_HOOK_TIMEOUT"
+
 // compatPath is where the originals' names look for elements: ELEMENTS_PATH,
 // ours, and diskimage-builder's where it is installed.
 func compatPath() (element.Path, string, error) {
@@ -100,7 +104,11 @@ func createImage(name string, args []string) int {
 		fmt.Fprintln(log, "Build completed successfully")
 	}
 	if err := errors.Join(err, closeLog()); err != nil {
-		return failed(name, err)
+		status := failed(name, err)
+		if ctx.Err() != nil {
+			status = command.StatusInterrupted
+		}
+		return status
 	}
 	return command.StatusOK
 }
@@ -123,9 +131,15 @@ func buildCompat(ctx context.Context, img *dibargs.Image, log io.Writer, p *comm
 	if def.Outputs, err = imagebuild.CompatOutputs(img.Types, !img.Uncompressed, img.QemuOptions); err != nil {
 		return err
 	}
+	var limit time.Duration
+	if text := img.Environ[hookTimeout]; text != "" {
+		if limit, err = time.ParseDuration(text); err != nil || limit < 0 {
+			return command.BadInput(fmt.Errorf("%s %q: expected a time such as 30m", hookTimeout, text), "")
+		}
+	}
 	fmt.Fprintf(log, "Building elements: %s\n", strings.Join(def.Elements, " "))
 	res, err := imagebuild.Build(ctx, def, imagebuild.Options{
-		Out: filepath.Dir(img.Name), Elements: path, Bin: bin, Progress: p, Compat: c,
+		Out: filepath.Dir(img.Name), Elements: path, Bin: bin, HookTimeout: limit, Progress: p, Compat: c,
 	})
 	if err != nil {
 		return err

@@ -1,6 +1,7 @@
 package imagebuild
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -194,6 +195,15 @@ func TestOCI(t *testing.T) {
 	}
 	if left, _ := os.ReadDir(src.build.work.dir); len(left) != 0 {
 		t.Errorf("left in the scratch directory: %v", left)
+	}
+	for tr := tar.NewReader(bytes.NewReader(a)); ; {
+		h, err := tr.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil || !h.ModTime.Equal(sampleEpoch) || h.Uid != 0 || h.Uname != "" {
+			t.Fatalf("%+v, %v", h, err)
+		}
 	}
 	run := func(args ...string) []byte {
 		out, err := exec.Command(args[0], args[1:]...).CombinedOutput()

@@ -2,8 +2,11 @@ package imagebuild
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
+	"io"
 	"io/fs"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -168,20 +171,21 @@ func journal(env map[string]string) int64 {
 func (b *build) fit(root string) error {
 	l, env := b.layout, b.settings(treePhases[0])
 	l.params.Root = root
-	if l.params.Size == 0 {
+	show := env["DIB_SHOW_IMAGE_USAGE"] != "" && env["DIB_SHOW_IMAGE_USAGE"] != "0"
+	if show || l.params.Size == 0 {
 		used, err := diskUsage(root)
 		if err != nil {
 			return err
 		}
-		kib := int64(float64(used) / 0.6)
-		if extra := env["DIB_IMAGE_EXTRA_SIZE"]; extra != "" {
-			mib, err := strconv.ParseFloat(extra, 64)
-			if err != nil || mib < 0 || mib > math.MaxInt32 {
-				return command.BadInput(fmt.Errorf("DIB_IMAGE_EXTRA_SIZE %q: expected MiB", extra), "")
-			}
-			kib = used + int64(mib*1024)
+		if show {
+			full := env["DIB_SHOW_IMAGE_USAGE_FULL"]
+			used.report(b.log, full != "" && full != "0")
 		}
-		l.params.Size = b.padded(kib, env, false)
+		if l.params.Size == 0 {
+			if l.params.Size, err = b.neededSize(used.kib["."], env); err != nil {
+				return err
+			}
+		}
 	}
 	var opts []string
 	if c := b.opts.Compat; c != nil && c.MaxOnlineResize != "" {
@@ -202,15 +206,31 @@ func (b *build) fit(root string) error {
 	return err
 }
 
-// diskUsage is what du(1) says of the tree in KiB: blocks in use on its file
-// system, hard links once.
-func diskUsage(root string) (int64, error) {
+// neededSize is the disk's size in bytes for a tree of that many KiB: as the
+// original decides it.
+func (b *build) neededSize(used int64, env map[string]string) (int64, error) {
+	kib := int64(float64(used) / 0.6)
+	if extra := env["DIB_IMAGE_EXTRA_SIZE"]; extra != "" {
+		mib, err := strconv.ParseFloat(extra, 64)
+		if err != nil || mib < 0 || mib > math.MaxInt32 {
+			return 0, command.BadInput(fmt.Errorf("DIB_IMAGE_EXTRA_SIZE %q: expected MiB", extra), "")
+		}
+		kib = used + int64(mib*1024)
+	}
+	return b.padded(kib, env, false), nil
+}
+
+// usage is what du(1) says of a tree: blocks in use on its file system, hard
+// links once, in KiB for each path, what lies below included.
+type usage struct{ kib map[string]int64 }
+
+func diskUsage(root string) (*usage, error) {
 	var top unix.Stat_t
 	if err := unix.Lstat(root, &top); err != nil {
-		return 0, err
+		return nil, err
 	}
+	u := &usage{map[string]int64{}}
 	seen := map[uint64]bool{}
-	var blocks int64
 	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -219,19 +239,45 @@ func diskUsage(root string) (int64, error) {
 		if err := unix.Lstat(p, &st); err != nil {
 			return fmt.Errorf("%s: %w", p, err)
 		}
-		switch {
-		case d.IsDir() && p != root && st.Dev != top.Dev:
+		if d.IsDir() && st.Dev != top.Dev {
 			return filepath.SkipDir
-		case st.Nlink > 1 && !d.IsDir():
+		}
+		if st.Nlink > 1 && !d.IsDir() {
 			if seen[st.Ino] {
 				return nil
 			}
 			seen[st.Ino] = true
 		}
-		blocks += st.Blocks
+		rel, err := filepath.Rel(root, p)
+		if err != nil {
+			return err
+		}
+		for ; rel != "."; rel = filepath.Dir(rel) {
+			u.kib[rel] += st.Blocks / 2
+		}
+		u.kib["."] += st.Blocks / 2
 		return nil
 	})
-	return blocks / 2, err
+	return u, err
+}
+
+// report lists what is large: files and directories of 10 MiB and more, or
+// everything.
+func (u *usage) report(w io.Writer, everything bool) {
+	least, title := int64(10<<10), "Image size report (files > 10MiB)"
+	if everything {
+		least, title = 0, "Image size report"
+	}
+	fmt.Fprintln(w, title)
+	paths := slices.SortedFunc(maps.Keys(u.kib), func(a, b string) int {
+		return cmp.Or(cmp.Compare(u.kib[b], u.kib[a]), strings.Compare(a, b))
+	})
+	for _, p := range paths {
+		if u.kib[p] >= least {
+			fmt.Fprintf(w, "%9.1fMiB /%s\n", float64(u.kib[p])/1024, strings.TrimPrefix(p, "."))
+		}
+	}
+	fmt.Fprintln(w, "===== end image size report =====")
 }
 
 // needsMachine tells whether the last phases need a real block device: when

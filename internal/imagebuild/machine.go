@@ -8,8 +8,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"goldsmith/internal/atomicfile"
 	"goldsmith/internal/blockdevice"
@@ -248,7 +251,7 @@ func (j *machineJob) run(ctx context.Context) (err error) {
 	s := &j.Stage
 	s.Env[blockDevice], s.Env[blockDevices] = devices.ImageBlockDevice(), devices.ImageBlockDevices()
 	if err := unpack(ctx, j.Tree, s.Root, s.log); err != nil {
-		return explainFull(s.Root, err)
+		return explainSmall(err)
 	}
 	if err := j.prepare(plan); err != nil {
 		return err
@@ -262,6 +265,19 @@ func (j *machineJob) run(ctx context.Context) (err error) {
 		return err
 	}
 	return j.export(ctx)
+}
+
+// explainSmall says what to do about file systems of the image that the tree
+// does not fit.
+func explainSmall(err error) error {
+	x, ok := errors.AsType[*command.ExitError](err)
+	if !ok || !slices.ContainsFunc(x.Tail, func(l string) bool {
+		return strings.Contains(l, unix.ENOSPC.Error()) || strings.Contains(l, "No space left")
+	}) {
+		return err
+	}
+	return command.Hint(errors.New("the image's tree does not fit its file systems"),
+		"--image-size or DIB_IMAGE_SIZE (GiB) and DIB_IMAGE_EXTRA_SIZE (MiB) make the disk larger; look at the sizes in the block device configuration")
 }
 
 // legacyDevice runs the hooks that once made the device. The YAML replaced

@@ -184,8 +184,10 @@ func (c Config) qemu(accel, initrd, console string) []string {
 		"-chardev", "stdio,id=out,signal=off", "-serial", "chardev:out",
 	}
 	for i, d := range c.Disks {
-		drive := fmt.Sprintf("if=none,id=disk%d,format=raw,cache=unsafe,discard=unmap,detect-zeroes=unmap,file=%s",
-			i, strings.ReplaceAll(d.Path, ",", ",,"))
+		// A host's disk that is full is an error in the machine, which QEMU would
+		// otherwise stop without a word.
+		drive := fmt.Sprintf("if=none,id=disk%d,format=raw,cache=unsafe,discard=unmap,detect-zeroes=unmap,"+
+			"werror=report,rerror=report,file=%s", i, strings.ReplaceAll(d.Path, ",", ",,"))
 		if d.ReadOnly {
 			drive += ",readonly=on"
 		}
