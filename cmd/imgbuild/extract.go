@@ -18,7 +18,7 @@ func extractCommand() *command.Command {
 IMAGE is a file or its URL: a qcow2 image, a raw disk or an archive, also
 compressed. Or it is a container image: oci:DIRECTORY:TAG, oci-archive:FILE:TAG,
 or HOST/REPOSITORY:TAG in a registry. Of a disk, the root file system is read,
-which must be ext2, ext3 or ext4; other partitions are left out.
+which must be ext2, ext3 or ext4, and what its fstab mounts of the same kinds.
 
 A checksum or signature is verified before anything is written. DIRECTORY must
 be empty or not there, and appears when it is complete. Downloads are kept in
@@ -32,7 +32,8 @@ imgbuild extract --sums https://images.example/SHA256SUMS \
 			fs.StringVar(&o.Sums, "sums", "", "the image must be in this `file` (or URL) of checksums")
 			fs.StringVar(&o.Signature, "signature", "", "`file` (or URL) that signs the checksums, or without them the image")
 			fs.StringVar(&o.Keyring, "keyring", "", "`file` of the public keys of which one must have signed")
-			fs.IntVar(&o.Partition, "partition", 0, "read the partition of this `number` instead of the root")
+			fs.StringVar(&o.Arch, "arch", "amd64", "`architecture` of a container image for several")
+			fs.IntVar(&o.Partition, "partition", 0, "read the partition of this `number` and no other")
 			fs.BoolVar(&o.Offline, "offline", false, "take what is in the cache and ask no server")
 			fs.StringVar(&o.Cache, "cache", "", "keep downloads in `directory` (default ~/.cache/goldsmith)")
 		},

@@ -7,7 +7,8 @@
 // mounted; nothing in one of them leads out of the directory: a symbolic link
 // is only ever followed inside of it, as if it were the root.
 //
-// Of a disk, one partition is read, which must hold ext2, ext3 or ext4.
+// Of a disk, the root is read, which must be ext2, ext3 or ext4, and such other
+// partitions as its fstab names by label or UUID.
 package baseimage
 
 import (
@@ -29,7 +30,8 @@ type Options struct {
 	Cache   string // directory for downloads; empty means the user's own
 	Offline bool   // ask no server: what is needed must be in the cache
 	Arch    string // of container images for several; empty means amd64
-	// Partition is the number of a disk's partition; 0 finds the root.
+	// Partition is the number of the one partition of a disk that is read; 0
+	// finds the root, and reads what its fstab mounts, too.
 	Partition int
 
 	SHA256    string // of the image, in hexadecimal; empty means unknown

@@ -10,11 +10,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -228,6 +230,47 @@ func TestDisks(t *testing.T) {
 	}
 }
 
+// What the root's fstab mounts is there, too, unless a partition was named.
+func TestFstab(t *testing.T) {
+	testenv.NeedRoot(t)
+	root, boot := tree.New(), tree.New()
+	root.AddFile("usr/lib/os-release", 0o644, []byte("ID=test\n"))
+	root.AddFile("etc/fstab", 0o644, []byte("# comment\nLABEL=root / ext4 defaults 0 1\nUUID=01234567-89ab-cdef-0123-456789abcdef /boot ext4 defaults 0 2\n"+
+		"LABEL=nowhere /nowhere ext4 x\nLABEL=efi /boot/efi vfat x\nproc /proc proc\nLABEL=root\n"+
+		"LABEL=root /boot2 ext4 x\nUUID=01234567-89ab-cdef-0123-456789abcdef /boot3 ext4 x\n"))
+	root.Add(&tree.Entry{Path: "boot", Mode: tree.ModeDir | 0o755})
+	boot.AddFile("vmlinuz", 0o600, []byte("kernel"))
+	boot.Add(&tree.Entry{Path: "vmlinuz.old", Mode: tree.ModeRegular, LinkTo: "vmlinuz"})
+	boot.Add(&tree.Entry{Path: "grub", Mode: tree.ModeDir | 0o700})
+	var images []string
+	for i, tr := range []*tree.Tree{root, boot} {
+		dir, image := filepath.Join(t.TempDir(), "root"), filepath.Join(t.TempDir(), "fs")
+		if err := Extract(t.Context(), archive(t, tr), dir, Options{}); err != nil {
+			t.Fatal(err)
+		}
+		id := []string{"-L", "root", "-U", "01234567-89ab-cdef-0123-456789abcdef"}[2*i : 2*i+2]
+		run(t, append(append([]string{"mke2fs", "-q", "-F", "-t", "ext4", "-d", dir}, id...), image, "8M")...)
+		images = append(images, image)
+	}
+	disk := assemble(t, 20, map[int64]string{1: images[0], 10: images[1]})
+	run(t, "sgdisk", "-n", "1:1M:+8M", "-n", "16:10M:+8M", disk)
+	for partition, want := range map[int]string{0: "boot boot/grub boot/vmlinuz boot/vmlinuz.old", 1: "boot"} {
+		got, err := extract(t, disk, Options{Partition: partition})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, p := range slices.Sorted(maps.Keys(got)) {
+			if strings.HasPrefix(p, "boot") {
+				names = append(names, p)
+			}
+		}
+		if strings.Join(names, " ") != want || partition == 0 && got["boot/vmlinuz.old"] != "link to boot/vmlinuz" {
+			t.Errorf("partition %d: %q; want %s", partition, names, want)
+		}
+	}
+}
+
 // entryAt writes an entry of a DOS partition table.
 func entryAt(t *testing.T, disk string, sector int64, n int, kind byte, start, count uint32) {
 	t.Helper()
@@ -420,6 +463,7 @@ func TestHostileArchives(t *testing.T) {
 		"through a link":   {[]tar.Header{link("out", outside), file("out/precious")}, outside[1:] + "/precious"},
 		"up a link":        {[]tar.Header{link("a/up", "../../../../../../.."), file("a/up/x")}, "x"},
 		"link to a link":   {[]tar.Header{link("one", "two"), link("two", "/real"), file("one/x")}, "real/x"},
+		"below a link":     {[]tar.Header{link("a/b/one", "/real"), file("a/b/one/x")}, "real/x"},
 		"over a link":      {[]tar.Header{link("x", precious), file("x")}, "x"},
 		"circle":           {[]tar.Header{link("x", "y"), link("y", "x"), file("x/z")}, "error: too many levels"},
 		"hard link out":    {[]tar.Header{link("out", outside), {Typeflag: tar.TypeLink, Name: "x", Linkname: "out/precious"}}, "error: no such file"},

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"path"
 	"slices"
 	"strings"
 
@@ -56,19 +58,82 @@ func (x *extraction) disk(ctx context.Context, d *disk) error {
 		return err
 	}
 	x.info("root is %s, %d MiB", p, p.size>>20)
+	u := newUnpacker(x.root)
+	if err := u.partition(d, p, "."); err != nil {
+		return err
+	}
+	if x.Partition == 0 {
+		parts = slices.DeleteFunc(slices.Clone(parts), func(o partition) bool { return o == p })
+		if err := x.others(d, parts, u); err != nil {
+			return err
+		}
+	}
+	return u.finish()
+}
+
+// partition writes the files of a partition below the directory at.
+func (u *unpacker) partition(d *disk, p partition, at string) error {
 	fs, err := ext4.Open(p.in(d), p.size)
 	if err != nil {
 		return fmt.Errorf("%s: %w", p, err)
 	}
-	u := newUnpacker(x.root)
 	err = fs.Walk(func(e *tree.Entry, c *ext4.Content) error {
+		name := e.Path
+		e.Path = path.Join(at, e.Path)
+		if e.LinkTo != "" {
+			e.LinkTo = path.Join(at, e.LinkTo)
+		}
 		if err := u.add(e, func(f *os.File) error { return errors.Join(c.CopyTo(f), f.Truncate(e.Size)) }); err != nil {
-			return fmt.Errorf("%s: %w", e.Path, err)
+			return fmt.Errorf("%s: %w", name, err)
 		}
 		return nil
 	})
-	if err := errors.Join(err, u.finish()); err != nil {
+	if err != nil {
 		return fmt.Errorf("%s: %w", p, err)
+	}
+	return nil
+}
+
+// maxFstab bounds /etc/fstab, in bytes.
+const maxFstab = 1 << 20
+
+// others adds the partitions that the root's fstab(5) mounts elsewhere, as
+// cloud images have /boot: those with ext2, ext3 or ext4 that it names by
+// label or UUID.
+func (x *extraction) others(d *disk, parts []partition, u *unpacker) error {
+	file, err := u.resolve("etc/fstab", false)
+	if err != nil {
+		return nil // there is no /etc, or it is odd
+	}
+	if fi, err := os.Lstat(u.host(file)); err != nil || !fi.Mode().IsRegular() {
+		return nil
+	}
+	text, err := readLimited(u.host(file), maxFstab)
+	if err != nil {
+		return err
+	}
+	byName := map[string]partition{}
+	for _, p := range parts {
+		if fs, err := ext4.Open(p.in(d), p.size); err == nil {
+			byName["LABEL="+fs.Label], byName["UUID="+fs.UUID] = p, p
+		}
+	}
+	mounts, used := map[string]partition{}, map[partition]bool{}
+	for line := range strings.Lines(string(text)) {
+		w := strings.Fields(line)
+		if len(w) < 3 || !strings.HasPrefix(w[1], "/") || path.Clean(w[1]) == "/" {
+			continue
+		}
+		// Once each: many lines must not make much of little.
+		if p, ok := byName[strings.ReplaceAll(w[0], `"`, "")]; ok && !used[p] {
+			mounts[tree.Clean(w[1])], used[p] = p, true
+		}
+	}
+	for _, at := range slices.Sorted(maps.Keys(mounts)) { // parents first
+		x.info("/%s is %s", at, mounts[at])
+		if err := u.partition(d, mounts[at], at); err != nil {
+			return err
+		}
 	}
 	return nil
 }

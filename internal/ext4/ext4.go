@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 )
 
 var le = binary.LittleEndian
@@ -27,6 +28,9 @@ var ErrNone = errors.New("no ext2, ext3 or ext4 file system")
 
 // FS is a file system. It may be used by one goroutine at a time.
 type FS struct {
+	Label string // volume name; may be empty
+	UUID  string // with dashes, in lower case
+
 	r           io.ReaderAt
 	blockSize   int64
 	blocks      int64 // of the file system
@@ -86,6 +90,9 @@ func Open(r io.ReaderAt, size int64) (*FS, error) {
 		groupBlocks: int64(le.Uint32(sb[0x20:])), perGroup: le.Uint32(sb[0x28:]), inodeSize: 128, descSize: 32,
 		firstMeta: int64(le.Uint32(sb[0x104:])),
 	}
+	fs.Label, _, _ = strings.Cut(string(sb[0x78:0x88]), "\x00")
+	id := sb[0x68:0x78]
+	fs.UUID = fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])
 	shift := le.Uint32(sb[0x18:])
 	if shift > 6 {
 		return nil, fmt.Errorf("ext4: blocks of 1024 << %d bytes", shift)

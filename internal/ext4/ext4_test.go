@@ -243,7 +243,8 @@ func readFile(t *testing.T, image string) error {
 // not copy.
 func TestFields(t *testing.T) {
 	testenv.Need(t, "mke2fs", "debugfs")
-	image := tiny(t, "-t", "ext4", "-I", "256")
+	const id = "01234567-89ab-cdef-0123-456789abcdef"
+	image := tiny(t, "-t", "ext4", "-I", "256", "-L", "sixteen letters.", "-U", id)
 	debug(t, image, "set_inode_field a/file mtime 0x80000010", "set_inode_field a/file mtime_extra 0x1d", // 7 ns, epoch 1
 		"ea_set a/file user.x yes")
 	b, err := os.ReadFile(image)
@@ -253,6 +254,9 @@ func TestFields(t *testing.T) {
 	fs, err := Open(bytes.NewReader(b), int64(len(b)))
 	if err != nil {
 		t.Fatal(err)
+	}
+	if fs.Label != "sixteen letters." || fs.UUID != id {
+		t.Errorf("label %q, UUID %s", fs.Label, fs.UUID)
 	}
 	err = fs.Walk(func(e *tree.Entry, _ *Content) error {
 		if e.Path == "a/file" && (!e.ModTime.Equal(time.Unix(1<<32+16-1<<31, 7)) || !maps.Equal(e.Xattrs, map[string]string{"user.x": "yes"})) {
