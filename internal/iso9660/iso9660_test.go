@@ -2,6 +2,7 @@ package iso9660
 
 import (
 	"bytes"
+	"encoding/binary"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -63,6 +64,24 @@ func TestXorrisoAgrees(t *testing.T) {
 		if got, _ := os.ReadFile(filepath.Join(dir, "files", f.Name)); !bytes.Equal(got, content(f)) {
 			t.Errorf("%s: %d bytes, not its content", f.Name, len(got))
 		}
+	}
+}
+
+// Firmware adds up the catalog's first entry, which must give zero; xorriso
+// does not.
+func TestCatalog(t *testing.T) {
+	v := sample()
+	b := v.catalog()
+	var sum uint16
+	for i := 0; i < 32; i += 2 {
+		sum += binary.LittleEndian.Uint16(b[i:])
+	}
+	if sum != 0 {
+		t.Errorf("the sum is %#x", sum)
+	}
+	v.Files[1].Size = 40 << 20
+	if n := binary.LittleEndian.Uint16(v.catalog()[38:]); n != 0 {
+		t.Errorf("a size that the field cannot hold is %d", n)
 	}
 }
 

@@ -61,6 +61,25 @@ func TestReader(t *testing.T) {
 	}
 }
 
+// A cluster may be said to be zeros and still have a place.
+func TestZeroFlag(t *testing.T) {
+	testenv.Need(t, "qemu-img", "qemu-io")
+	src := disk(t, 1<<20, 1)
+	if _, err := src.WriteAt(bytes.Repeat([]byte("x"), 1<<20), 0); err != nil {
+		t.Fatal(err)
+	}
+	image := write(t, src, None)
+	if out, err := exec.Command("qemu-io", "-f", "qcow2", "-c", "write -z 64k 128k", image).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	want, _ := os.ReadFile(src.Name())
+	clear(want[64<<10 : 192<<10])
+	b, _ := os.ReadFile(image)
+	if got, err := readAll(b); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("read something else (%v)", err)
+	}
+}
+
 func TestReaderRefuses(t *testing.T) {
 	src := disk(t, 1<<20, 1)
 	if _, err := src.WriteAt(bytes.Repeat([]byte("golden image "), 80000), 0); err != nil {
