@@ -8,11 +8,17 @@ import (
 
 	"goldsmith/internal/rootfs"
 	"goldsmith/internal/testenv"
+	"goldsmith/internal/vm"
 )
 
 func TestMain(m *testing.M) {
+	vm.Init()
 	rootfs.Init()
-	testscript.Main(m, map[string]func(){"imgbuild": func() { os.Exit(run()) }})
+	programs := map[string]func(){"imgbuild": func() { os.Exit(run()) }}
+	for name := range originals {
+		programs[name] = programs["imgbuild"]
+	}
+	testscript.Main(m, programs)
 }
 
 func TestScript(t *testing.T) {
@@ -22,7 +28,8 @@ func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(e *testscript.Env) error {
-			e.Setenv("ELEMENTS_PATH", e.WorkDir+"/elements")
+			e.Setenv("ELEMENTS_PATH", e.WorkDir+"/elements:"+mustAbs(t, "../../tests/testdata/dib"))
+			e.Setenv("HOME", e.WorkDir)
 			e.Setenv("XDG_CACHE_HOME", e.WorkDir+"/cache")
 			e.Setenv("DATA", mustAbs(t, "testdata"))
 			return nil

@@ -85,7 +85,8 @@ type build struct {
 	progress *command.Progress
 	elements []*element.Element
 	packages []string
-	layout   *layout // nil for goldsmith's own disk
+	outputs  []string // names of formats
+	layout   *layout  // nil for goldsmith's own disk
 	cache    *cache
 	work     *work
 	base     *base     // nil until it is there, and where none is kept
@@ -182,6 +183,11 @@ func (b *build) resolve() error {
 		}
 		b.packages = slices.Compact(slices.Sorted(slices.Values(append(asked, b.def.Packages...))))
 	}
+	if c := b.opts.Compat; c != nil {
+		b.outputs = compatFiles(c, b.def.Outputs, elementNames(b.elements))
+	} else {
+		b.outputs = b.def.Outputs
+	}
 	return b.chooseLayout()
 }
 
@@ -227,7 +233,7 @@ func (b *build) distribution() string {
 // work starts.
 func (b *build) checkPrograms() error {
 	var need []string
-	for _, o := range b.def.Outputs {
+	for _, o := range b.outputs {
 		need = append(need, formatOf(o).programs...)
 	}
 	if b.layout != nil && b.wantsDisk() {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -45,6 +46,19 @@ func CompatOutputs(types []string, compress bool, qemuOptions string) ([]string,
 		}
 	}
 	return out, nil
+}
+
+// compatFiles are the outputs that a build really makes: none for a ramdisk,
+// whose hooks bring out what they made, and no disk for the element
+// no-final-image.
+func compatFiles(c *Compat, outputs, elements []string) []string {
+	switch {
+	case c.NoImage:
+		return nil
+	case slices.Contains(elements, "no-final-image"):
+		return slices.DeleteFunc(slices.Clone(outputs), isDisk)
+	}
+	return outputs
 }
 
 // convertPrefix begins the names of outputs that qemu-img makes of the disk.

@@ -312,7 +312,7 @@ func (b *build) needsMachine() (bool, error) {
 
 // wantsDisk tells whether an output is made from a whole disk.
 func (b *build) wantsDisk() bool {
-	return slices.ContainsFunc(b.def.Outputs, isDisk)
+	return slices.ContainsFunc(b.outputs, isDisk)
 }
 
 // isDisk tells whether a format is a whole disk.
@@ -322,7 +322,7 @@ func isDisk(format string) bool {
 
 // wantsTree tells whether an output is made from the tree.
 func (b *build) wantsTree() bool {
-	return slices.ContainsFunc(b.def.Outputs, func(o string) bool { return !isDisk(o) })
+	return slices.ContainsFunc(b.outputs, func(o string) bool { return !isDisk(o) })
 }
 
 // defaultConfig is blockdevice.Default as a file: one file system on the whole

@@ -97,7 +97,7 @@ func (b *build) manifest(t *tree.Tree) (*Manifest, error) {
 // outputs that are not its own for longer than the renames take.
 func (b *build) writeOutputs(ctx context.Context, t *tree.Tree, epoch time.Time) (*Result, error) {
 	compat := b.opts.Compat
-	if compat != nil && compat.NoImage {
+	if compat != nil && len(b.outputs) == 0 {
 		return &Result{Log: b.logPath}, nil
 	}
 	m, err := b.manifest(t)
@@ -117,7 +117,7 @@ func (b *build) writeOutputs(ctx context.Context, t *tree.Tree, epoch time.Time)
 	defer files.abort()
 	src := &source{build: b, tree: t, epoch: epoch, raw: b.disk}
 	defer src.close()
-	for _, name := range b.def.Outputs {
+	for _, name := range b.outputs {
 		for _, p := range formatOf(name).parts() {
 			step := b.progress.Start("write " + p.label(name))
 			out, err := b.writeOutput(ctx, &files, name, p, src)

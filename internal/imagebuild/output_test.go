@@ -32,7 +32,7 @@ func TestOutputsAppearTogether(t *testing.T) {
 			t.Errorf("%s is new", name)
 		}
 	}
-	b.def.Outputs = []string{"erofs"}
+	b.outputs = []string{"erofs"}
 	res, err := b.writeOutputs(t.Context(), tree.New(), time.Unix(1e9, 0))
 	if err != nil || len(res.Outputs) != 1 {
 		t.Fatal(res, err)
