@@ -96,6 +96,9 @@ func ParseImage(program string, args, environ []string, arch, home string) (*Ima
 	env := img.Environ
 	trace, _ := strconv.Atoi(env["DIB_DEBUG_TRACE"])
 	img.SkipBase = env["SKIP_BASE"] == "1"
+	for _, name := range []string{"DOCKER_TARGET", "LOGFILE"} { // only flags set them
+		delete(env, name)
+	}
 	for _, o := range opts {
 		if name := exported[o.name]; name != "" {
 			env[name] = o.value
@@ -109,7 +112,7 @@ func ParseImage(program string, args, environ []string, arch, home string) (*Ima
 		case "version":
 			return nil, ErrVersion
 		case "t":
-			img.Types = strings.Split(o.value, ",")
+			img.Types = strings.Split(strings.TrimSuffix(o.value, ","), ",") // as bash's read does
 		case "x":
 			trace++
 		case "u":
@@ -119,7 +122,7 @@ func ParseImage(program string, args, environ []string, arch, home string) (*Ima
 		case "n":
 			img.SkipBase, env["SKIP_BASE"] = true, "1"
 		case "p":
-			img.Packages = append(img.Packages, strings.FieldsFunc(o.value, func(r rune) bool { return r == ',' })...)
+			img.Packages = append(img.Packages, strings.FieldsFunc(o.value, isSeparator)...)
 		case "mkfs-options":
 			img.MkfsOptions = o.value
 		case "qemu-img-options":
@@ -141,6 +144,10 @@ func ParseImage(program string, args, environ []string, arch, home string) (*Ima
 	}
 	return img, nil
 }
+
+// isSeparator says what stands between packages: commas, and blanks as in a
+// shell's word.
+func isSeparator(r rune) bool { return strings.ContainsRune(", \t\n", r) }
 
 // keepOnly forgets all of the caller's environment that no flag set, but for
 // what programs cannot do without.
@@ -173,8 +180,6 @@ func (img *Image) fill(arch, home string, trace int) {
 	}
 	if img.Ramdisk {
 		def("RAMDISK_ELEMENT", "ramdisk")
-		def("DIB_NO_TMPFS", "1")
-		def("DIB_MIN_TMPFS", "1")
 	}
 	img.ImageCache = def("DIB_IMAGE_CACHE", filepath.Join(home, ".cache/image-create"))
 	img.LockFiles = def("DIB_LOCKFILES", filepath.Join(home, ".cache/dib/lockfiles"))
