@@ -398,7 +398,7 @@ func TestElementsStandIn(t *testing.T) {
 		if name == "__pycache__" || strings.HasPrefix(name, "debian") && name != "debian-minimal" {
 			continue
 		}
-		for _, system := range []string{"debian-minimal", "ubuntu-minimal", "fedora-minimal", "centos-minimal", "opensuse-minimal", "gentoo", "containerfile"} {
+		for _, system := range []string{"debian-minimal", "fedora-minimal", "gentoo"} {
 			wanted := []string{system, name, "base"}
 			theirs, err := dib.Resolve(wanted)
 			if err != nil {
@@ -410,7 +410,7 @@ func TestElementsStandIn(t *testing.T) {
 				continue
 			}
 			n++
-			if n%9 != 0 { // merging takes longer
+			if n%4 != 0 { // merging takes longer
 				continue
 			}
 			theirErr := element.MergeHooks(theirs, t.TempDir()+"/h")

@@ -272,7 +272,7 @@ func TestOracleEnvironmentMade(t *testing.T) {
 	fatal := []string{"false", "exit 3", "export A=$UNSET", "echo ${B?not set}", "(exit 4)", "syntax error (", "true | false", "return 1"}
 	n := 50
 	if *exhaustive {
-		n = 3000
+		n = 1000
 	}
 	var count environments
 	for i := range n {

@@ -491,3 +491,21 @@ func TestPublic(t *testing.T) {
 		t.Error(d)
 	}
 }
+
+// Lines of any form are read or refused, and what is read stays in the tree.
+func FuzzParse(f *testing.F) {
+	for _, s := range []string{"a git /a l r", "a tar /../.. l", "a file //x l", "a package", "a git /a -x"} {
+		f.Add(s)
+	}
+	root := f.TempDir()
+	f.Fuzz(func(t *testing.T, line string) {
+		r, err := parse("f", 1, line)
+		if err != nil || r.check() != nil {
+			return
+		}
+		in, err := within(root, r.Dest)
+		if err != nil || !filepath.IsLocal(strings.TrimPrefix(in, "/")) || strings.HasPrefix(r.Location, "-") {
+			t.Errorf("%q leads to %q, %v", line, in, err)
+		}
+	})
+}
