@@ -259,7 +259,7 @@ func TestSeveralFiles(t *testing.T) {
 	defer delete(formats, "test")
 	p, _ := progress(t)
 	out := t.TempDir()
-	b := &build{def: &Definition{Name: "t", Outputs: []string{"test"}}, progress: p, opts: Options{Out: out}}
+	b := &build{def: &Definition{Name: "t"}, outputs: []string{"test"}, progress: p, opts: Options{Out: out}}
 	res, err := b.writeOutputs(t.Context(), tree.New(), sampleEpoch)
 	if err != nil || len(res.Outputs) != 2 {
 		t.Fatal(res, err)

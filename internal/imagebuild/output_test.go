@@ -15,7 +15,7 @@ func TestOutputsAppearTogether(t *testing.T) {
 	out := t.TempDir()
 	p, _ := progress(t)
 	b := &build{
-		def: &Definition{Name: "t", Version: "1", Outputs: []string{"erofs", "raw"}}, progress: p,
+		def: &Definition{Name: "t", Version: "1"}, outputs: []string{"erofs", "raw"}, progress: p,
 		opts: Options{Out: out, Bin: filepath.Join(out, "nothing here")}, // so that raw fails
 	}
 	old := []string{"t.erofs", "t.manifest.json", "t.raw"}
