@@ -193,7 +193,11 @@ func text(s string, line int) *yaml11.Node {
 	return &yaml11.Node{Kind: yaml11.Text, Text: s, Line: line}
 }
 
-// bad is an error in the configuration.
+// bad is an error in the configuration; line 0 means the whole of it.
 func (c *Config) bad(line int, format string, args ...any) error {
-	return command.BadInput(fmt.Errorf("%s:%d: %s", c.name, line, fmt.Sprintf(format, args...)), "")
+	place := c.name
+	if line > 0 {
+		place = fmt.Sprintf("%s:%d", c.name, line)
+	}
+	return command.BadInput(fmt.Errorf("%s: %s", place, fmt.Sprintf(format, args...)), "")
 }

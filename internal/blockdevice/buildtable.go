@@ -128,7 +128,10 @@ func (b *builder) flags(e *entry, p *partition) error {
 // is hexadecimal.
 func (b *builder) partitionType(e *entry, p *partition) error {
 	n := e.get("type")
-	written := map[bool]string{true: "8300", false: "83"}[p.table.gpt]
+	written := "83"
+	if p.table.gpt {
+		written = "8300"
+	}
 	switch {
 	case n == nil:
 	case n.Kind >= yaml11.List:

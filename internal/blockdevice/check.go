@@ -100,9 +100,7 @@ func (b *builder) checkNode(n *node) error {
 		if !ok {
 			return b.bad(n.line, "mount %s: base %q is no file system", n.name, it.base)
 		}
-		if it.fs = fs; fs.kind != swapType {
-			return nil
-		}
+		it.fs = fs
 	case *fstab:
 		if _, ok := b.byName[it.mount].it.(*mount); !ok {
 			b.warn(n.line, "fstab %s: base %q is no mount, so there is no line", n.name, it.mount)

@@ -244,6 +244,10 @@ func addExtended(args []string, option string) []string {
 	return args
 }
 
+// fatOptions are a FAT's when it is mounted: kernels differ in what they take
+// for granted, and so in the modules that they need.
+const fatOptions = "codepage=437,iocharset=ascii,utf8"
+
 // mount mounts one file system, or puts a swap aside: the image uses it, not
 // the build.
 func (p *Plan) mount(m *mount, d *Devices) error {
@@ -254,13 +258,14 @@ func (p *Plan) mount(m *mount, d *Devices) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	kind := m.fs.kind
-	if kind == "fat" {
-		kind = "vfat"
+	kind, options := m.fs.kind, ""
+	if kind == "fat" || kind == "vfat" {
+		kind, options = "vfat", fatOptions
 	}
-	fmt.Fprintf(d.log, "+ mount -t %s %s %s\n", kind, d.paths[m.fs.base], dir)
-	if err := unix.Mount(d.paths[m.fs.base], dir, kind, 0, ""); err != nil {
-		return fmt.Errorf("mount %s on %s: %w", d.paths[m.fs.base], dir, err)
+	dev := d.paths[m.fs.base]
+	fmt.Fprintf(d.log, "+ mount -t %s %s %s\n", kind, dev, dir)
+	if err := unix.Mount(dev, dir, kind, 0, options); err != nil {
+		return fmt.Errorf("mount %s on %s: %w", dev, dir, err)
 	}
 	d.mounted = append(d.mounted, mounted{dir, kind})
 	return nil

@@ -202,7 +202,7 @@ func (f *filesystem) modules() []string {
 	case "ext2", "ext3":
 		return []string{"ext4"} // which drives them all
 	case "fat", "vfat", "msdos":
-		return []string{"vfat", "nls_cp437", "nls_ascii"} // the kernel's default code page and character set
+		return []string{"vfat", "nls_cp437", "nls_ascii"} // see fatOptions
 	case swapType:
 		return nil
 	}

@@ -147,13 +147,14 @@ func TestErrors(t *testing.T) {
 		{"p", "mbr", "{name: p, size: 1M}", "- mount: {base: p, mount_point: /x}", `base "p" is no file system`},
 		{"lv", "mbr", "{name: p, size: 50M}", "- lvm: {name: l, pvs: [{name: pv, base: p}], vgs: [{name: vg, base: [pv]}], " +
 			"lvs: [{name: lv, base: vg, size: 60M}]}", "vg vg: its volumes are 12582912 bytes larger than it"},
-		{"lv", "mbr", "{name: p, size: 50M}", "- lvm: {name: l, pvs: [{name: pv, base: lv}], vgs: [{name: vg, base: [pv]}], " +
-			"lvs: [{name: lv, base: vg, size: 60M}]}", "stands on itself, by way of others"},
-		{"lv", "mbr", "{name: p, size: 50M}", "- lvm: {name: l, pvs: [{name: pv, base: p}], vgs: [{name: -vg, base: [pv]}], " +
-			"lvs: []}", `lvm does not take "-vg" for a name`},
+		{"lv", "mbr", "{name: p, size: 50M}", "- lvm: {name: l, pvs: [{name: pv, base: lv}], " +
+			"vgs: [{name: vg, base: [pv]}], lvs: [{name: lv, base: vg, size: 60M}]}", "stands on itself, by way of others"},
+		{"lv", "mbr", "{name: p, size: 50M}", "- lvm: {name: l, pvs: [{name: pv, base: p}], " +
+			"vgs: [{name: -vg, base: [pv]}], lvs: []}", `lvm does not take "-vg" for a name`},
 		{"p", "mbr", "{name: p, size: 1M}", "- lvm: {name: l, pvs: [], vgs: []}", "lvm: needs lvs, a list"},
 	} {
-		text := strings.NewReplacer("ROOT", c.root, "LABEL", c.label, "PARTITIONS", c.partitions, "EXTRA", c.extra).Replace(rest)
+		text := strings.NewReplacer("ROOT", c.root, "LABEL", c.label, "PARTITIONS", c.partitions, "EXTRA", c.extra).
+			Replace(rest)
 		_, err := planOf(text, Params{})
 		switch {
 		case c.want == "" && err != nil:
@@ -168,12 +169,12 @@ func TestErrors(t *testing.T) {
 
 func TestRootIsNeeded(t *testing.T) {
 	for text, want := range map[string]string{
-		"- local_loop: {name: image0}": "no file system is mounted at /",
-		"- local_loop: {name: disk, mkfs: {name: mkfs_root, mount: {mount_point: /}}}":          "no local_loop is called image0",
-		"- local_loop: {name: image0, mkfs: {type: ext4, mount: {mount_point: /}}}":             "needs a label",
-		"- local_loop: {name: image0, mkfs: {label: x, mount: {mount_point: /}}}":               "needs a type",
-		"- local_loop: {mkfs: {label: x, type: ext4}}":                                          "local_loop: needs a name",
-		"- local_loop: {name: image0, size: 1001, mkfs: {type: ext4, mount: {mount_point: /}}}": "not a multiple",
+		"- local_loop: {name: image0}":                                              "no file system is mounted at /",
+		"- local_loop: {name: d, mkfs: {name: mkfs_root, mount: {mount_point: /}}}": "no local_loop is called image0",
+		"- local_loop: {name: image0, mkfs: {type: ext4, mount: {mount_point: /}}}": "needs a label",
+		"- local_loop: {name: image0, mkfs: {label: x, mount: {mount_point: /}}}":   "needs a type",
+		"- local_loop: {mkfs: {label: x, type: ext4}}":                              "local_loop: needs a name",
+		"- local_loop: {name: image0, size: 1001, mkfs: {type: ext4}}":              "not a multiple",
 		"{}":             "is a list, not",
 		"- {a: 1, b: 2}": "one key",
 	} {
@@ -194,13 +195,15 @@ func TestSeed(t *testing.T) {
 		}
 		return ""
 	}
-	if uuid("a") != uuid("a") || uuid("a") == uuid("b") || !anyUUID.MatchString(uuid("a")) {
-		t.Errorf("UUIDs %s, %s, %s", uuid("a"), uuid("a"), uuid("b"))
+	a, again, b := uuid("a"), uuid("a"), uuid("b")
+	if a != again || a == b || !anyUUID.MatchString(a) {
+		t.Errorf("UUIDs %s, %s, %s", a, again, b)
 	}
 }
 
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{createMBR, createGPT, createLVM, "- local_loop: {name: image0, mkfs: {mount: {fstab: 1}}}"} {
+	nested := "- local_loop: {name: image0, mkfs: {mount: {fstab: 1}}}"
+	for _, s := range []string{createMBR, createGPT, createLVM, nested} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -81,8 +81,9 @@ func TestMBRWithSfdisk(t *testing.T) {
 			if i < primaries {
 				flags = "primary"
 			}
-			fmt.Fprintf(&b, "      - {name: p%d, size: %d, flags: [%s], type: '%x'}\n", i,
-				rapid.IntRange(1<<20, 100<<20).Draw(t, "size"), flags, rapid.SampledFrom([]int{0x83, 0x82, 0x8e, 0xef}).Draw(t, "type"))
+			size := rapid.IntRange(1<<20, 100<<20).Draw(t, "size")
+			kind := rapid.SampledFrom([]int{0x83, 0x82, 0x8e, 0xef}).Draw(t, "type")
+			fmt.Fprintf(&b, "      - {name: p%d, size: %d, flags: [%s], type: '%x'}\n", i, size, flags, kind)
 		}
 		b.WriteString("- mount: {base: mkfs_root, mount_point: /}\n")
 		plan, err := planOf(b.String(), Params{Seed: "s"})
