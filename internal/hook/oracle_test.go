@@ -109,7 +109,7 @@ func TestOracleListMade(t *testing.T) {
 	testenv.NeedFile(t, dibRunParts)
 	rng := rand.New(rand.NewPCG(23, 24))
 	const letters = "0123456789-_abXZ.~"
-	n := 40
+	n := 30
 	if *exhaustive {
 		n = 1500
 	}
@@ -226,7 +226,7 @@ func (n *environments) compare(t *testing.T, what, tree string, given []string) 
 // The environments of diskimage-builder's elements, for several releases and
 // architectures.
 func TestOracleEnvironment(t *testing.T) {
-	n := 10
+	n := 6
 	if *exhaustive {
 		n = 300
 	}
@@ -270,7 +270,7 @@ func TestOracleEnvironmentMade(t *testing.T) {
 		"export _P=under", "exec 5>/dev/null", "export Q=\"a,b\"", "source <(echo export S=s)", "return 0", "export LC_ALL=C.UTF-8",
 	}
 	fatal := []string{"false", "exit 3", "export A=$UNSET", "echo ${B?not set}", "(exit 4)", "syntax error (", "true | false", "return 1"}
-	n := 50
+	n := 30
 	if *exhaustive {
 		n = 1000
 	}
