@@ -1,9 +1,7 @@
 package main
 
 import (
-	"encoding/binary"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 
@@ -35,12 +33,12 @@ func mountLive(c *console, args cmdline, mods *loader, p *plan) error {
 		}
 		file, offset, size = disk.root, disk.part.Start, disk.part.Size
 	} else {
+		if err := wholeRoot(file); err != nil {
+			return err
+		}
 		mods.coldplug() // for what gives the image randomness early
 	}
 	if err := mods.always(); err != nil {
-		return err
-	}
-	if err := wholeRoot(file, offset); err != nil {
 		return err
 	}
 	dev, err := attachLoop("/dev", file, offset, size)
@@ -60,26 +58,16 @@ func mountLive(c *console, args cmdline, mods *loader, p *plan) error {
 	return placeState(c, p.state)
 }
 
-// wholeRoot tells a root that is cut off. The kernel only says so when it
-// unpacks an initramfs that does not fit into half of the memory.
-func wholeRoot(file string, offset int64) error {
-	f, err := os.Open(file)
-	if err != nil {
-		return err
+// wholeRoot tells a root that is cut off. When the initramfs does not fit into
+// half of the memory, the kernel goes on with files that have their sizes and
+// no content.
+func wholeRoot(file string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(file, &st); err != nil {
+		return &os.PathError{Op: "stat", Path: file, Err: err}
 	}
-	defer f.Close()
-	size, err := f.Seek(0, io.SeekEnd)
-	if err != nil {
-		return err
-	}
-	// The superblock has the size at byte 40 (the kernel's squashfs_fs.h).
-	b := make([]byte, 48)
-	if _, err := f.ReadAt(b, offset); err != nil || string(b[:4]) != "hsqs" {
-		return fmt.Errorf("%s: no SquashFS at byte %d", file, offset)
-	}
-	if used := binary.LittleEndian.Uint64(b[40:]); used > uint64(size-offset) {
-		return fmt.Errorf("%s: %d MiB of %d are there: the machine has too little memory, or the image is cut off",
-			file, (size-offset)>>20, used>>20)
+	if there := st.Blocks * 512; there < st.Size {
+		return fmt.Errorf("%s: %d MiB of %d are there: the machine has too little memory", file, there>>20, st.Size>>20)
 	}
 	return nil
 }
