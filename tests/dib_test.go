@@ -252,3 +252,32 @@ func (w *watched) wait(t *testing.T, machine func(context.Context) error) time.D
 	t.Fatalf("none of %q on the console: %v\n%s", w.words, errors.Join(err, ctx.Err()), w.text.String())
 	return 0
 }
+
+// A definition whose elements bring a block device gets that disk, cleaned of
+// what belongs to the build like any other image of ours.
+func TestDefinitionWithBlockDevice(t *testing.T) {
+	need(t, true)
+	testenv.Need(t, "e2fsck", "debugfs", "sgdisk", "mtype", "dd")
+	dir := t.TempDir()
+	definition := filepath.Join(dir, "i.yaml")
+	text := "name: i\nrelease: test\nsize: 256MiB\nelements: [fake-os, fake-disk]\noutputs: [raw]\nenvironment: {DIB_JOURNAL_SIZE: \"8\"}\n"
+	if err := os.WriteFile(definition, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	run(t, []string{"imgbuild", "build", definition, "-o", dir}, dibEnv(t), 0)
+	shell := func(script, want string) {
+		t.Helper()
+		cmd := exec.Command("bash", "-c", "set -eu -o pipefail\n"+script)
+		cmd.Dir = dir
+		out, err := cmd.CombinedOutput()
+		if err != nil || !strings.Contains(string(out), want) {
+			t.Errorf("%s: %v\n%s\nwant %q", script, err, out, want)
+		}
+	}
+	shell("sgdisk -v i.raw", "No problems found")
+	shell("dd if=i.raw of=esp bs=1M skip=1 count=64 status=none; mtype -i esp ::/EFI/devices", "/dev/vda /dev/vda3 system /boot/efi|/")
+	shell("dd if=i.raw of=root bs=1M skip=81 status=none; e2fsck -fn root", "")
+	shell("debugfs -R 'cat /etc/fstab' root 2>/dev/null", "LABEL=system / ext4 defaults 0 1\nLABEL=MKFS_ESP /boot/efi vfat umask=0077 0 2\n")
+	shell("debugfs -R 'stat /etc/ssh/ssh_host_test_key' root 2>&1", "File not found")
+	shell("debugfs -R 'stat /etc/machine-id' root 2>&1", "Size: 0")
+}
