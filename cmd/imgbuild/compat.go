@@ -124,7 +124,7 @@ func buildCompat(ctx context.Context, img *dibargs.Image, log io.Writer, p *comm
 		Release: img.Environ["DIB_RELEASE"], Elements: img.All(),
 	}
 	c := &imagebuild.Compat{
-		Environ: img.Environ, Args: img.Args, ImageName: img.Name, ImageCache: img.ImageCache, LockFiles: img.LockFiles,
+		Environ: img.Environ, Caller: img.Caller, Args: img.Args, ImageName: img.Name, ImageCache: img.ImageCache, LockFiles: img.LockFiles,
 		Packages: img.Packages, RootLabel: img.RootLabel, MkfsOptions: img.MkfsOptions, MaxOnlineResize: img.MaxResize,
 		QemuImgOptions: img.QemuOptions, DockerTarget: img.DockerTarget, NoImage: img.Ramdisk, Log: log,
 	}

@@ -39,6 +39,7 @@ type Image struct {
 	Quiet        bool // print nothing of the build
 	NoTimestamp  bool
 	Environ      map[string]string // for hooks: the caller's, and what flags export
+	Caller       map[string]string // the caller's environment alone
 	ImageCache   string
 	LockFiles    string
 	InstallType  string
@@ -91,7 +92,7 @@ func ParseImage(program string, args, environ []string, arch, home string) (*Ima
 	}
 	img := &Image{
 		Types: []string{"qcow2"}, Elements: words, Ramdisk: program == RamdiskImageCreate,
-		Environ: variables(environ), Args: args,
+		Environ: variables(environ), Caller: variables(environ), Args: args,
 	}
 	env := img.Environ
 	trace, _ := strconv.Atoi(env["DIB_DEBUG_TRACE"])

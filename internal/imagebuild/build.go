@@ -54,6 +54,7 @@ type Options struct {
 // Compat is what diskimage-builder's commands ask for beyond a definition.
 type Compat struct {
 	Environ         map[string]string // the caller's environment, with what flags export
+	Caller          map[string]string // the caller's environment alone
 	Args            []string          // the command line, without the program
 	ImageName       string            // as it was given, directories included
 	ImageCache      string            // directory for what elements download

@@ -107,7 +107,17 @@ func (b *build) settings(p phase) map[string]string {
 	if c := b.opts.Compat; c != nil {
 		env["IMAGE_NAME"] = c.ImageName
 		env["PATH"] = withSystemDirs(c.Environ["PATH"])
-		env["DIB_ARGS"], env["DIB_ENV"] = strings.Join(c.Args, " "), declared(c.Environ)
+		env["DIB_ARGS"] = strings.Join(c.Args, " ")
+		caller := maps.Clone(c.Caller)
+		if caller == nil {
+			caller = map[string]string{}
+		}
+		caller["DIB_ARGS"] = env["DIB_ARGS"] // which the original sets before it looks
+		env["DIB_ENV"] = declared(caller)
+		env["OUT_IMAGE_PATH"] = ""
+		if env["IMAGE_TYPE"] == "" {
+			env["IMAGE_TYPE"] = "qcow2"
+		}
 		if b.def.Release == "" {
 			delete(env, "DIB_RELEASE") // elements have defaults of their own
 		}

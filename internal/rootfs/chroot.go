@@ -29,6 +29,7 @@ const (
 // Init is the other half of [Chroot.Exec]. A program that runs chroots calls
 // it first in main: in the helper process it does not return.
 func Init() {
+	Isolated() // before anybody looks at the environment
 	if len(os.Args) < 5 || os.Args[0] != self || os.Args[1] != enter && os.Args[1] != enterDevices {
 		return
 	}
