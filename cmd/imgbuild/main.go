@@ -56,6 +56,8 @@ func program() *command.Program {
 		Long: "An image is built from a definition (docs/formats.md) that names elements: directories of hooks,\n" +
 			"package lists and files (docs/elements.md). Software is installed when the image is built;\n" +
 			"configuration is written when a machine boots.",
-		Commands: []*command.Command{buildCommand(), elementsCommand(), inspectCommand(), runCommand(), pushCommand(), pullCommand()},
+		Commands: []*command.Command{
+			buildCommand(), elementsCommand(), inspectCommand(), runCommand(), extractCommand(), pushCommand(), pullCommand(),
+		},
 	}
 }
