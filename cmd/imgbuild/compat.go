@@ -11,7 +11,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -35,28 +34,21 @@ var originals = map[string]func(name string, args []string) int{
 }
 
 // originalElements is where Debian's python3-diskimage-builder keeps its
-// elements. They come last: ours replace those whose tools need Python.
+// elements.
 const originalElements = "/usr/lib/python3/dist-packages/diskimage_builder/elements"
 
 // hookTimeout is the variable that stands for --hook-timeout, which the
 // originals' command lines do not have.
 const hookTimeout = "GOLDSMITH_HOOK_TIMEOUT"
 
-// compatPath is where the originals' names look for elements: ELEMENTS_PATH,
-// ours, and diskimage-builder's where it is installed.
+// compatPath is where the originals' names look for elements.
 func compatPath() (element.Path, string, error) {
 	bin, err := command.Self()
 	if err != nil {
 		return nil, "", err
 	}
-	path, err := element.SearchPath("", bin)
-	if err != nil {
-		return nil, "", err
-	}
-	if fi, err := os.Stat(originalElements); err == nil && fi.IsDir() && !slices.Contains(path, originalElements) {
-		path = append(path, originalElements)
-	}
-	return path, bin, nil
+	path, err := element.CompatPath(bin, originalElements)
+	return path, bin, err
 }
 
 // failed prints an error the way the program does, and gives its status.

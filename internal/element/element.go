@@ -57,21 +57,48 @@ func ParsePath(list string) (Path, error) {
 // the environment's ELEMENTS_PATH, and goldsmith's own, which lie beside the
 // directory of its programs, bin.
 func SearchPath(flag, bin string) (Path, error) {
+	return searchPath([]string{flag, os.Getenv("ELEMENTS_PATH")}, directories{bin, "elements"})
+}
+
+// CompatPath is where programs called by diskimage-builder's names look: the
+// environment's ELEMENTS_PATH, goldsmith's glue elements, those of an installed
+// diskimage-builder in the directory original, and the rest of goldsmith's own.
+func CompatPath(bin, original string) (Path, error) {
+	return searchPath([]string{os.Getenv("ELEMENTS_PATH")}, directories{bin, "glue"}, directories{"", original}, directories{bin, "elements"})
+}
+
+// directories is a directory beside the programs' own, in the source tree or
+// where it is installed.
+type directories struct{ bin, name string }
+
+func searchPath(lists []string, own ...directories) (Path, error) {
 	var path Path
-	for _, list := range []string{flag, os.Getenv("ELEMENTS_PATH")} {
+	for _, list := range lists {
 		p, err := ParsePath(list)
 		if err != nil {
 			return nil, err
 		}
 		path = append(path, p...)
 	}
-	for _, own := range []string{"../elements", "../share/goldsmith/elements"} {
-		dir := filepath.Join(bin, own)
-		if fi, err := os.Stat(dir); err == nil && fi.IsDir() {
-			return append(path, dir), nil
+	for _, d := range own {
+		if dir := d.find(); dir != "" && !slices.Contains(path, dir) {
+			path = append(path, dir)
 		}
 	}
 	return path, nil
+}
+
+func (d directories) find() string {
+	places := []string{filepath.Join(d.bin, "..", d.name), filepath.Join(d.bin, "../share/goldsmith", d.name)}
+	if filepath.IsAbs(d.name) {
+		places = []string{d.name}
+	}
+	for _, dir := range places {
+		if fi, err := os.Stat(dir); err == nil && fi.IsDir() {
+			return dir
+		}
+	}
+	return ""
 }
 
 // Find returns the element called name, or nil when there is none. An

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -150,10 +149,6 @@ func (b *build) bootstrap(ctx context.Context, dir string) error {
 	tmp := filepath.Join(b.work.dir, "base")
 	root := filepath.Join(tmp, "root")
 	if err := os.MkdirAll(root, 0o755); err != nil {
-		return err
-	}
-	list := filepath.Join(b.work.dir, "packages")
-	if err := os.WriteFile(list, []byte(strings.Join(b.packages, "\n")+"\n"), 0o644); err != nil {
 		return err
 	}
 	if err := b.stageFor(rootPhase, root).run(ctx, rootPhase, nil); err != nil {

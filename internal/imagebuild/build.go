@@ -317,6 +317,9 @@ func (b *build) prepare() error {
 		return err
 	}
 	host := b.paths("")
+	if err := os.WriteFile(host["GOLDSMITH_PACKAGES"], []byte(strings.Join(b.packages, "\n")+"\n"), 0o644); err != nil {
+		return err
+	}
 	for _, dir := range []string{"TMP_IMAGE_DIR", "DIB_IMAGE_CACHE", "DIB_LOCKFILES"} {
 		if err := os.MkdirAll(host[dir], 0o755); err != nil {
 			return err

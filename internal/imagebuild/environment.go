@@ -163,7 +163,7 @@ func (b *build) paths(root string) map[string]string {
 }
 
 // dieFunction is the body of the shell function that hooks end with.
-const dieFunction = `() { local status=$?; set +o xtrace; echo "$@"; exit $status; }`
+const dieFunction = `() { local status=$?; set +o xtrace; echo "$*"; [ "$status" -ne 0 ] || status=1; exit "$status"; }`
 
 // declared writes the DIB_ variables as bash's "declare -x" prints them.
 func declared(env map[string]string) string {
