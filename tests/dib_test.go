@@ -281,3 +281,72 @@ func TestDefinitionWithBlockDevice(t *testing.T) {
 	shell("debugfs -R 'stat /etc/ssh/ssh_host_test_key' root 2>&1", "File not found")
 	shell("debugfs -R 'stat /etc/machine-id' root 2>&1", "Size: 0")
 }
+
+// What the driver tells hooks is the original's, in and out of the image.
+func TestEnvironmentIsTheOriginals(t *testing.T) {
+	need(t, true)
+	testenv.Need(t, "unshare", "sudo", "ldd")
+	const original = "/usr/bin/disk-image-create"
+	testenv.NeedFile(t, original)
+	args := []string{"-n", "-x", "-o", "/tmp/not-made", "-t", "raw", "--offline", "fake-os", "dump-environment"}
+	env := append(dibEnv(t), "DIB_NO_TMPFS=1", "DIB_PYTHON_EXEC=/usr/bin/python3", "DIB_TOLD=a \"b\" $c \\", "TMPDIR=/tmp")
+	dump := func(command ...string) string {
+		dir := t.TempDir()
+		cmd := exec.Command(command[0], append(command[1:], args...)...)
+		cmd.Env = append(os.Environ(), append(env, "DUMP="+dir, "HOME="+t.TempDir())...)
+		if out, err := cmd.CombinedOutput(); cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != 7 {
+			t.Fatalf("%v: %v; want status 7\n%s", command, err, out)
+		}
+		return dir
+	}
+	ours, err := filepath.Abs("../bin/disk-image-create")
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirDir := dump("unshare", "--mount", "/usr/bin/python3", original)
+	ourDir := dump(ours)
+	// Not ours to have, or another text of the same meaning: where things lie,
+	// shells in between, tracing, sudo's marks, and the array's order.
+	differs := map[string]bool{
+		"PS4": true, "BASH_FUNC__ps4%%": true, "SHLVL": true, "PWD": true, "OLDPWD": true, "_": true, "HOME": true, "DUMP": true,
+		"ELEMENTS_PATH": true, "_LIB": true, "BASH_FUNC_die%%": true, "BASH_FUNC_get_image_element_array%%": true,
+		"IMAGE_ELEMENT": true, "DIB_IMAGE_CACHE": true, "DIB_LOCKFILES": true, "DIB_BLOCK_DEVICE_PARAMS_YAML": true,
+		"TMP_BUILD_DIR": true, "TMP_HOOKS_PATH": true, "TMP_IMAGE_DIR": true, "TMP_MOUNT_PATH": true, "TARGET_ROOT": true,
+	}
+	insideOnly := map[string]bool{
+		"PATH": true, "USER": true, "LOGNAME": true, "MAIL": true,
+		"SUDO_COMMAND": true, "SUDO_GID": true, "SUDO_UID": true, "SUDO_USER": true,
+	}
+	compared := 0
+	for _, phase := range []string{"root", "host", "inside", "after"} {
+		theirs, mine := variables(t, theirDir+"/"+phase), variables(t, ourDir+"/"+phase)
+		for name, want := range theirs {
+			got, there := mine[name]
+			switch {
+			case name == "PS4" || name == "BASH_FUNC__ps4%%" || phase == "inside" && insideOnly[name]:
+			case !there:
+				t.Errorf("%s: %s is not there; the original has %q", phase, name, want)
+			case differs[name]:
+			case got != want:
+				t.Errorf("%s: %s = %q; the original has %q", phase, name, got, want)
+			default:
+				compared++
+			}
+		}
+	}
+	t.Logf("%d variables are equal in four phases", compared)
+}
+
+func variables(t *testing.T, path string) map[string]string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]string{}
+	for word := range strings.SplitSeq(strings.TrimSuffix(string(text), "\x00"), "\x00") {
+		name, value, _ := strings.Cut(word, "=")
+		out[name] = value
+	}
+	return out
+}
