@@ -11,12 +11,16 @@ packages=(
     dnsmasq-base iproute2 libvirt-clients libvirt-daemon
     libvirt-daemon-config-network libvirt-daemon-driver-qemu
     openssh-client ovmf qemu-system-x86 qemu-utils
+    # disks of the block-device kind: what makes them, in a machine with a
+    # kernel that has 9P; and what diskimage-builder's elements call
+    debootstrap e2fsprogs linux-image-amd64 lvm2 tar xfsprogs
     # smoke tests
     jq redis-tools
     # what tests run with: the race detector needs a C compiler
     gcc libc6-dev procps
     # what tests hold our formats against
-    busybox-static bzip2 dosfstools e2fsprogs erofs-utils gdisk gpg gpg-agent mtools shellcheck skopeo
+    busybox-static bzip2 dosfstools erofs-utils fdisk gdisk gpg gpg-agent mtools shellcheck
+    skopeo
     xorriso xz-utils zstd
     # the programs that ours replace, for comparison
     python3-os-apply-config python3-os-collect-config python3-os-refresh-config
