@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -122,6 +123,9 @@ func buildCompat(ctx context.Context, img *dibargs.Image, log io.Writer, p *comm
 	}
 	if def.Outputs, err = imagebuild.CompatOutputs(img.Types, !img.Uncompressed, img.QemuOptions); err != nil {
 		return err
+	}
+	if slices.Contains(img.Types, "docker") && img.DockerTarget == "" {
+		return command.BadInput(errors.New("image type docker: the image has no name there"), "--docker-target REPOSITORY:TAG")
 	}
 	var limit time.Duration
 	if text := img.Environ[hookTimeout]; text != "" {

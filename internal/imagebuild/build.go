@@ -245,7 +245,8 @@ func (b *build) checkPrograms() error {
 			return command.Missing(fmt.Errorf("%s: not installed, and this build needs it", p), "ci/install-deps.sh names Debian's packages")
 		}
 	}
-	if b.layout == nil && b.wantsDisk() {
+	own := func(o string) bool { return formatOf(o).live || b.layout == nil && isDisk(o) }
+	if slices.ContainsFunc(b.outputs, own) {
 		if _, err := os.Stat(filepath.Join(b.opts.Bin, "imginit")); err != nil {
 			return command.Missing(fmt.Errorf("%s: imginit is not there", b.opts.Bin), "'make build' puts all programs into one directory")
 		}

@@ -28,7 +28,8 @@ import (
 // format is a kind of output.
 type format struct {
 	ending   string // of the file name
-	disk     bool   // can be booted, for which the build needs imginit
+	disk     bool   // a whole disk
+	live     bool   // a live system, for which the build needs imginit as for our own disk
 	write    func(ctx context.Context, f *os.File, src *source) error
 	programs []string // of the machine, that the format is made with
 	more     []part   // further files, written after the first
@@ -59,8 +60,8 @@ var formats = map[string]format{
 	"qcow2-none": {ending: "qcow2", disk: true, write: writeQcow2(qcow2.None)},
 	"vhd":        {ending: "vhd", disk: true, write: writeVHD},
 	"vmdk":       {ending: "vmdk", disk: true, write: writeVMDK},
-	"iso":        {ending: "iso", disk: true, write: writeISO, programs: []string{mksquashfs}},
-	"kernel+initramfs": {ending: "vmlinuz", disk: true, write: writeKernel, programs: []string{mksquashfs},
+	"iso":        {ending: "iso", live: true, write: writeISO, programs: []string{mksquashfs}},
+	"kernel+initramfs": {ending: "vmlinuz", live: true, write: writeKernel, programs: []string{mksquashfs},
 		more: []part{{"initrd", writeInitrd}}},
 	"erofs":    {ending: "erofs", write: writeEROFS},
 	"squashfs": {ending: "squashfs", write: writeSquashFS, programs: []string{mksquashfs}},

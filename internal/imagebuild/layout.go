@@ -316,9 +316,7 @@ func (b *build) wantsDisk() bool {
 }
 
 // isDisk tells whether a format is a whole disk.
-func isDisk(format string) bool {
-	return formatOf(format).disk && format != "iso" && format != "kernel+initramfs"
-}
+func isDisk(format string) bool { return formatOf(format).disk }
 
 // wantsTree tells whether an output is made from the tree.
 func (b *build) wantsTree() bool {
