@@ -329,6 +329,11 @@ func (b *build) prepare() error {
 	if b.layout == nil {
 		return nil
 	}
+	return b.writeLayout()
+}
+
+func (b *build) writeLayout() error {
+	host := b.paths("")
 	return b.layout.write(filepath.Dir(host["DIB_BLOCK_DEVICE_PARAMS_YAML"]), host["TMP_IMAGE_DIR"], b.work.dir)
 }
 

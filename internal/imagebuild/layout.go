@@ -352,5 +352,11 @@ func (l *layout) write(dir, images, work string) error {
 	}
 	params := fmt.Sprintf("config: %s\nimage-dir: %s\nroot-fs-type: %s\nroot-label: %s\nmount-base: %s\nbuild-dir: %s\n",
 		config, images, l.plan.RootFSType(), l.plan.RootLabel(), filepath.Join(work, "mnt"), work)
+	if l.params.Size > 0 {
+		params += fmt.Sprintf("image-size: %dKiB\n", l.params.Size/1024)
+	}
+	if l.params.RootFSOpts != "" {
+		params += fmt.Sprintf("root-fs-opts: %q\n", l.params.RootFSOpts)
+	}
 	return os.WriteFile(filepath.Join(dir, "params.yaml"), []byte(params), 0o644)
 }

@@ -57,6 +57,9 @@ func (b *build) diskInMachine(ctx context.Context, root string) (*tree.Tree, *os
 	if err := b.fit(root); err != nil {
 		return nil, nil, err
 	}
+	if err := b.writeLayout(); err != nil { // once more: sizes are known now
+		return nil, nil, err
+	}
 	images := b.layout.plan.Images()
 	j := machineJob{
 		Stage: *b.stageFor(diskPhases[0], root), Config: string(b.layout.text), Name: b.layout.name, Params: b.layout.params,
