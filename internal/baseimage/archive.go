@@ -72,7 +72,7 @@ func (x *extraction) file(ctx context.Context, f *os.File) error {
 	b := bufio.NewReaderSize(z, 1<<20)
 	if isTar(b) {
 		u := newUnpacker(x.root)
-		if err := errors.Join(u.tar(b), u.finish()); err != nil {
+		if err := errors.Join(u.wholeTar(b), u.finish()); err != nil {
 			return fmt.Errorf("%s: %w", f.Name(), err)
 		}
 		return nil
@@ -116,6 +116,38 @@ func (x *extraction) diskFile(ctx context.Context, f *os.File) error {
 var kinds = map[byte]uint32{
 	tar.TypeReg: tree.ModeRegular, tar.TypeLink: tree.ModeRegular, tar.TypeDir: tree.ModeDir,
 	tar.TypeSymlink: tree.ModeSymlink, tar.TypeChar: tree.ModeChar, tar.TypeBlock: tree.ModeBlock, tar.TypeFifo: tree.ModeFIFO,
+}
+
+// wholeTar writes an archive that must have its end mark, blocks of zeros,
+// without which it may have been cut off behind any file. Layers do not need
+// one: their digests say that they are whole.
+func (u *unpacker) wholeTar(r io.Reader) error {
+	end := &endReader{r: r}
+	if err := u.tar(end); err != nil {
+		return err
+	}
+	if end.zeros < tarBlock {
+		return errors.New("the archive has no end: was it cut off?")
+	}
+	return nil
+}
+
+const tarBlock = 512 // bytes
+
+// endReader counts the zeros that end what was read from r.
+type endReader struct {
+	r     io.Reader
+	zeros int64 // bytes
+}
+
+func (e *endReader) Read(b []byte) (int, error) {
+	n, err := e.r.Read(b)
+	rest := len(bytes.TrimRight(b[:n], "\x00"))
+	if rest > 0 {
+		e.zeros = 0
+	}
+	e.zeros += int64(n - rest)
+	return n, err
 }
 
 // tar writes an archive, or a layer of a container image with its whiteouts.

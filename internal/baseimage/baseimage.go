@@ -98,6 +98,9 @@ func checkDir(dir string) error {
 	if err != nil && !os.IsNotExist(err) {
 		return command.BadInput(err, "name a directory that is not there yet")
 	}
+	if _, err := os.Stat(filepath.Dir(dir)); err != nil {
+		return command.BadInput(err, "make the directory above it first")
+	}
 	return nil
 }
 

@@ -525,6 +525,25 @@ func TestDirectory(t *testing.T) {
 	}
 }
 
+// Wherever an archive was cut off, none of it is taken for the whole.
+func TestCutArchive(t *testing.T) {
+	testenv.NeedRoot(t)
+	b, err := os.ReadFile(archive(t, sampleTree()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := len(b) - 1024; n > 0; n -= tarBlock { // two blocks are the end
+		for _, cut := range []int{n, n - 100} {
+			if _, err := extract(t, save(t, "cut.tar", b[:cut]), Options{}); err == nil {
+				t.Errorf("%d bytes of %d were extracted", cut, len(b))
+			}
+		}
+	}
+	if _, err := extract(t, save(t, "short.tar", b[:len(b)-tarBlock]), Options{}); err != nil {
+		t.Errorf("one block for an end: %v", err)
+	}
+}
+
 // A file with holes keeps them.
 func TestHoles(t *testing.T) {
 	testenv.NeedRoot(t)

@@ -71,7 +71,7 @@ func (x *extraction) ociArchive(ctx context.Context, f *os.File, tag string) err
 	if err := unpackLayout(command.Reader(ctx, f), dir); err != nil {
 		return fmt.Errorf("%s: %w", f.Name(), err)
 	}
-	return x.layoutDir(ctx, dir, tag)
+	return x.layoutDir(ctx, dir, f.Name(), tag)
 }
 
 var layoutFile = regexp.MustCompile(`^(oci-layout|index\.json|blobs/sha256/[0-9a-f]{64})$`)
@@ -112,17 +112,21 @@ func unpackLayout(r io.Reader, dir string) error {
 // layout extracts an image of a layout, DIRECTORY or DIRECTORY:TAG.
 func (x *extraction) layout(ctx context.Context, where string) error {
 	dir, tag := cutTag(where)
-	return x.layoutDir(ctx, dir, tag)
+	return x.layoutDir(ctx, dir, dir, tag)
 }
 
-func (x *extraction) layoutDir(ctx context.Context, dir, tag string) error {
+// layoutDir extracts an image of the layout in dir; errors call it where.
+func (x *extraction) layoutDir(ctx context.Context, dir, where, tag string) error {
 	index, err := layout.ImageIndexFromPath(dir)
 	if err != nil {
-		return command.BadInput(fmt.Errorf("%s: not an OCI image layout: %w", dir, err), "")
+		if pe, ok := errors.AsType[*os.PathError](err); ok { // which names a scratch directory
+			err = fmt.Errorf("%s: %w", filepath.Base(pe.Path), pe.Err)
+		}
+		return command.BadInput(fmt.Errorf("%s: not an OCI image layout: %w", where, err), "")
 	}
 	list, err := index.IndexManifest()
 	if err != nil {
-		return fmt.Errorf("%s: %w", dir, err)
+		return fmt.Errorf("%s: %w", where, err)
 	}
 	found := list.Manifests
 	if tag != "" {
@@ -138,11 +142,11 @@ func (x *extraction) layoutDir(ctx context.Context, dir, tag string) error {
 		if tag != "" {
 			what = fmt.Sprintf("images tagged %q", tag)
 		}
-		return command.BadInput(fmt.Errorf("%s: %d %s", dir, len(found), what), "name one of them: DIRECTORY:TAG")
+		return command.BadInput(fmt.Errorf("%s: %d %s", where, len(found), what), "name one of them by its tag, behind a colon")
 	}
 	m, err := x.fromLayout(dir, found[0], 0)
 	if err != nil {
-		return fmt.Errorf("%s: %w", dir, err)
+		return fmt.Errorf("%s: %w", where, err)
 	}
 	return x.container(ctx, m, func(d v1.Descriptor) (io.ReadCloser, error) { return os.Open(blobPath(dir, d)) })
 }

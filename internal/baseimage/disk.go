@@ -168,19 +168,38 @@ func (x *extraction) choose(d *disk, parts []partition) (partition, error) {
 			return p, readable(d, p)
 		}
 	}
+	var damaged error
 	for _, p := range sorted {
-		fs, err := ext4.Open(p.in(d), p.size)
+		isRoot, err := p.isRoot(d)
+		if isRoot {
+			return p, nil
+		}
 		if err != nil {
-			continue
+			damaged = errors.Join(damaged, fmt.Errorf("%s: %w", p, err))
 		}
-		for _, name := range []string{"etc/os-release", "usr/lib/os-release"} {
-			if ok, err := fs.Exists(name); ok && err == nil {
-				return p, nil
-			}
-		}
+	}
+	if damaged != nil {
+		return partition{}, damaged
 	}
 	return partition{}, command.BadInput(errors.New("no root file system that can be read: "+describe(d, parts)),
 		"it must be ext2, ext3 or ext4 and hold /etc/os-release; --partition names one that does not")
+}
+
+// isRoot tells an operating system's root, of those that can be read.
+func (p partition) isRoot(d *disk) (bool, error) {
+	if filesystem(p.in(d)) != "ext" {
+		return false, nil
+	}
+	fs, err := ext4.Open(p.in(d), p.size)
+	if err != nil {
+		return false, err
+	}
+	for _, name := range []string{"etc/os-release", "usr/lib/os-release"} {
+		if ok, err := fs.Exists(name); ok || err != nil {
+			return ok, err
+		}
+	}
+	return false, nil
 }
 
 // readable refuses file systems that are not read here, by name.
