@@ -230,9 +230,9 @@ func TestDisks(t *testing.T) {
 	}
 }
 
-// What the root's fstab mounts is there, too, unless a partition was named.
-func TestFstab(t *testing.T) {
-	testenv.NeedRoot(t)
+// fstabDisk makes a disk whose root mounts another of its partitions.
+func fstabDisk(t *testing.T) string {
+	t.Helper()
 	root, boot := tree.New(), tree.New()
 	root.AddFile("usr/lib/os-release", 0o644, []byte("ID=test\n"))
 	root.AddFile("etc/fstab", 0o644, []byte("# comment\nLABEL=root / ext4 defaults 0 1\nUUID=01234567-89ab-cdef-0123-456789abcdef /boot ext4 defaults 0 2\n"+
@@ -254,6 +254,13 @@ func TestFstab(t *testing.T) {
 	}
 	disk := assemble(t, 20, map[int64]string{1: images[0], 10: images[1]})
 	run(t, "sgdisk", "-n", "1:1M:+8M", "-n", "16:10M:+8M", disk)
+	return disk
+}
+
+// What the root's fstab mounts is there, too, unless a partition was named.
+func TestFstab(t *testing.T) {
+	testenv.NeedRoot(t)
+	disk := fstabDisk(t)
 	for partition, want := range map[int]string{0: "boot boot/grub boot/vmlinuz boot/vmlinuz.old", 1: "boot"} {
 		got, err := extract(t, disk, Options{Partition: partition})
 		if err != nil {
@@ -267,6 +274,31 @@ func TestFstab(t *testing.T) {
 		}
 		if strings.Join(names, " ") != want || partition == 0 && got["boot/vmlinuz.old"] != "link to boot/vmlinuz" {
 			t.Errorf("partition %d: %q; want %s", partition, names, want)
+		}
+	}
+}
+
+// Wherever a disk was cut off, all of its files are there, or none.
+func TestCutDisk(t *testing.T) {
+	testenv.NeedRoot(t)
+	testenv.Need(t, "qemu-img")
+	image := filepath.Join(t.TempDir(), "disk.qcow2")
+	run(t, "qemu-img", "convert", "-O", "qcow2", "-o", "cluster_size=4k", fstabDisk(t), image)
+	fs, _ := makeFS(t, "ext4")
+	for whole, step := range map[string]int{image: 4096, fs: 256 << 10} {
+		want, err := extract(t, whole, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.ReadFile(whole)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n := len(b) - step; n > 0; n -= step {
+			got, err := extract(t, save(t, "cut", b[:n]), Options{})
+			if err == nil && !maps.Equal(got, want) {
+				t.Errorf("%s, %d bytes of %d: only %d files of %d", filepath.Base(whole), n, len(b), len(got), len(want))
+			}
 		}
 	}
 }

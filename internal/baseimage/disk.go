@@ -53,6 +53,9 @@ func (x *extraction) disk(ctx context.Context, d *disk) error {
 	if err != nil {
 		return err
 	}
+	if err := begins(d, parts); err != nil {
+		return err
+	}
 	p, err := x.choose(d, parts)
 	if err != nil {
 		return err
@@ -183,6 +186,18 @@ func (x *extraction) choose(d *disk, parts []partition) (partition, error) {
 	}
 	return partition{}, command.BadInput(errors.New("no root file system that can be read: "+describe(d, parts)),
 		"it must be ext2, ext3 or ext4 and hold /etc/os-release; --partition names one that does not")
+}
+
+// begins reads what tells partitions apart, so that none whose beginning is
+// lost is taken for one that holds nothing.
+func begins(d *disk, parts []partition) error {
+	head := make([]byte, 2048) // up to the end of an ext4's superblock
+	for _, p := range parts {
+		if _, err := p.in(d).ReadAt(head, 0); err != nil && err != io.EOF {
+			return fmt.Errorf("%s: %w", p, err)
+		}
+	}
+	return nil
 }
 
 // isRoot tells an operating system's root, of those that can be read.
