@@ -24,7 +24,12 @@ type builder struct {
 	tables []*table
 	labels map[string]bool
 	usedBy map[string]string // device node → what stands on it
+	images int
 }
+
+// maxImages bounds the disks: those of the machine that makes them end at
+// /dev/vdz, and each takes one of its 32 places for a device.
+const maxImages = 20
 
 // Plan checks everything that can be checked without a disk, and how
 // partitions fit where the size of their disk is known.
@@ -152,77 +157,13 @@ func (b *builder) loop(e *entry) error {
 		return b.bad(e.line, "local_loop: size %d is not a multiple of its block size, %d", l.size, l.sector)
 	}
 	n, err := b.add(e, l)
+	if b.images++; err == nil && b.images > maxImages {
+		return b.bad(e.line, "local_loop %s: more than %d images", n.name, maxImages)
+	}
 	if err == nil && strings.ContainsAny(n.name, "/") {
 		return b.bad(e.line, "local_loop: name %q becomes a file name and has a slash", n.name)
 	}
 	return err
-}
-
-func (b *builder) mkfs(e *entry) error {
-	f := &filesystem{}
-	var err error
-	if f.base, err = b.need(e, "base"); err != nil {
-		return err
-	}
-	n, err := b.add(e, f, f.base)
-	if err != nil {
-		return err
-	}
-	f.name = n.name
-	inherit := Params{}
-	if f.name == "mkfs_root" {
-		inherit = b.plan.params
-		inherit.RootFSType = cmp.Or(inherit.RootFSType, "ext4")
-	}
-	if f.kind, err = b.str(e, "type"); err != nil {
-		return err
-	}
-	if f.kind = cmp.Or(f.kind, inherit.RootFSType); !fsType.MatchString(f.kind) {
-		return b.bad(e.line, "mkfs %s: needs a type, such as ext4", f.name)
-	}
-	opts, err := b.str(e, "opts")
-	if err != nil {
-		return err
-	}
-	f.opts = strings.Fields(cmp.Or(opts, inherit.RootFSOpts))
-	if f.uuid, err = b.str(e, "uuid"); err != nil {
-		return err
-	}
-	f.uuid = cmp.Or(f.uuid, b.plan.guid("file system "+f.name))
-	return b.label(e, f, inherit)
-}
-
-var fsType = regexp.MustCompile(`^[a-z0-9][a-z0-9._+-]*$`)
-
-// labelMax is the longest label of a file system, in bytes.
-var labelMax = map[string]int{"ext2": 16, "ext3": 16, "ext4": 16, "swap": 16, "xfs": 12, "vfat": 11, "fat": 11}
-
-func (b *builder) label(e *entry, f *filesystem, inherit Params) error {
-	var err error
-	if f.label, err = b.str(e, "label"); err != nil {
-		return err
-	}
-	if f.label == "" && inherit.RootFSType != "" {
-		f.label = inherit.RootLabel
-		if f.label == "" {
-			f.label = "cloudimg-rootfs"
-			if f.kind == "xfs" {
-				f.label = "img-rootfs" // the other is too long
-			}
-		}
-	}
-	f.label = cmp.Or(f.label, f.name)
-	if f.kind == "vfat" || f.kind == "fat" {
-		f.label = strings.ToUpper(f.label)
-	}
-	if m, ok := labelMax[f.kind]; ok && len(f.label) > m {
-		return b.bad(e.line, "mkfs %s: label %q has %d bytes, %s takes %d", f.name, f.label, len(f.label), f.kind, m)
-	}
-	if b.labels[f.label] {
-		return b.bad(e.line, "mkfs %s: label %q is used more than once", f.name, f.label)
-	}
-	b.labels[f.label] = true
-	return nil
 }
 
 func (b *builder) mount(e *entry) error {

@@ -259,7 +259,7 @@ func (p *Plan) mount(m *mount, d *Devices) error {
 		return err
 	}
 	kind, options := m.fs.kind, ""
-	if kind == "fat" || kind == "vfat" {
+	if m.fs.isFAT() {
 		kind, options = "vfat", fatOptions
 	}
 	dev := d.paths[m.fs.base]

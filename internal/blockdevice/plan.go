@@ -100,6 +100,8 @@ type filesystem struct {
 
 const swapType = "swap"
 
+func (f *filesystem) isFAT() bool { return f.kind == "fat" || f.kind == "vfat" }
+
 type mount struct {
 	name, base string
 	point      string

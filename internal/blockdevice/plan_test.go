@@ -1,6 +1,7 @@
 package blockdevice
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -181,6 +182,59 @@ func TestRootIsNeeded(t *testing.T) {
 		if _, err := planOf(text, Params{}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", text, err, want)
 		}
+	}
+}
+
+// A uuid is one that the file system's program takes as it is, or refused where
+// it stands.
+func TestUUID(t *testing.T) {
+	const long = "01234567-89ab-CDEF-0123-456789abcdef"
+	for _, c := range []struct {
+		kind, uuid string
+		ok         bool
+	}{
+		{"ext4", long, true}, {"vfat", long, true}, {"vfat", "12ab-CD34", true}, {"fat", "1234-5678", true},
+		{"ext4", "12ab-CD34", false}, {"swap", "1234-5678", false}, {"vfat", "12-34", false}, {"vfat", "not-a-uuid-x", false},
+		{"vfat", "12ab-CD345", false}, {"vfat", "12345678", false}, {"xfs", long + "0", false}, {"ext4", " " + long, false},
+		{"ext4", "random", false}, {"xfs", "g" + long[1:], false}, {"btrfs", "{" + long + "}", false}, {"ext4", long + "\n", false},
+	} {
+		plan, err := planOf(`- local_loop: {name: image0}
+- mkfs:
+    name: f
+    base: image0
+    type: `+c.kind+`
+    label: l
+    uuid: "`+c.uuid+`"
+    mount: {mount_point: /}
+`, Params{})
+		if !c.ok {
+			if err == nil || !strings.HasPrefix(err.Error(), "config.yaml:7: mkfs f: uuid ") || command.Status(err) != command.StatusUsage {
+				t.Errorf("%s, %q: %v", c.kind, c.uuid, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s, %q: %v", c.kind, c.uuid, err)
+			continue
+		}
+		args := " " + strings.Join(plan.root.command("/dev/x"), " ") + " "
+		if short := strings.ReplaceAll(c.uuid, "-", "")[:8]; !strings.Contains(args, " "+c.uuid+" ") && !strings.Contains(args, " -i "+short+" ") {
+			t.Errorf("%s, %q: %s", c.kind, c.uuid, args)
+		}
+	}
+}
+
+func TestTooManyImages(t *testing.T) {
+	config := "- local_loop: {name: image0, mkfs: {name: mkfs_root, mount: {mount_point: /}}}\n"
+	for i := range 19 {
+		config += fmt.Sprintf("- local_loop: {name: d%d}\n", i)
+	}
+	if plan := mustPlan(t, config, Params{}); len(plan.Images()) != 20 {
+		t.Errorf("%d images", len(plan.Images()))
+	}
+	_, err := planOf(config+"- local_loop: {name: more}\n", Params{})
+	if err == nil || command.Status(err) != command.StatusUsage || err.Error() != "config.yaml:21: local_loop more: more than 20 images" {
+		t.Errorf("one more: %v", err)
 	}
 }
 
