@@ -13,12 +13,16 @@
 package element
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"goldsmith/internal/command"
 )
@@ -181,7 +185,7 @@ func names(file string) ([]string, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, brokenLink(err)
 	}
 	set := map[string]bool{}
 	for l := range strings.Lines(string(b)) {
@@ -190,6 +194,40 @@ func names(file string) ([]string, error) {
 		}
 	}
 	return slices.Sorted(maps.Keys(set)), nil
+}
+
+// brokenLink says what is to be mended where a symbolic link of an element
+// leads in a circle or nowhere. err must be that of a call on the link.
+func brokenLink(err error) error {
+	pe, ok := errors.AsType[*fs.PathError](err)
+	switch {
+	case !ok:
+		return err
+	case errors.Is(err, unix.ELOOP):
+		return command.BadInput(fmt.Errorf("%s: %w", pe.Path, pe.Err), "the link leads in a circle: mend or remove it")
+	case errors.Is(err, fs.ErrNotExist):
+		return command.BadInput(fmt.Errorf("%s: %w", pe.Path, pe.Err), "the link leads nowhere: mend or remove it")
+	}
+	return err
+}
+
+// checkLinks fails when a symbolic link directly in the element, such as to a
+// list of packages that several share, leads in a circle or nowhere. Names
+// that start with a dot are no part of an element.
+func (e *Element) checkLinks() error {
+	entries, err := os.ReadDir(e.Dir)
+	if err != nil {
+		return err
+	}
+	for _, d := range entries {
+		if d.Type()&fs.ModeSymlink == 0 || strings.HasPrefix(d.Name(), ".") {
+			continue
+		}
+		if _, err := os.Stat(filepath.Join(e.Dir, d.Name())); err != nil {
+			return fmt.Errorf("element %s: %w", e.Name, brokenLink(err))
+		}
+	}
+	return nil
 }
 
 // Names returns the names of all elements in the path, sorted.
@@ -208,8 +246,8 @@ func (p Path) Names() []string {
 
 // Resolve returns the elements that the wanted names lead to, sorted by name.
 // It fails when a name is unknown, when two elements provide the same name,
-// when a wanted element is also provided by another, and when nothing
-// provides the operating system.
+// when a wanted element is also provided by another, when nothing provides the
+// operating system, and when a symbolic link of an element is broken.
 func (p Path) Resolve(wanted []string) ([]*Element, error) {
 	r := resolver{path: p, chosen: map[string]*Element{}, provider: map[string]string{}, wantedBy: map[string]string{}}
 	for {
@@ -231,7 +269,13 @@ func (p Path) Resolve(wanted []string) ([]*Element, error) {
 		return nil, command.BadInput(fmt.Errorf("no element provides %s", OperatingSystem),
 			"add an operating system element, such as debian")
 	}
-	return slices.SortedFunc(maps.Values(r.chosen), func(a, b *Element) int { return strings.Compare(a.Name, b.Name) }), nil
+	chosen := slices.SortedFunc(maps.Values(r.chosen), func(a, b *Element) int { return strings.Compare(a.Name, b.Name) })
+	for _, e := range chosen {
+		if err := e.checkLinks(); err != nil {
+			return nil, err
+		}
+	}
+	return chosen, nil
 }
 
 type resolver struct {

@@ -67,11 +67,11 @@ func TestErrors(t *testing.T) {
 		{"a loop in an element", func(t *testing.T, d string) {
 			put(t, d+"/e/element-provides", os1)
 			link(t, "loop", d+"/e/loop")
-		}, "", "element e: stat D/e/loop: too many levels of symbolic links", true},
+		}, "", "element e: D/e/loop: too many levels of symbolic links", false},
 		{"a link to nothing in an element", func(t *testing.T, d string) {
 			put(t, d+"/e/element-provides", os1)
 			link(t, "nothing", d+"/e/f")
-		}, "", "element e: stat D/e/f: no such file or directory", true},
+		}, "", "element e: D/e/f: no such file or directory", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := t.TempDir()

@@ -50,12 +50,15 @@ func (m *merger) add(e *Element) error {
 	}
 	for _, d := range entries {
 		name, src := d.Name(), filepath.Join(e.Dir, d.Name())
+		if strings.HasPrefix(name, ".") {
+			continue // an editor's lock is a link to nowhere
+		}
 		fi, err := os.Stat(src)
 		if err != nil {
 			return fmt.Errorf("element %s: %w", e.Name, err)
 		}
 		switch {
-		case strings.HasPrefix(name, "."), strings.HasSuffix(name, ".pyc"):
+		case strings.HasSuffix(name, ".pyc"):
 		case fi.IsDir() && (name == "tests" || name == "__pycache__"):
 		case fi.IsDir():
 			err = m.addDir(e, src, name)
