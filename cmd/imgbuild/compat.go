@@ -67,6 +67,10 @@ func createImage(name string, args []string) int {
 	if err != nil {
 		home = "/root"
 	}
+	// As the original, find mkfs and the like from an ordinary user's path.
+	if err := os.Setenv("PATH", imagebuild.WithSystemDirs(os.Getenv("PATH"))); err != nil {
+		return failed(name, err)
+	}
 	img, err := dibargs.ParseImage(name, args, os.Environ(), architecture(), home)
 	switch {
 	case errors.Is(err, dibargs.ErrHelp):
@@ -93,8 +97,11 @@ func createImage(name string, args []string) int {
 	p := command.NewProgress(name, command.IO{Stdin: os.Stdin, Stdout: log, Stderr: log}, false)
 	err = buildCompat(ctx, img, log, p)
 	p.Close()
-	if err == nil {
+	switch {
+	case err == nil:
 		fmt.Fprintln(log, "Build completed successfully")
+	case img.LogFile != "":
+		command.Print(log, name, err) // whoever reads the log alone must find it
 	}
 	if err := errors.Join(err, closeLog()); err != nil {
 		status := failed(name, err)
@@ -119,7 +126,7 @@ func buildCompat(ctx context.Context, img *dibargs.Image, log io.Writer, p *comm
 	c := &imagebuild.Compat{
 		Environ: img.Environ, Caller: img.Caller, Args: img.Args, ImageName: img.Name, ImageCache: img.ImageCache, LockFiles: img.LockFiles,
 		Packages: img.Packages, RootLabel: img.RootLabel, MkfsOptions: img.MkfsOptions, MaxOnlineResize: img.MaxResize,
-		QemuImgOptions: img.QemuOptions, DockerTarget: img.DockerTarget, NoImage: img.Ramdisk, Log: log,
+		QemuImgOptions: img.QemuOptions, DockerTarget: img.DockerTarget, NoImage: img.Ramdisk, Log: log, LogName: img.LogFile,
 	}
 	if def.Outputs, err = imagebuild.CompatOutputs(img.Types, !img.Uncompressed, img.QemuOptions); err != nil {
 		return err
@@ -190,19 +197,25 @@ type stamped struct {
 func (f *filter) Write(p []byte) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.part = append(f.part, p...)
+	rest := p
 	for {
-		line, rest, found := bytes.Cut(f.part, []byte("\n"))
-		if !found {
+		line, after, found := bytes.Cut(rest, []byte("\n"))
+		f.part = append(f.part, line...)
+		if !found && len(f.part) < maxLine {
 			return len(p), nil
 		}
-		err := f.line(string(line) + "\n")
-		f.part = rest
-		if err != nil {
+		text := string(f.part) + "\n"
+		f.part = f.part[:0]
+		if err := f.line(text); err != nil {
 			return 0, err
 		}
+		rest = after
 	}
 }
+
+// maxLine is how much of a line is kept for its end to come, in bytes: a
+// progress bar may have none.
+const maxLine = 64 << 10
 
 // Close passes on a last line without an end.
 func (f *filter) Close() error {
@@ -237,7 +250,9 @@ func (f *filter) line(line string) error {
 func buildBatch(name string, args []string) int {
 	var files []string
 	var dryRun, stop bool
-	for i, a := range args {
+	for len(args) > 0 {
+		a := args[0]
+		args = args[1:]
 		switch {
 		case a == "-h" || a == "--help":
 			fmt.Print(dibargs.BatchUsage())
@@ -247,7 +262,7 @@ func buildBatch(name string, args []string) int {
 		case a == "--stop-on-failure":
 			stop = true
 		case a == "--":
-			files = append(files, args[i+1:]...)
+			files, args = append(files, args...), nil
 		case strings.HasPrefix(a, "-"):
 			return wrongUsage(name, "unrecognized arguments: "+a)
 		default:
@@ -261,13 +276,20 @@ func buildBatch(name string, args []string) int {
 	if err != nil {
 		return failed(name, err)
 	}
+	ctx, done := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer done()
 	status := command.StatusOK
 	for _, c := range commands {
 		fmt.Fprintln(os.Stderr, c)
 		if dryRun {
 			continue
 		}
-		if err := runBuild(c); err != nil {
+		err := runBuild(ctx, c)
+		if ctx.Err() != nil {
+			command.Print(os.Stderr, name, errors.New("interrupted"))
+			return command.StatusInterrupted
+		}
+		if err != nil {
 			command.Print(os.Stderr, name, err)
 			status = command.StatusFailed
 			if stop {
@@ -284,16 +306,19 @@ func wrongUsage(name, what string) int {
 	return 2
 }
 
-// runBuild runs one build of a batch.
-func runBuild(c dibargs.Command) error {
-	cmd := exec.Command("/proc/self/exe", c.Args...)
+// runBuild runs one build of a batch. It ends with the batch.
+func runBuild(ctx context.Context, c dibargs.Command) error {
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", c.Args...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	runtime.LockOSThread() // the thread's death would count as ours
+	defer runtime.UnlockOSThread()
 	cmd.Args[0] = c.Program
 	cmd.Env = os.Environ()
 	for _, v := range c.Environment {
 		cmd.Env = append(cmd.Env, v.Name+"="+v.Value)
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	// An interrupt reaches the build by itself; the batch then ends with it.
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("%s: %w", c, err)
 	}
@@ -304,8 +329,12 @@ func runBuild(c dibargs.Command) error {
 func elementInfoMain(name string, args []string) int {
 	env := false
 	var names []string
-	for _, a := range args {
+	for len(args) > 0 {
+		a := args[0]
+		args = args[1:]
 		switch {
+		case a == "--":
+			names, args = append(names, args...), nil
 		case a == "-h" || a == "--help":
 			fmt.Print("Usage: element-info [--env] ELEMENT...\n\n" +
 				"Prints the elements that some lead to, themselves included; with -e or --env as\n" +

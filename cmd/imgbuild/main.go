@@ -22,11 +22,11 @@ func main() { os.Exit(run()) }
 func run() int {
 	vm.Init()
 	rootfs.Init()
-	if len(os.Args) == 3 && os.Args[1] == imagebuild.InMachine {
-		return inMachine(os.Args[2])
-	}
 	if original := originals[filepath.Base(os.Args[0])]; original != nil {
 		return original(filepath.Base(os.Args[0]), os.Args[1:])
+	}
+	if len(os.Args) == 3 && os.Args[1] == imagebuild.InMachine {
+		return inMachine(os.Args[2])
 	}
 	if len(os.Args) > 1 && os.Args[1] == "build" && os.Geteuid() == 0 {
 		if err := rootfs.Isolate(); err != nil {
@@ -43,7 +43,10 @@ func inMachine(job string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := imagebuild.RunInMachine(ctx, job); err != nil {
-		return command.StatusFailed
+		if !vm.Inside() {
+			command.Print(os.Stderr, "imgbuild", err)
+		}
+		return command.Status(err)
 	}
 	return command.StatusOK
 }

@@ -138,6 +138,7 @@ func ParseImage(program string, args, environ []string, arch, home string) (*Ima
 	}
 	if img.Clear {
 		keepOnly(env, opts)
+		clear(img.Caller)
 	}
 	img.fill(arch, home, trace)
 	if len(words) == 0 {
@@ -153,7 +154,7 @@ func isSeparator(r rune) bool { return strings.ContainsRune(", \t\n", r) }
 // keepOnly forgets all of the caller's environment that no flag set, but for
 // what programs cannot do without.
 func keepOnly(env map[string]string, opts []option) {
-	keep := map[string]bool{"HOME": true, "PATH": true, "SKIP_BASE": true, "RAMDISK_ELEMENT": true}
+	keep := map[string]bool{"HOME": true, "PATH": true, "SKIP_BASE": true, "RAMDISK_ELEMENT": true, "GOLDSMITH_HOOK_TIMEOUT": true}
 	for _, o := range opts {
 		keep[exported[o.name]], keep[switched[o.name]] = true, true
 		if o.name == "install-type" {

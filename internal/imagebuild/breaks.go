@@ -4,12 +4,9 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/rootfs"
@@ -70,12 +67,11 @@ func (s *stage) shell(ctx context.Context, p phase, inside bool, point, cmd stri
 	fmt.Fprintf(s.log, "Starting debug shell. Exit to resume building.\nAt stage %s\n", point)
 	x := command.Exec{
 		Args: []string{"sh", "-c", cmd}, Env: s.environment(p), Dir: s.Work,
-		Stdin: os.Stdin, Stdout: s.log, Log: s.log,
+		Stdout: s.log, Log: s.log, Sys: &syscall.SysProcAttr{},
 	}
-	if tty := int(os.Stdin.Fd()); onTerminal(tty) {
-		// A shell with job control must own the terminal.
-		x.Sys = &syscall.SysProcAttr{Foreground: true, Ctty: tty}
-		defer takeTerminal(tty)
+	if !s.NoInput {
+		x.Stdin = os.Stdin
+		defer command.LendTerminal(x.Sys)()
 	}
 	run := x.Run
 	if inside {
@@ -90,16 +86,4 @@ func (s *stage) shell(ctx context.Context, p phase, inside bool, point, cmd stri
 
 func (s *stage) chroot() rootfs.Chroot {
 	return rootfs.Chroot{Root: s.Root, Hooks: s.Hooks, Devices: s.Devices}
-}
-
-func onTerminal(fd int) bool {
-	_, err := unix.IoctlGetTermios(fd, unix.TCGETS)
-	return err == nil
-}
-
-// takeTerminal makes this process's group the terminal's own again.
-func takeTerminal(fd int) {
-	signal.Ignore(syscall.SIGTTOU)
-	defer signal.Reset(syscall.SIGTTOU)
-	_ = unix.IoctlSetPointerInt(fd, unix.TIOCSPGRP, unix.Getpgrp())
 }

@@ -68,8 +68,8 @@ type Compat struct {
 	// NoImage makes no disk and no archive: what hooks leave is the result, as
 	// for a ramdisk.
 	NoImage bool
-	// Log receives the build's whole output; nil means NAME.build.log.
-	Log io.Writer
+	Log     io.Writer // receives the build's whole output
+	LogName string    // where that is, for messages; empty where there is no file
 }
 
 // Result says what was built.
@@ -95,6 +95,7 @@ type build struct {
 	hooks    string    // merged hooks tree
 	epoch    time.Time // no file of a goldsmith image is newer
 	disk     *os.File  // that the phases made, nil where outputs make it
+	lent     bool      // the tree's resolv.conf is the host's
 	log      io.Writer
 	logPath  string
 }
@@ -125,7 +126,7 @@ func Build(ctx context.Context, def *Definition, opts Options) (_ *Result, err e
 		return nil, fmt.Errorf("output directory: %w", err)
 	}
 	if opts.Compat != nil {
-		b.log, b.logPath = opts.Compat.Log, "its log"
+		b.log, b.logPath = opts.Compat.Log, opts.Compat.LogName
 	} else {
 		b.logPath = filepath.Join(opts.Out, def.Name+".build.log")
 		log, err := createLog(b.logPath)
@@ -237,13 +238,16 @@ func (b *build) checkPrograms() error {
 	for _, o := range b.outputs {
 		need = append(need, formatOf(o).programs...)
 	}
-	if b.layout != nil && b.wantsDisk() {
+	if b.needsMachine() {
 		need = slices.Concat(need, vm.Programs, []string{"tar"}, b.layout.plan.Programs())
 	}
 	for _, p := range need {
 		if _, err := exec.LookPath(p); err != nil {
 			return command.Missing(fmt.Errorf("%s: not installed, and this build needs it", p), "ci/install-deps.sh names Debian's packages")
 		}
+	}
+	if err := checkConversions(b.outputs); err != nil {
+		return err
 	}
 	own := func(o string) bool { return formatOf(o).live || b.layout == nil && isDisk(o) }
 	if slices.ContainsFunc(b.outputs, own) {
@@ -267,22 +271,23 @@ func (b *build) makeTree(ctx context.Context) (*tree.Tree, *os.File, error) {
 	if err := b.lateEnvironment(); err != nil {
 		return nil, nil, err
 	}
-	if _, err := lendResolvConf(root, "/etc/resolv.conf"); err != nil {
+	if b.lent, err = lendResolvConf(root, "/etc/resolv.conf"); err != nil {
 		return nil, nil, err
 	}
 	if err := b.runPhases(ctx, root, treePhases); err != nil {
 		return nil, nil, err
 	}
-	machine, err := b.needsMachine()
-	if err != nil {
-		return nil, nil, err
-	}
 	// What a hook mounted on the tree is no part of the image.
-	if machine {
+	if b.needsMachine() {
 		if err := rootfs.UnmountBelow(root); err != nil {
 			return nil, nil, err
 		}
 		return b.diskInMachine(ctx, root)
+	}
+	if b.layout != nil {
+		if err := b.describeDisk(root); err != nil {
+			return nil, nil, err
+		}
 	}
 	if err := b.runPhases(ctx, root, diskPhases); err != nil {
 		return nil, nil, err
@@ -297,8 +302,10 @@ func (b *build) makeTree(ctx context.Context) (*tree.Tree, *os.File, error) {
 		t, err := tree.FromDir(root)
 		return t, nil, err
 	}
-	if err := restoreResolvConf(root); err != nil {
-		return nil, nil, err
+	if b.lent {
+		if err := restoreResolvConf(root); err != nil {
+			return nil, nil, err
+		}
 	}
 	t, err := tree.FromDir(root)
 	if err != nil {
@@ -389,6 +396,9 @@ func (b *build) installExtra(ctx context.Context, s *stage) error {
 	err := s.exec(inside)(ctx, command.Exec{
 		Args: append([]string{"install-packages"}, b.opts.Compat.Packages...), Env: s.environment(inside), Log: b.log,
 	})
+	if x, ok := errors.AsType[*command.ExitError](err); ok {
+		err = &HookError{Hook: "install-packages", Status: x.Status, text: x.Error()}
+	}
 	step.Done(err, "")
 	return err
 }

@@ -61,6 +61,32 @@ func compatFiles(c *Compat, outputs, elements []string) []string {
 	return outputs
 }
 
+// checkConversions asks qemu-img which types it knows, before anything is
+// built.
+func checkConversions(outputs []string) error {
+	var known []string
+	for _, o := range outputs {
+		words, ok := strings.CutPrefix(o, convertPrefix)
+		if !ok {
+			continue
+		}
+		if known == nil {
+			out, err := command.Exec{Args: []string{qemuImg, "--help"}}.Output(context.Background())
+			if err != nil {
+				return err
+			}
+			_, list, _ := strings.Cut(string(out), "Supported formats:")
+			known = strings.Fields(list)
+		}
+		kind := words[strings.LastIndexByte(words, ' ')+1:]
+		if !slices.Contains(known, kind) {
+			return command.BadInput(fmt.Errorf("image type %q: neither diskimage-builder's nor qemu-img's", kind),
+				"-t qcow2,tar,tgz,squashfs,vhd,docker,aci,raw, or what 'qemu-img --help' lists")
+		}
+	}
+	return nil
+}
+
 // convertPrefix begins the names of outputs that qemu-img makes of the disk.
 const convertPrefix = "qemu-img "
 

@@ -50,7 +50,7 @@ var defaults = map[string]string{
 // environment.
 func (b *build) stageFor(p phase, root string) *stage {
 	s := &stage{
-		Hooks: b.hooks, Root: root, Env: b.settings(p), Host: b.paths(root), LogName: b.logPath,
+		Hooks: b.hooks, Root: root, Env: b.settings(p), Host: b.paths(root), LogName: b.logPath, Lent: b.lent,
 		Work: b.cwd, Elements: map[string]string{}, Timeout: b.opts.HookTimeout, log: b.log,
 		Inside: map[string]string{"PATH": searchPath, "HOME": "/root", "TMPDIR": "", "VIRTUAL_ENV": ""},
 	}
@@ -58,9 +58,11 @@ func (b *build) stageFor(p phase, root string) *stage {
 		s.Elements[e.Name] = e.Dir
 	}
 	s.Break = readBreaks(s.Env)
-	for _, k := range proxies {
-		if v, ok := os.LookupEnv(k); ok && s.Env[k] == "" {
-			s.Env[k] = v
+	if b.opts.Compat == nil {
+		for _, k := range proxies {
+			if v, ok := os.LookupEnv(k); ok && s.Env[k] == "" {
+				s.Env[k] = v
+			}
 		}
 	}
 	// Of the paths, a hook in the tree sees what diskimage-builder shows it.
@@ -95,10 +97,17 @@ func (b *build) settings(p phase) map[string]string {
 		"DIB_ARGS":          strings.Join(b.def.Elements, " "),
 		"DIB_ENV":           declared(b.def.Environment),
 	})
-	if v, ok := os.LookupEnv("SOURCE_DATE_EPOCH"); ok {
-		env["SOURCE_DATE_EPOCH"] = v
+	epoch, ok := os.LookupEnv("SOURCE_DATE_EPOCH")
+	if c := b.opts.Compat; c != nil {
+		epoch, ok = c.Environ["SOURCE_DATE_EPOCH"]
+	}
+	if ok {
+		env["SOURCE_DATE_EPOCH"] = epoch
 	}
 	if l := b.layout; l != nil {
+		if l.sized {
+			env["DIB_IMAGE_SIZE"] = fmt.Sprint(l.params.Size / 1024) // KiB, as the original leaves it
+		}
 		env["DIB_ROOT_LABEL"], env["DIB_ROOT_FSTYPE"] = l.plan.RootLabel(), l.plan.RootFSType()
 		env["DIB_BOOT_LABEL"] = l.plan.BootLabel()
 		env["DIB_MOUNTPOINTS"] = strings.Join(l.plan.MountPoints(), "|")
@@ -106,7 +115,10 @@ func (b *build) settings(p phase) map[string]string {
 	debianSecurity(env, b.elements, aptSources)
 	if c := b.opts.Compat; c != nil {
 		env["IMAGE_NAME"] = c.ImageName
-		env["PATH"] = withSystemDirs(c.Environ["PATH"])
+		if v := c.Environ["IMAGE_VERSION"]; v != "" {
+			env["IMAGE_VERSION"] = v
+		}
+		env["PATH"] = WithSystemDirs(c.Environ["PATH"])
 		env["DIB_ARGS"] = strings.Join(c.Args, " ")
 		caller := maps.Clone(c.Caller)
 		if caller == nil {
@@ -177,9 +189,9 @@ func declared(env map[string]string) string {
 	return strings.Join(lines, "\n")
 }
 
-// withSystemDirs adds the directories of system programs to a search path
+// WithSystemDirs adds the directories of system programs to a search path
 // that lacks them, as that of an ordinary user does.
-func withSystemDirs(path string) string {
+func WithSystemDirs(path string) string {
 	if path == "" {
 		return searchPath
 	}

@@ -16,8 +16,10 @@ import (
 // does: the image's own resolv.conf comes back, /tmp is emptied, logs are
 // emptied. With a time, everything of normalise is done as well.
 func (s *stage) finish(epoch *time.Time) error {
-	if err := restoreResolvConf(s.Root); err != nil {
-		return err
+	if s.Lent {
+		if err := restoreResolvConf(s.Root); err != nil {
+			return err
+		}
 	}
 	if err := rootfs.UnmountBelow(filepath.Join(s.Root, "tmp")); err != nil {
 		return err
@@ -42,10 +44,20 @@ func (s *stage) finish(epoch *time.Time) error {
 	)
 }
 
+// isDir tells whether dir is a directory and no link to one, which leads who
+// knows where.
+func isDir(root *os.Root, dir string) bool {
+	fi, err := root.Lstat(dir)
+	return err == nil && fi.IsDir()
+}
+
 func emptyDir(root *os.Root, dir string) error {
+	if !isDir(root, dir) {
+		return nil
+	}
 	entries, err := fs.ReadDir(root.FS(), dir)
 	if err != nil {
-		return ignoreMissing(err)
+		return err
 	}
 	for _, e := range entries {
 		if err := root.RemoveAll(dir + "/" + e.Name()); err != nil {
@@ -57,13 +69,15 @@ func emptyDir(root *os.Root, dir string) error {
 
 // eachFile calls f for every regular file below dir, links not followed.
 func eachFile(root *os.Root, dir string, f func(path string) error) error {
-	err := fs.WalkDir(root.FS(), dir, func(p string, d fs.DirEntry, err error) error {
+	if !isDir(root, dir) {
+		return nil
+	}
+	return fs.WalkDir(root.FS(), dir, func(p string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}
 		return f(p)
 	})
-	return ignoreMissing(err)
 }
 
 func truncate(root *os.Root, path string) error {

@@ -39,6 +39,7 @@ type layout struct {
 	config *blockdevice.Config
 	params blockdevice.Params
 	plan   *blockdevice.Plan
+	sized  bool // the tree is there, and the plan complete
 }
 
 // chooseLayout reads the block device configuration, and checks it as far as
@@ -67,11 +68,19 @@ func (b *build) chooseLayout() error {
 			return command.BadInput(fmt.Errorf("DIB_BLOCK_SIZE %q: not a number of bytes", size), "")
 		}
 	}
+	if text := env["DIB_JOURNAL_SIZE"]; text != "" {
+		if n, err := strconv.ParseUint(text, 10, 32); err != nil || n == 0 {
+			return command.BadInput(fmt.Errorf("DIB_JOURNAL_SIZE %q: expected MiB, such as 64", text), "")
+		}
+	}
 	if l.params.Size, err = b.askedSize(env); err != nil {
 		return err
 	}
 	if l.plan, err = l.config.Plan(l.params); err != nil {
 		return err
+	}
+	for _, w := range l.plan.Warnings {
+		b.progress.Info("warning: %s", w)
 	}
 	b.layout = l
 	return nil
@@ -140,7 +149,7 @@ func (b *build) askedSize(env map[string]string) (int64, error) {
 		return 0, nil
 	}
 	gib, err := strconv.ParseFloat(text, 64)
-	if err != nil || gib <= 0 || gib > 1<<20 {
+	if err != nil || !(gib > 0 && gib <= 1<<20) { // not even a NaN
 		return 0, command.BadInput(fmt.Errorf("image size %q: expected GiB, such as 4 or 2.5", text), "")
 	}
 	return b.padded(int64(gib*1024*1024), env, true), nil
@@ -203,6 +212,7 @@ func (b *build) fit(root string) error {
 	l.params.RootFSOpts = strings.Join(opts, " ")
 	var err error
 	l.plan, err = l.config.Plan(l.params)
+	l.sized = err == nil
 	return err
 }
 
@@ -212,7 +222,7 @@ func (b *build) neededSize(used int64, env map[string]string) (int64, error) {
 	kib := int64(float64(used) / 0.6)
 	if extra := env["DIB_IMAGE_EXTRA_SIZE"]; extra != "" {
 		mib, err := strconv.ParseFloat(extra, 64)
-		if err != nil || mib < 0 || mib > math.MaxInt32 {
+		if err != nil || !(mib >= 0 && mib <= math.MaxInt32) {
 			return 0, command.BadInput(fmt.Errorf("DIB_IMAGE_EXTRA_SIZE %q: expected MiB", extra), "")
 		}
 		kib = used + int64(mib*1024)
@@ -280,34 +290,64 @@ func (u *usage) report(w io.Writer, everything bool) {
 	fmt.Fprintln(w, "===== end image size report =====")
 }
 
+// sizeDisk completes the plan once the tree is there, and tells hooks of it.
+func (b *build) sizeDisk(root string) error {
+	if err := b.fit(root); err != nil {
+		return err
+	}
+	return b.writeLayout() // once more: sizes are known now
+}
+
+// describeDisk gives the tree what the disk would have brought it, where no
+// output is a disk: the size for hooks, and fstab.
+func (b *build) describeDisk(root string) error {
+	if err := b.sizeDisk(root); err != nil {
+		return err
+	}
+	return writeFstab(root, b.layout.plan.Fstab())
+}
+
+// writeFstab puts fstab(5) into the tree, whatever was there.
+func writeFstab(tree string, text []byte) error {
+	root, err := os.OpenRoot(tree)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if err := root.MkdirAll("etc", 0o755); err != nil {
+		return err
+	}
+	if err := root.RemoveAll("etc/fstab"); err != nil {
+		return err
+	}
+	return explainFull("etc/fstab", root.WriteFile("etc/fstab", text, 0o644))
+}
+
 // needsMachine tells whether the last phases need a real block device: when
 // an output is a disk of the block-device kind, or a hook asks for the device.
-func (b *build) needsMachine() (bool, error) {
+func (b *build) needsMachine() bool {
 	if b.layout == nil {
-		return false, nil
+		return false
 	}
 	if b.wantsDisk() {
-		return true, nil
+		return true
 	}
-	for _, p := range append(slices.Clone(diskPhases), devicePhase) {
-		files, err := os.ReadDir(filepath.Join(b.hooks, p.name))
-		if err != nil && !os.IsNotExist(err) {
-			return false, err
+	for _, e := range b.elements {
+		if files, _ := os.ReadDir(filepath.Join(e.Dir, devicePhase.name)); len(files) > 0 {
+			return true
 		}
-		for _, f := range files {
-			if p == devicePhase {
-				return true, nil
-			}
-			text, err := os.ReadFile(filepath.Join(b.hooks, p.name, f.Name()))
-			if err != nil {
-				continue // a directory, or a link to nowhere: no hook
-			}
-			if bytes.Contains(text, []byte(blockDevice)) {
-				return true, nil
+		for _, p := range diskPhases {
+			files, _ := os.ReadDir(filepath.Join(e.Dir, p.name))
+			for _, f := range files {
+				// What cannot be read, such as a directory, is no hook.
+				text, err := os.ReadFile(filepath.Join(e.Dir, p.name, f.Name()))
+				if err == nil && bytes.Contains(text, []byte(blockDevice)) {
+					return true
+				}
 			}
 		}
 	}
-	return false, nil
+	return false
 }
 
 // wantsDisk tells whether an output is made from a whole disk.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"golang.org/x/term"
 
 	"goldsmith/internal/atomicfile"
 	"goldsmith/internal/blockdevice"
@@ -54,10 +55,7 @@ type machineFailure struct {
 // an output is made from it, else only what the manifest needs of it, and the
 // disk's file.
 func (b *build) diskInMachine(ctx context.Context, root string) (*tree.Tree, *os.File, error) {
-	if err := b.fit(root); err != nil {
-		return nil, nil, err
-	}
-	if err := b.writeLayout(); err != nil { // once more: sizes are known now
+	if err := b.sizeDisk(root); err != nil {
 		return nil, nil, err
 	}
 	images := b.layout.plan.Images()
@@ -66,8 +64,12 @@ func (b *build) diskInMachine(ctx context.Context, root string) (*tree.Tree, *os
 		Status: filepath.Join(b.work.dir, "status"), Failure: filepath.Join(b.work.dir, "failure"),
 		Tree: deviceName(len(images)),
 	}
-	j.Stage.Env["DIB_IMAGE_SIZE"] = fmt.Sprint(j.Params.Size / 1024)
-	j.Stage.Devices = true
+	j.Stage.Devices, j.Stage.Lent = true, b.lent
+	terminal := len(j.Stage.Break.Points) > 0 && term.IsTerminal(int(os.Stdin.Fd()))
+	j.Stage.NoInput = !terminal
+	for name, value := range j.Stage.Env {
+		j.Stage.Env[name] = vm.Reachable(name, value)
+	}
 	if b.opts.Compat == nil {
 		j.Clean = &b.epoch
 	}
@@ -80,7 +82,7 @@ func (b *build) diskInMachine(ctx context.Context, root string) (*tree.Tree, *os
 	}
 	c := vm.Config{
 		Kernel: kernel, Scratch: b.work.dir, Dir: b.cwd, Args: []string{InMachine, filepath.Join(b.work.dir, "job.json")},
-		Log: b.log, Stdin: os.Stdin,
+		Log: b.log, Terminal: terminal,
 	}
 	for _, i := range images {
 		path := filepath.Join(b.work.dir, "image", i.Name+".raw")
@@ -126,20 +128,21 @@ func makeSparse(path string, size int64) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
 	return errors.Join(f.Truncate(size), f.Close())
 }
 
-// packTree writes the tree as a tar archive, for the machine to unpack.
+// packTree writes the tree as a tar archive that nobody else can read: it has
+// the image's secrets.
 func packTree(ctx context.Context, root, path string) error {
 	t, err := tree.FromDir(root)
 	if err != nil {
 		return err
 	}
-	f, err := os.Create(path)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
@@ -203,6 +206,9 @@ func unpack(ctx context.Context, archive, dir string, log io.Writer) error {
 
 // RunInMachine is the command [InMachine].
 func RunInMachine(ctx context.Context, file string) error {
+	if !vm.Inside() {
+		return command.Usage(InMachine+" is for the build's own virtual machine", "imgbuild build starts it")
+	}
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return err
@@ -304,21 +310,15 @@ func (j *machineJob) legacyDevice(ctx context.Context) error {
 // prepare writes what the tree needs of the disk and of the machine: fstab,
 // and the machine's resolver in place of the host's.
 func (j *machineJob) prepare(plan *blockdevice.Plan) error {
+	if err := writeFstab(j.Stage.Root, plan.Fstab()); err != nil {
+		return err
+	}
 	root, err := os.OpenRoot(j.Stage.Root)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	if err := root.MkdirAll("etc", 0o755); err != nil {
-		return err
-	}
-	if err := root.RemoveAll("etc/fstab"); err != nil {
-		return err
-	}
-	if err := root.WriteFile("etc/fstab", plan.Fstab(), 0o644); err != nil {
-		return explainFull("etc/fstab", err)
-	}
-	if fi, err := root.Lstat(resolvConf); err == nil && fi.Mode().IsRegular() {
+	if fi, err := root.Lstat(resolvConf); j.Stage.Lent && err == nil && fi.Mode().IsRegular() {
 		return root.WriteFile(resolvConf, []byte(vm.ResolvConf), 0o644)
 	}
 	return nil

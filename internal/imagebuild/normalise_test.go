@@ -110,7 +110,7 @@ func TestLendResolvConf(t *testing.T) {
 			if tt.image != "" {
 				put(t, conf, tt.image)
 			}
-			restore, err := lendResolvConf(tree, host)
+			_, err := lendResolvConf(tree, host)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -125,7 +125,7 @@ func TestLendResolvConf(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if err := restore(); err != nil {
+			if err := restoreResolvConf(tree); err != nil {
 				t.Fatal(err)
 			}
 			if got := look(t, conf); got != tt.after {

@@ -110,8 +110,8 @@ func (b *build) writeOutputs(ctx context.Context, t *tree.Tree, epoch time.Time)
 	}
 	if b.layout == nil { // else the disk's file systems are there already
 		t.AddFile(manifestInside, 0o644, inside)
-		t.ClampTimes(epoch)
 	}
+	t.ClampTimes(epoch)
 	res := &Result{Manifest: filepath.Join(b.opts.Out, b.def.Name+".manifest.json"), Log: b.logPath}
 	var files pending
 	defer files.abort()

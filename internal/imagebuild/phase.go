@@ -60,6 +60,11 @@ type stage struct {
 	LogName  string            // where the whole output is, for messages
 	Timeout  time.Duration     // for each hook; 0 means none
 	Break    breaks
+	// NoInput gives a shell of a break point nothing to read: in a machine
+	// without a terminal, input would never end.
+	NoInput bool
+	// Lent says that the tree's resolv.conf is the host's while hooks run.
+	Lent bool
 	// Devices lets hooks in the tree see this machine's devices.
 	Devices bool
 	log     io.Writer
@@ -148,6 +153,12 @@ func (s *stage) explain(p phase, err error) error {
 		fmt.Fprintf(&m, "\n    %s", l)
 	}
 	failed := &HookError{Element: owner, Hook: rel, Status: he.Status, text: m.String()}
+	if x, ok := errors.AsType[*command.ExitError](he.Err); ok && x.Status < 0 {
+		failed.Status = 128 + int(x.Signal)
+	}
+	if s.LogName == "" {
+		return failed
+	}
 	return command.Hint(failed, "the whole output is in "+s.LogName)
 }
 
@@ -155,10 +166,12 @@ func (s *stage) explain(p phase, err error) error {
 type HookError struct {
 	Element string // whose hook it is
 	Hook    string // such as install.d/50-x
-	Status  int    // its exit status; -1 when it was killed or could not start
+	Status  int    // its exit status as a shell gives it, 128 and more for a signal; -1 when it could not start
 	text    string
 }
 
+// Error is one line for the hook and how it ended, and the last lines of its
+// output.
 func (e *HookError) Error() string { return e.text }
 
 // list writes an environment as NAME=VALUE, sorted.

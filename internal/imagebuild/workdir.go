@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -108,5 +109,30 @@ func (w *work) close() error {
 	if err := rootfs.Unmount(w.dir); err != nil {
 		return errors.Join(fmt.Errorf("%s is not removed: %w", w.dir, err), w.lock.Close())
 	}
-	return errors.Join(os.RemoveAll(w.dir), os.Remove(w.dir+".lock"), w.lock.Close())
+	err := os.RemoveAll(w.dir)
+	if errors.Is(err, fs.ErrPermission) {
+		// A hook made a file immutable, chattr(1).
+		err = errors.Join(mutable(w.dir), os.RemoveAll(w.dir))
+	}
+	return errors.Join(err, os.Remove(w.dir+".lock"), w.lock.Close())
+}
+
+// mutable takes the attributes "i" and "a" of chattr(1) from all files and
+// directories below dir.
+func mutable(dir string) error {
+	return filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() && !d.Type().IsRegular() {
+			return err
+		}
+		f, err := os.OpenFile(p, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		flags, err := unix.IoctlGetInt(int(f.Fd()), unix.FS_IOC_GETFLAGS)
+		if held := fsImmutable | fsAppend; err == nil && flags&held != 0 {
+			return unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, flags&^held)
+		}
+		return nil // a file system without such attributes
+	})
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -33,9 +34,11 @@ func Init() {
 	if len(os.Args) < 5 || os.Args[0] != self || os.Args[1] != enter && os.Args[1] != enterDevices {
 		return
 	}
-	err := becomeInside(os.Args[2], os.Args[3], os.Args[1] == enterDevices, os.Args[4:])
-	fmt.Fprintln(os.Stderr, err)
-	os.Exit(127)
+	status, err := runInside(os.Args[2], os.Args[3], os.Args[1] == enterDevices, os.Args[4:])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	os.Exit(status)
 }
 
 // Chroot runs programs inside a tree.
@@ -72,7 +75,47 @@ func (c Chroot) Exec(ctx context.Context, x command.Exec) error {
 	return err
 }
 
-func becomeInside(root, hooks string, devices bool, args []string) error {
+// notInside is the exit status of a program that could not be started, as a
+// shell's.
+const notInside = 127
+
+// runInside enters the tree, runs the program and returns its exit status as a
+// shell gives it.
+func runInside(root, hooks string, devices bool, args []string) (int, error) {
+	if err := enterTree(root, hooks, devices); err != nil {
+		return notInside, err
+	}
+	path, err := exec.LookPath(args[0])
+	if err != nil {
+		return notInside, fmt.Errorf("%s: not in the image", args[0])
+	}
+	// This process is the first of its namespace: the kernel would keep signals
+	// from the program in its place that it does not handle, those it sends
+	// itself among them. A signal to the group reaches the program directly;
+	// here it is caught, not ignored, which the program would inherit.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT)
+	cmd := exec.Command(path)
+	cmd.Args = args
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	if err := cmd.Start(); err != nil {
+		return notInside, fmt.Errorf("%s: %w", args[0], err)
+	}
+	for {
+		var ws unix.WaitStatus
+		pid, err := unix.Wait4(-1, &ws, 0, nil)
+		switch {
+		case err == unix.EINTR || err == nil && pid != cmd.Process.Pid: // or an orphan
+		case err != nil:
+			return notInside, err
+		case ws.Signaled():
+			return 128 + int(ws.Signal()), nil
+		default:
+			return ws.ExitStatus(), nil
+		}
+	}
+}
+
+func enterTree(root, hooks string, devices bool) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
@@ -94,14 +137,7 @@ func becomeInside(root, hooks string, devices bool, args []string) error {
 	if err := unix.Chroot(root); err != nil {
 		return fmt.Errorf("chroot %s: %w", root, err)
 	}
-	if err := os.Chdir("/"); err != nil {
-		return err
-	}
-	path, err := exec.LookPath(args[0])
-	if err != nil {
-		return fmt.Errorf("%s: not in the image", args[0])
-	}
-	return fmt.Errorf("%s: %w", args[0], unix.Exec(path, args, os.Environ()))
+	return os.Chdir("/")
 }
 
 // mountPoint makes sure that root/dir is a directory, and that neither it nor

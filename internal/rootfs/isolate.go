@@ -93,8 +93,9 @@ func Isolate() error {
 }
 
 // arrange makes the inner process's mounts private and gives it a /proc that
-// shows its own processes.
+// shows its own processes, and the umask that modes of a tree are made with.
 func arrange() error {
+	unix.Umask(0o022) // the caller's must not reach an image
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}

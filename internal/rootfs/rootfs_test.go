@@ -69,8 +69,8 @@ func TestChroot(t *testing.T) {
 	host, _ := os.Hostname()
 	c := Chroot{Root: root, Hooks: hooks}
 	for _, tt := range []struct{ script, want string }{
-		{"echo $$", "1"},
-		{"[ $(ls /proc | grep -c '^[0-9]') -le 4 ] && echo few", "few"}, // nobody else's processes
+		{"[ $(ls /proc | grep -c '^[0-9]') -le 6 ] && echo few", "few"}, // nobody else's processes
+		{"sh -c 'kill -TERM $$'; echo $?", "143"},
 		{"cat " + HooksDir + "/hello", "from a hook"},
 		{"touch " + HooksDir + "/x 2>/dev/null || echo refused", "refused"},
 		{"touch /sys/x 2>/dev/null || echo refused", "refused"},
@@ -83,6 +83,15 @@ func TestChroot(t *testing.T) {
 		out, err := chrootOutput(t, c, tt.script)
 		if got := strings.Join(strings.Fields(out), " "); got != tt.want || err != nil {
 			t.Errorf("%s = %q, %v; want %q", tt.script, got, err, tt.want)
+		}
+	}
+	// A program may end itself by a signal, which the first process of a
+	// namespace could not.
+	for script, want := range map[string]int{"kill -TERM $$; echo goes on": 143, "kill -9 $$; echo goes on": 137, "exit 3": 3} {
+		out, err := chrootOutput(t, c, script)
+		x, ok := errors.AsType[*command.ExitError](err)
+		if !ok || x.Status != want || out != "" {
+			t.Errorf("%s: %v, output %q; want status %d", script, err, out, want)
 		}
 	}
 	if now, _ := os.Hostname(); now != host {

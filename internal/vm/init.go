@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -46,7 +47,7 @@ func Init() {
 	if os.Getpid() != 1 {
 		return
 	}
-	if text, err := os.ReadFile("/proc/cmdline"); err == nil && !strings.Contains(string(text), mark) {
+	if _, err := os.Stat("/proc/cmdline"); err == nil && !Inside() {
 		return // a container's first process
 	}
 	if _, err := os.Stat("/" + jobFile); err != nil {
@@ -61,8 +62,15 @@ func Init() {
 	select {}
 }
 
+// Inside tells whether this is a machine of ours.
+func Inside() bool {
+	text, err := os.ReadFile("/proc/cmdline")
+	return err == nil && slices.Contains(strings.Fields(string(text)), mark)
+}
+
 // machine brings the machine up, runs the program and notes how it ended.
 func machine() error {
+	unix.Umask(0o022)
 	var j job
 	text, err := os.ReadFile("/" + jobFile)
 	if err != nil {

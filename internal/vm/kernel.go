@@ -1,12 +1,15 @@
 package vm
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"goldsmith/internal/command"
@@ -53,28 +56,53 @@ func FindKernel(roots []string, modules []string) (*Kernel, error) {
 		"install a distribution's kernel on this host, such as Debian's linux-image-amd64 (its cloud kernels lack 9p)")
 }
 
-// kernels lists the kernels below a root, the last by name first.
+// kernels lists the kernels below a root, the newest version first. A link
+// that leads out of it is not followed: in an image it could lead to a file of
+// the host.
 func kernels(root string) []*Kernel {
+	r, err := os.OpenRoot(root)
+	if err != nil {
+		return nil
+	}
+	defer r.Close()
 	var out []*Kernel
 	seen := map[string]bool{}
 	for _, pattern := range []string{"boot/vmlinuz-*", "usr/lib/modules/*/vmlinuz", "lib/modules/*/vmlinuz"} {
-		files, _ := filepath.Glob(filepath.Join(root, pattern))
+		files, _ := fs.Glob(r.FS(), pattern)
 		for _, f := range files {
 			version, ok := strings.CutPrefix(filepath.Base(f), "vmlinuz-")
 			if !ok {
 				version = filepath.Base(filepath.Dir(f))
 			}
-			// A link in an image could lead to a file of the host.
-			if fi, err := os.Lstat(f); err != nil || !fi.Mode().IsRegular() || seen[version] {
+			if fi, err := r.Lstat(f); err != nil || !fi.Mode().IsRegular() || seen[version] {
 				continue
 			}
 			seen[version] = true
-			out = append(out, &Kernel{Image: f, Version: version})
+			out = append(out, &Kernel{Image: filepath.Join(root, f), Version: version})
 		}
 	}
-	slices.SortFunc(out, func(a, b *Kernel) int { return strings.Compare(b.Version, a.Version) })
+	slices.SortFunc(out, func(a, b *Kernel) int { return compareVersions(b.Version, a.Version) })
 	return out
 }
+
+// compareVersions orders versions by their numbers: 6.1.0-9 before 6.1.0-10.
+func compareVersions(a, b string) int {
+	as, bs := versionParts.FindAllString(a, -1), versionParts.FindAllString(b, -1)
+	for i := range min(len(as), len(bs)) {
+		x, errX := strconv.ParseUint(as[i], 10, 64)
+		y, errY := strconv.ParseUint(bs[i], 10, 64)
+		c := strings.Compare(as[i], bs[i])
+		if errX == nil && errY == nil {
+			c = cmp.Compare(x, y)
+		}
+		if c != 0 {
+			return c
+		}
+	}
+	return len(as) - len(bs)
+}
+
+var versionParts = regexp.MustCompile(`[0-9]+|[^0-9]+`)
 
 // load reads the modules, in the order in which they are to be loaded.
 func (k *Kernel) load(root string, more []string) (missing []string, err error) {

@@ -28,6 +28,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"goldsmith/internal/command"
@@ -51,7 +52,9 @@ type Config struct {
 	Disks []Disk
 	// MemoryMiB is the machine's memory; 0 means 2048.
 	MemoryMiB int
-	Stdin     io.Reader // of the program; nil means nothing
+	// Terminal lends the program the terminal of standard input. Without it,
+	// the program must not read standard input: there is no end of it.
+	Terminal bool
 	// Log receives what the program prints.
 	Log io.Writer
 }
@@ -81,7 +84,11 @@ func Run(ctx context.Context, c Config) error {
 	if j.Env == nil {
 		j.Env = os.Environ()
 	}
-	j.Env = reachable(j.Env)
+	j.Env = slices.Clone(j.Env)
+	for i, e := range j.Env {
+		name, value, _ := strings.Cut(e, "=")
+		j.Env[i] = name + "=" + Reachable(name, value)
+	}
 	var err error
 	if j.Host, err = os.Hostname(); err != nil {
 		return err
@@ -104,11 +111,15 @@ func Run(ctx context.Context, c Config) error {
 	})
 	defer limit.Stop()
 	out := &output{w: c.Log, started: started}
-	err = command.Exec{
-		Args: c.qemu(testbed.Accelerator(ctx), initrd, console), Stdin: c.Stdin,
+	x := command.Exec{
+		Args: c.qemu(testbed.Accelerator(ctx), initrd, console), Sys: &syscall.SysProcAttr{},
 		Stdout: out, Grace: time.Second, Remedy: "Debian packages it as qemu-system-x86",
-	}.Run(ctx)
-	if err != nil {
+	}
+	if c.Terminal {
+		x.Stdin = os.Stdin
+		defer command.LendTerminal(x.Sys)()
+	}
+	if err = x.Run(ctx); err != nil {
 		return err
 	}
 	text, err := os.ReadFile(j.Status)
@@ -143,20 +154,18 @@ func consoleTail(file string) string {
 // default (qemu(1), -netdev user).
 const hostAddress = "10.0.2.2"
 
-// reachable makes proxies on the host's loopback reachable from the machine.
-func reachable(env []string) []string {
-	out := make([]string, len(env))
-	for i, e := range env {
-		name, value, _ := strings.Cut(e, "=")
-		if l := strings.ToLower(name); strings.HasSuffix(l, "_proxy") && l != "no_proxy" {
-			if u, err := url.Parse(value); err == nil && slices.Contains([]string{"127.0.0.1", "localhost", "::1"}, u.Hostname()) {
-				u.Host = net.JoinHostPort(hostAddress, u.Port())
-				e = name + "=" + u.String()
-			}
-		}
-		out[i] = e
+// Reachable is the value of an environment variable as a program in the machine
+// needs it: a proxy on the host's loopback has another address there.
+func Reachable(name, value string) string {
+	if l := strings.ToLower(name); !strings.HasSuffix(l, "_proxy") || l == "no_proxy" {
+		return value
 	}
-	return out
+	u, err := url.Parse(value)
+	if err != nil || !slices.Contains([]string{"127.0.0.1", "localhost", "::1"}, u.Hostname()) {
+		return value
+	}
+	u.Host = net.JoinHostPort(hostAddress, u.Port())
+	return u.String()
 }
 
 // qemu is the machine's command line.
@@ -227,7 +236,8 @@ func (c Config) writeInitrd(path string, j job) error {
 	for _, dir := range []string{"dev", "proc", "sys", "host"} {
 		t.Add(&tree.Entry{Path: dir, Mode: tree.ModeDir | 0o755})
 	}
-	f, err := os.Create(path)
+	// The job holds the caller's environment.
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}

@@ -73,7 +73,7 @@ func Run(ctx context.Context, c Config) error {
 	x := command.Exec{Args: args, Stdout: c.Console, Log: c.Log, Sys: &syscall.SysProcAttr{}}
 	if c.Console == nil {
 		x.Stdin, x.Stdout = os.Stdin, os.Stdout
-		restore := lendTerminal(x.Sys)
+		restore := command.LendTerminal(x.Sys)
 		defer restore()
 	}
 	if err := x.Run(ctx); err != nil {

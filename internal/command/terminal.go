@@ -1,4 +1,4 @@
-package qemu
+package command
 
 import (
 	"os"
@@ -9,11 +9,11 @@ import (
 	"golang.org/x/term"
 )
 
-// lendTerminal arranges that the program started with sys has our terminal to
+// LendTerminal arranges that the program started with sys has our terminal to
 // itself: it is the foreground job, and may set the terminal to raw. The
 // returned function takes the terminal back as it was. Without a terminal on
 // standard input nothing is done.
-func lendTerminal(sys *syscall.SysProcAttr) (restore func()) {
+func LendTerminal(sys *syscall.SysProcAttr) (restore func()) {
 	fd := int(os.Stdin.Fd())
 	state, err := term.GetState(fd)
 	if err != nil {
@@ -28,7 +28,9 @@ func lendTerminal(sys *syscall.SysProcAttr) (restore func()) {
 		// Until it has the terminal back, this process is a background job:
 		// taking it would stop us.
 		signal.Ignore(syscall.SIGTTOU)
-		_ = unix.IoctlSetPointerInt(fd, unix.TIOCSPGRP, ours)
+		if ours != 0 { // it is 0 where our group is of another process namespace
+			_ = unix.IoctlSetPointerInt(fd, unix.TIOCSPGRP, ours)
+		}
 		_ = term.Restore(fd, state)
 		signal.Reset(syscall.SIGTTOU)
 	}
