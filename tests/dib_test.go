@@ -253,6 +253,26 @@ func (w *watched) wait(t *testing.T, machine func(context.Context) error) time.D
 	return 0
 }
 
+// A build of a disk works on a terminal, whose input it leaves alone: QEMU must
+// not be stopped for touching it from the background.
+func TestOnTerminal(t *testing.T) {
+	need(t, true)
+	testenv.Need(t, "script", "timeout")
+	bin, err := filepath.Abs("../bin/disk-image-create")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	cmd := exec.Command("timeout", "240", "script", "-qec", bin+" -n -t raw -o "+dir+"/t fake-os; cat", "/dev/null")
+	cmd.Env = append(os.Environ(), dibEnv(t)...)
+	cmd.Stdin = strings.NewReader("for the next\n\x04")
+	out, err := cmd.CombinedOutput()
+	if err != nil || !bytes.Contains(out, []byte("Build completed successfully")) ||
+		bytes.Count(out, []byte("for the next")) < 2 { // the terminal's echo, and cat
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
 // A definition whose elements bring a block device gets that disk, cleaned of
 // what belongs to the build like any other image of ours.
 func TestDefinitionWithBlockDevice(t *testing.T) {
@@ -264,7 +284,8 @@ func TestDefinitionWithBlockDevice(t *testing.T) {
 	if err := os.WriteFile(definition, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	run(t, []string{"imgbuild", "build", definition, "-o", dir}, dibEnv(t), 0)
+	// A proxy on this host's loopback has another address in the machine.
+	run(t, []string{"imgbuild", "build", definition, "-o", dir}, append(dibEnv(t), "http_proxy=http://127.0.0.1:9"), 0)
 	shell := func(script, want string) {
 		t.Helper()
 		cmd := exec.Command("bash", "-c", "set -eu -o pipefail\n"+script)
@@ -275,7 +296,7 @@ func TestDefinitionWithBlockDevice(t *testing.T) {
 		}
 	}
 	shell("sgdisk -v i.raw", "No problems found")
-	shell("dd if=i.raw of=esp bs=1M skip=1 count=64 status=none; mtype -i esp ::/EFI/devices", "/dev/vda /dev/vda3 system /boot/efi|/")
+	shell("dd if=i.raw of=esp bs=1M skip=1 count=64 status=none; mtype -i esp ::/EFI/devices", "/dev/vda /dev/vda3 system /boot/efi|/ http://10.0.2.2:9\n")
 	shell("dd if=i.raw of=root bs=1M skip=81 status=none; e2fsck -fn root", "")
 	shell("debugfs -R 'cat /etc/fstab' root 2>/dev/null", "LABEL=system / ext4 defaults 0 1\nLABEL=MKFS_ESP /boot/efi vfat umask=0077 0 2\n")
 	shell("debugfs -R 'stat /etc/ssh/ssh_host_test_key' root 2>&1", "File not found")
