@@ -260,9 +260,8 @@ func (q *Reader) unpacked(entry uint64) ([]byte, error) {
 // unpack fills b; what follows in packed belongs to other clusters.
 func (q *Reader) unpack(b, packed []byte) error {
 	if q.compression == Zlib {
-		z := flate.NewReader(bytes.NewReader(packed))
-		_, err := io.ReadFull(z, b)
-		return errors.Join(err, z.Close())
+		_, err := io.ReadFull(flate.NewReader(bytes.NewReader(packed)), b) // Close would only say the error again
+		return err
 	}
 	if q.zstd == nil {
 		var err error

@@ -118,6 +118,27 @@ func TestReaderRefuses(t *testing.T) {
 	}
 }
 
+// What a decompressor says is said once.
+func TestReaderSaysItOnce(t *testing.T) {
+	src := disk(t, 1<<20, 1)
+	if _, err := src.WriteAt(bytes.Repeat([]byte("golden image "), 80000), 0); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []Compression{Zstd, Zlib} {
+		image, err := os.ReadFile(write(t, src, c))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, b := range map[string][]byte{"cut off": image[:1<<16+10], "zeros": append(image[:1<<16:1<<16], make([]byte, len(image)-1<<16)...)} {
+			r := &Reader{compression: c}
+			err := r.unpack(make([]byte, 1<<16), b[1<<16:])
+			if err == nil || strings.Contains(err.Error(), "\n") {
+				t.Errorf("compression %d, %s: %v", c, name, err)
+			}
+		}
+	}
+}
+
 // FuzzReader reads what is made of images by changing some bytes.
 func FuzzReader(f *testing.F) {
 	var images [][]byte
