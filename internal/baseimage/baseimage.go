@@ -50,7 +50,9 @@ func (o *Options) info(format string, args ...any) {
 
 // Extract writes the files of an image to the directory dir, which must be
 // empty or not there; its parent must be. It needs the superuser, who alone
-// can give files their owners.
+// can give files their owners. Until it is complete, all lies in a directory
+// .NAME.goldsmith-NUMBER beside dir; what earlier calls for dir left there, as
+// they were killed, is removed first.
 //
 // image is a file's path or its http, https or file URL, whose content tells
 // what it is: a qcow2 image, a raw disk, or an archive (tar), the latter two
@@ -68,13 +70,15 @@ func Extract(ctx context.Context, image, dir string, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	// Nobody else comes in before it is complete.
-	tmp, err := os.MkdirTemp(filepath.Dir(dir), "."+filepath.Base(dir)+".goldsmith-")
+	if err := sweep(dir); err != nil {
+		o.info("left from another extraction: %v", err)
+	}
+	s, err := newScratch(dir)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
-	x := &extraction{Options: o, image: image, tmp: tmp, root: filepath.Join(tmp, "root")}
+	defer func() { err = errors.Join(err, s.close()) }()
+	x := &extraction{Options: o, image: image, tmp: s.dir, root: filepath.Join(s.dir, "root")}
 	if err := os.Mkdir(x.root, 0o755); err != nil {
 		return err
 	}

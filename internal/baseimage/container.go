@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -17,7 +18,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"goldsmith/internal/command"
@@ -25,6 +25,8 @@ import (
 
 const (
 	maxManifest   = 4 << 20 // bytes
+	maxBlobs      = 10_000  // in an archive
+	maxBlobBytes  = 1 << 40 // all together
 	annotationRef = "org.opencontainers.image.ref.name"
 )
 
@@ -74,6 +76,7 @@ func (x *extraction) ociArchive(ctx context.Context, f *os.File, tag string) err
 	return x.layoutDir(ctx, dir, f.Name(), tag)
 }
 
+// layoutFile are the files of a layout, of which the first two are small.
 var layoutFile = regexp.MustCompile(`^(oci-layout|index\.json|blobs/sha256/[0-9a-f]{64})$`)
 
 // unpackLayout writes the files of a layout, and nothing else.
@@ -86,6 +89,7 @@ func unpackLayout(r io.Reader, dir string) error {
 	if err := os.MkdirAll(filepath.Join(dir, "blobs/sha256"), 0o755); err != nil {
 		return err
 	}
+	blobs, left := 0, int64(maxBlobBytes)
 	for tr := tar.NewReader(z); ; {
 		h, err := tr.Next()
 		if err == io.EOF {
@@ -97,6 +101,16 @@ func unpackLayout(r io.Reader, dir string) error {
 		file := strings.TrimPrefix(h.Name, "./")
 		if h.Typeflag != tar.TypeReg || !layoutFile.MatchString(file) {
 			continue
+		}
+		if path.Dir(file) == "." {
+			if h.Size > maxManifest {
+				return fmt.Errorf("%s: larger than %d bytes", file, maxManifest)
+			}
+		} else if blobs++; blobs > maxBlobs {
+			return fmt.Errorf("more than %d blobs", maxBlobs)
+		}
+		if left -= h.Size; left < 0 {
+			return fmt.Errorf("more than %d GiB in it", maxBlobBytes>>30)
 		}
 		out, err := os.Create(filepath.Join(dir, file))
 		if err != nil {
@@ -117,16 +131,13 @@ func (x *extraction) layout(ctx context.Context, where string) error {
 
 // layoutDir extracts an image of the layout in dir; errors call it where.
 func (x *extraction) layoutDir(ctx context.Context, dir, where, tag string) error {
-	index, err := layout.ImageIndexFromPath(dir)
+	raw, err := readLayout(dir, "index.json")
 	if err != nil {
-		if pe, ok := errors.AsType[*os.PathError](err); ok { // which names a scratch directory
-			err = fmt.Errorf("%s: %w", filepath.Base(pe.Path), pe.Err)
-		}
 		return command.BadInput(fmt.Errorf("%s: not an OCI image layout: %w", where, err), "")
 	}
-	list, err := index.IndexManifest()
+	list, err := v1.ParseIndexManifest(bytes.NewReader(raw))
 	if err != nil {
-		return fmt.Errorf("%s: %w", where, err)
+		return fmt.Errorf("%s: index.json: %w", where, err)
 	}
 	found := list.Manifests
 	if tag != "" {
@@ -148,18 +159,31 @@ func (x *extraction) layoutDir(ctx context.Context, dir, where, tag string) erro
 	if err != nil {
 		return fmt.Errorf("%s: %w", where, err)
 	}
-	return x.container(ctx, m, func(d v1.Descriptor) (io.ReadCloser, error) { return os.Open(blobPath(dir, d)) })
+	return x.container(ctx, m, func(d v1.Descriptor) (io.ReadCloser, error) {
+		return openFile(filepath.Join(dir, blobPath(d)), blobPath(d))
+	})
 }
 
 // blobPath is where a layout has a blob. A digest is not taken for a path.
-func blobPath(dir string, d v1.Descriptor) string {
-	return filepath.Join(dir, "blobs", filepath.Base(d.Digest.Algorithm), filepath.Base(d.Digest.Hex))
+func blobPath(d v1.Descriptor) string {
+	return filepath.Join("blobs", filepath.Base(d.Digest.Algorithm), filepath.Base(d.Digest.Hex))
+}
+
+// readLayout reads a small file of the layout in dir. Errors do not name dir,
+// which may be a scratch directory.
+func readLayout(dir, file string) ([]byte, error) {
+	f, err := openFile(filepath.Join(dir, file), file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return readAtMost(f, file, maxManifest)
 }
 
 // fromLayout follows a descriptor to an image's manifest, through indexes for
 // several platforms. All are verified before they are used.
 func (x *extraction) fromLayout(dir string, d v1.Descriptor, depth int) (*v1.Manifest, error) {
-	raw, err := readLimited(blobPath(dir, d), maxManifest)
+	raw, err := readLayout(dir, blobPath(d))
 	if err != nil {
 		return nil, err
 	}

@@ -31,17 +31,35 @@ func (x *extraction) open(ctx context.Context, name string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Open(local)
+	f, err := openFile(local, local)
 	if err != nil {
-		return nil, command.BadInput(err, "")
-	}
-	if fi, err := f.Stat(); err == nil && !fi.Mode().IsRegular() && fi.Mode()&os.ModeDevice == 0 {
-		return nil, errors.Join(command.BadInput(fmt.Errorf("%s: neither a file nor a disk", local), ""), f.Close())
+		return nil, err
 	}
 	if err := x.verify(ctx, f, path.Base(strings.TrimPrefix(name, "file://"))); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	_, err = f.Seek(0, io.SeekStart)
+	return f, err
+}
+
+// openFile opens a file, or a disk, that errors call name. To open a pipe or a
+// terminal could take until somebody else does something.
+func openFile(file, name string) (*os.File, error) {
+	fi, err := os.Stat(file)
+	if err == nil && !fi.Mode().IsRegular() && fi.Mode().Type() != os.ModeDevice { // of blocks
+		hint := ""
+		if fi.Mode()&os.ModeNamedPipe != 0 {
+			hint = "save what comes out of the pipe to a file, and name that"
+		}
+		return nil, command.BadInput(fmt.Errorf("%s: neither a file nor a disk", name), hint)
+	}
+	var f *os.File
+	if err == nil {
+		f, err = os.Open(file)
+	}
+	if pe, ok := errors.AsType[*os.PathError](err); ok {
+		return nil, command.BadInput(fmt.Errorf("%s: %w", name, pe.Err), "")
+	}
 	return f, err
 }
 
@@ -184,9 +202,14 @@ func readLimited(file string, limit int64) ([]byte, error) {
 		return nil, command.BadInput(err, "")
 	}
 	defer f.Close()
+	return readAtMost(f, file, limit)
+}
+
+// readAtMost reads a file that errors call name.
+func readAtMost(f *os.File, name string, limit int64) ([]byte, error) {
 	b, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err == nil && int64(len(b)) > limit {
-		err = fmt.Errorf("%s: larger than %d bytes", file, limit)
+		err = fmt.Errorf("%s: larger than %d bytes", name, limit)
 	}
 	return b, err
 }
