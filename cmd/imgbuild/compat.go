@@ -104,11 +104,11 @@ func createImage(name string, args []string) int {
 		command.Print(log, name, err) // whoever reads the log alone must find it
 	}
 	if err := errors.Join(err, closeLog()); err != nil {
-		status := failed(name, err)
 		if ctx.Err() != nil {
-			status = command.StatusInterrupted
+			command.Print(os.Stderr, name, errors.New("interrupted"))
+			return command.StatusInterrupted
 		}
-		return status
+		return failed(name, err)
 	}
 	return command.StatusOK
 }

@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -32,7 +33,9 @@ import (
 	"goldsmith/internal/element"
 	"goldsmith/internal/hooklib"
 	"goldsmith/internal/pkginstall"
+	"goldsmith/internal/pkgmap"
 	"goldsmith/internal/rootfs"
+	"goldsmith/internal/svcmap"
 	"goldsmith/internal/tree"
 	"goldsmith/internal/vm"
 )
@@ -178,6 +181,9 @@ func (b *build) resolve() error {
 	if b.elements, err = b.opts.Elements.Resolve(b.def.Elements); err != nil {
 		return err
 	}
+	if err := b.checkFiles(); err != nil {
+		return err
+	}
 	if b.opts.Compat == nil {
 		asked, err := b.askedPackages()
 		if err != nil {
@@ -191,6 +197,23 @@ func (b *build) resolve() error {
 		b.outputs = b.def.Outputs
 	}
 	return b.chooseLayout()
+}
+
+// checkFiles reads what elements say of packages and services, so that a
+// mistake is found before anything is built.
+func (b *build) checkFiles() error {
+	for _, e := range b.elements {
+		if _, err := pkginstall.Check(e); err != nil {
+			return err
+		}
+		if _, err := pkgmap.Read(filepath.Join(e.Dir, "pkg-map")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if _, err := svcmap.Merge([]*element.Element{e}, b.distribution()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // askedPackages returns what the elements install, in all phases: the base

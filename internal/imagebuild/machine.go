@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"goldsmith/internal/atomicfile"
@@ -280,9 +279,7 @@ func (j *machineJob) run(ctx context.Context) (err error) {
 // does not fit.
 func explainSmall(err error) error {
 	x, ok := errors.AsType[*command.ExitError](err)
-	if !ok || !slices.ContainsFunc(x.Tail, func(l string) bool {
-		return strings.Contains(l, unix.ENOSPC.Error()) || strings.Contains(l, "No space left")
-	}) {
+	if !ok || !slices.ContainsFunc(x.Tail, saysFull) {
 		return err
 	}
 	return command.Hint(errors.New("the image's tree does not fit its file systems"),

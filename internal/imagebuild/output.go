@@ -10,6 +10,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -228,10 +230,18 @@ func (b *build) writeOutput(ctx context.Context, files *pending, name string, p 
 
 // explainFull says what to do about a full file system.
 func explainFull(path string, err error) error {
-	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+	x, ran := errors.AsType[*command.ExitError](err)
+	full := ran && slices.ContainsFunc(x.Tail, saysFull)
+	if !full && !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
 		return err
 	}
 	return command.Hint(fmt.Errorf("%s: %w", path, unix.ENOSPC), "free some space there, or name another directory with -o")
+}
+
+// saysFull tells whether a line that a program printed means a full file
+// system: in most programs' words, or mksquashfs'.
+func saysFull(line string) bool {
+	return strings.Contains(line, "No space left on device") || strings.Contains(line, "out of space on output filesystem")
 }
 
 // measure fills in the size, the digest and the amount of data of a file.

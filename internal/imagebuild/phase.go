@@ -156,6 +156,9 @@ func (s *stage) explain(p phase, err error) error {
 	if x, ok := errors.AsType[*command.ExitError](he.Err); ok && x.Status < 0 {
 		failed.Status = 128 + int(x.Signal)
 	}
+	if slices.ContainsFunc(he.Tail, saysFull) {
+		return command.Hint(failed, "a file system is full: that of the cache directory, "+filepath.Dir(filepath.Dir(s.Root))+", or one of the image's own")
+	}
 	if s.LogName == "" {
 		return failed
 	}

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 
+	"goldsmith/internal/command"
 	"goldsmith/internal/tree"
 )
 
@@ -26,14 +27,14 @@ func Write(ctx context.Context, w io.Writer, t *tree.Tree) error {
 		if e.Kind() == tree.ModeSocket {
 			continue // tar cannot hold one, and a socket without its server is nothing
 		}
-		if err := write(tw, t, e); err != nil {
+		if err := write(ctx, tw, t, e); err != nil {
 			return fmt.Errorf("tar %s: %w", e.Path, err)
 		}
 	}
 	return tw.Close()
 }
 
-func write(tw *tar.Writer, t *tree.Tree, e *tree.Entry) error {
+func write(ctx context.Context, tw *tar.Writer, t *tree.Tree, e *tree.Entry) error {
 	h, err := header(e)
 	if err != nil {
 		return err
@@ -54,7 +55,7 @@ func write(tw *tar.Writer, t *tree.Tree, e *tree.Entry) error {
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(tw, rc)
+	_, err = io.Copy(tw, command.Reader(ctx, rc)) // a file may be large
 	return errors.Join(err, rc.Close())
 }
 

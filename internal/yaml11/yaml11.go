@@ -20,6 +20,8 @@ import (
 	"math/big"
 	"os"
 	"regexp"
+	"strconv"
+	"strings"
 
 	"gopkg.in/yaml.v3"
 
@@ -130,7 +132,7 @@ func Parse(name string, content []byte) (*Node, error) {
 		root, err = newConverter().node(doc.Content[0])
 	}
 	if err != nil {
-		return nil, located(name, err)
+		return nil, located(name, content, err)
 	}
 	return root, nil
 }
@@ -147,15 +149,29 @@ func at(line int, msg, hint string) error { return &fault{line, msg, hint} }
 
 var libraryError = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)`)
 
+// libraryLine is the line, from 1, of an error of the library's. Its parser
+// counts from 0, unlike its scanner, and leaves a 0 out; the end of the file
+// counts as its last line.
+func libraryLine(number, msg string, content []byte) int {
+	line, _ := strconv.Atoi(number)
+	if strings.HasPrefix(msg, "did not find expected") {
+		line++
+	} else if line == 0 && strings.HasPrefix(msg, "found ") {
+		line = 1
+	}
+	return min(line, 1+bytes.Count(bytes.TrimRight(content, "\n"), []byte("\n")))
+}
+
 // located names the file in an error, and the line in the library's errors.
-func located(name string, err error) error {
+func located(name string, content []byte, err error) error {
 	if f, ok := errors.AsType[*fault](err); ok {
 		return command.BadInput(fmt.Errorf("%s:%d: %s", name, f.line, f.msg), f.hint)
 	}
 	where, msg := name, err.Error()
 	if m := libraryError.FindStringSubmatch(msg); m != nil {
-		if msg = m[2]; m[1] != "" {
-			where += ":" + m[1]
+		msg = m[2]
+		if line := libraryLine(m[1], msg, content); line > 0 {
+			where += fmt.Sprintf(":%d", line)
 		}
 	}
 	return command.BadInput(fmt.Errorf("%s: %s", where, msg), "this is not valid YAML; quote text that holds special characters")

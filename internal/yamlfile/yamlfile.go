@@ -15,6 +15,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"gopkg.in/yaml.v3"
@@ -112,8 +113,18 @@ func (f *File) bad(err error) error {
 	}
 	msg, _, _ = strings.Cut(strings.TrimPrefix(msg, "yaml: "), "\n")
 	where := f.Path
+	line := 0
 	if m := atLine.FindStringSubmatch(msg); m != nil {
-		where, msg = f.Path+":"+m[1], m[2]
+		line, _ = strconv.Atoi(m[1])
+		msg = m[2]
+	}
+	// The library's parser counts lines from 0, unlike its scanner, and leaves a
+	// 0 out.
+	if strings.HasPrefix(msg, "did not find expected") {
+		line++
+	}
+	if line > 0 {
+		where = fmt.Sprintf("%s:%d", f.Path, line)
 	}
 	if m := noField.FindStringSubmatch(msg); m != nil {
 		msg = fmt.Sprintf("unknown field %q", m[1])
