@@ -50,7 +50,8 @@ func TestKilled(t *testing.T) {
 	parent := t.TempDir()
 	dir := filepath.Join(parent, "root")
 	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestKilled$")
-	child.Env = append(os.Environ(), "GOLDSMITH_TEST_KILLED="+server.URL+"/root.tar", "GOLDSMITH_TEST_DIR="+dir, "GOLDSMITH_TEST_CACHE="+t.TempDir())
+	child.Env = append(os.Environ(), "GOLDSMITH_TEST_KILLED="+server.URL+"/root.tar",
+		"GOLDSMITH_TEST_DIR="+dir, "GOLDSMITH_TEST_CACHE="+t.TempDir())
 	if err := child.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -82,8 +83,10 @@ func TestKilled(t *testing.T) {
 func TestSweep(t *testing.T) {
 	testenv.NeedRoot(t)
 	parent, outside := t.TempDir(), t.TempDir()
-	for _, d := range []string{".root.goldsmith-12/root/etc", ".root.goldsmith-13", ".root.goldsmith-keep", ".root.goldsmith-",
-		".other.goldsmith-12", "root.goldsmith-12", ".root.goldsmith-14"} {
+	for _, d := range []string{
+		".root.goldsmith-12/root/etc", ".root.goldsmith-13", ".root.goldsmith-14", ".root.goldsmith-keep",
+		".root.goldsmith-", ".other.goldsmith-12", "root.goldsmith-12",
+	} {
 		if err := os.MkdirAll(filepath.Join(parent, d), 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -109,8 +112,8 @@ func TestSweep(t *testing.T) {
 	if err := Extract(t.Context(), archive(t, sampleTree()), filepath.Join(parent, "root"), Options{}); err != nil {
 		t.Fatal(err)
 	}
-	want := ".other.goldsmith-12 .root.goldsmith- .root.goldsmith-13 .root.goldsmith-14 .root.goldsmith-15 .root.goldsmith-16 " +
-		".root.goldsmith-keep root root.goldsmith-12"
+	want := ".other.goldsmith-12 .root.goldsmith- .root.goldsmith-13 .root.goldsmith-14 .root.goldsmith-15 " +
+		".root.goldsmith-16 .root.goldsmith-keep root root.goldsmith-12"
 	if got := names(t, parent); got != want {
 		t.Errorf("left: %s\nwant: %s", got, want)
 	}
@@ -209,8 +212,8 @@ func TestPipes(t *testing.T) {
 	}
 	for _, image := range images {
 		_, err := extract(t, image, Options{})
-		if err == nil || !strings.Contains(err.Error(), "neither a file nor a disk") || command.Status(err) != command.StatusUsage ||
-			strings.Contains(err.Error(), "\n") {
+		if err == nil || !strings.Contains(err.Error(), "neither a file nor a disk") ||
+			command.Status(err) != command.StatusUsage || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: %v", image, err)
 		}
 	}
@@ -234,6 +237,8 @@ func tarOf(t *testing.T, headers ...*tar.Header) string {
 func TestBoundedLayouts(t *testing.T) {
 	testenv.NeedRoot(t)
 	blob := func(i int) string { return fmt.Sprintf("blobs/sha256/%064x", i) }
+	sized := func(name string, size int64) *tar.Header { return &tar.Header{Name: name, Size: size} }
+	const large = "index.json: larger than 4194304 bytes"
 	var many []*tar.Header
 	for i := range maxBlobs + 1 {
 		many = append(many, &tar.Header{Name: blob(i)})
@@ -241,12 +246,12 @@ func TestBoundedLayouts(t *testing.T) {
 	for name, c := range map[string]struct {
 		image, want string
 	}{
-		"index":     {"oci-archive:" + tarOf(t, &tar.Header{Name: "index.json", Size: maxManifest + 1}), "index.json: larger than 4194304 bytes"},
-		"blob":      {"oci-archive:" + tarOf(t, &tar.Header{Name: blob(1), Size: maxBlobBytes + 1}), "more than 1024 GiB in it"},
-		"blobs":     {"oci-archive:" + tarOf(t, &tar.Header{Name: blob(1), Size: 0}, &tar.Header{Name: blob(2), Size: maxBlobBytes + 1}), "more than"},
-		"overflow":  {"oci-archive:" + tarOf(t, &tar.Header{Name: blob(1), Size: 1<<63 - 1}), "more than"},
+		"index":     {"oci-archive:" + tarOf(t, sized("index.json", maxManifest+1)), large},
+		"blob":      {"oci-archive:" + tarOf(t, sized(blob(1), maxBlobBytes+1)), "more than 1024 GiB in it"},
+		"blobs":     {"oci-archive:" + tarOf(t, sized(blob(1), 0), sized(blob(2), maxBlobBytes+1)), "more than"},
+		"overflow":  {"oci-archive:" + tarOf(t, sized(blob(1), 1<<63-1)), "more than"},
 		"many":      {"oci-archive:" + tarOf(t, many...), "more than 10000 blobs"},
-		"directory": {"oci:" + layoutWith(t, "index.json", maxManifest+1), "index.json: larger than 4194304 bytes"},
+		"directory": {"oci:" + layoutWith(t, "index.json", maxManifest+1), large},
 	} {
 		_, err := extract(t, c.image, Options{})
 		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), ".goldsmith-") {

@@ -196,7 +196,8 @@ func TestUUID(t *testing.T) {
 		{"ext4", long, true}, {"vfat", long, true}, {"vfat", "12ab-CD34", true}, {"fat", "1234-5678", true},
 		{"ext4", "12ab-CD34", false}, {"swap", "1234-5678", false}, {"vfat", "12-34", false}, {"vfat", "not-a-uuid-x", false},
 		{"vfat", "12ab-CD345", false}, {"vfat", "12345678", false}, {"xfs", long + "0", false}, {"ext4", " " + long, false},
-		{"ext4", "random", false}, {"xfs", "g" + long[1:], false}, {"btrfs", "{" + long + "}", false}, {"ext4", long + "\n", false},
+		{"ext4", "random", false}, {"xfs", "g" + long[1:], false}, {"btrfs", "{" + long + "}", false},
+		{"ext4", long + "\n", false},
 	} {
 		plan, err := planOf(`- local_loop: {name: image0}
 - mkfs:
@@ -208,7 +209,8 @@ func TestUUID(t *testing.T) {
     mount: {mount_point: /}
 `, Params{})
 		if !c.ok {
-			if err == nil || !strings.HasPrefix(err.Error(), "config.yaml:7: mkfs f: uuid ") || command.Status(err) != command.StatusUsage {
+			if err == nil || !strings.HasPrefix(err.Error(), "config.yaml:7: mkfs f: uuid ") ||
+				command.Status(err) != command.StatusUsage {
 				t.Errorf("%s, %q: %v", c.kind, c.uuid, err)
 			}
 			continue
@@ -218,7 +220,8 @@ func TestUUID(t *testing.T) {
 			continue
 		}
 		args := " " + strings.Join(plan.root.command("/dev/x"), " ") + " "
-		if short := strings.ReplaceAll(c.uuid, "-", "")[:8]; !strings.Contains(args, " "+c.uuid+" ") && !strings.Contains(args, " -i "+short+" ") {
+		short := strings.ReplaceAll(c.uuid, "-", "")[:8]
+		if !strings.Contains(args, " "+c.uuid+" ") && !strings.Contains(args, " -i "+short+" ") {
 			t.Errorf("%s, %q: %s", c.kind, c.uuid, args)
 		}
 	}
@@ -233,7 +236,8 @@ func TestTooManyImages(t *testing.T) {
 		t.Errorf("%d images", len(plan.Images()))
 	}
 	_, err := planOf(config+"- local_loop: {name: more}\n", Params{})
-	if err == nil || command.Status(err) != command.StatusUsage || err.Error() != "config.yaml:21: local_loop more: more than 20 images" {
+	const want = "config.yaml:21: local_loop more: more than 20 images"
+	if err == nil || command.Status(err) != command.StatusUsage || err.Error() != want {
 		t.Errorf("one more: %v", err)
 	}
 }
