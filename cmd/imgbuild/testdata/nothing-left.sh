@@ -7,9 +7,10 @@ set -u
 left() {
     ls -A cache/goldsmith/work 2>/dev/null
     for dir in "$@"; do
-        ls -A "$dir" 2>/dev/null | grep -v '\.build\.log$'
+        find "$dir" -mindepth 1 -maxdepth 1 ! -name '*.build.log' 2>/dev/null
     done
     grep -hsF -- "$PWD" /sys/block/loop*/loop/backing_file
+    # shellcheck disable=SC2086 # a list of files
     grep -lsF -- "$PWD" $processes | grep -v "^/proc/$$/"
 }
 for _ in 1 2 3 4 5 6 7 8 9 10; do
