@@ -149,7 +149,7 @@ func (b *build) askedSize(env map[string]string) (int64, error) {
 		return 0, nil
 	}
 	gib, err := strconv.ParseFloat(text, 64)
-	if err != nil || !(gib > 0 && gib <= 1<<20) { // not even a NaN
+	if err != nil || !(gib*1024*1024 >= 1 && gib <= 1<<20) { // a KiB at least, and no NaN
 		return 0, command.BadInput(fmt.Errorf("image size %q: expected GiB, such as 4 or 2.5", text), "")
 	}
 	return b.padded(int64(gib*1024*1024), env, true), nil
