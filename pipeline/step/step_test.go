@@ -186,7 +186,7 @@ func TestMachineThatDoesNotReport(t *testing.T) {
 		text, want string
 		limit      time.Duration
 	}{
-		{"hello\r\n", "no completion signal: too late", 4 * time.Second},
+		{"hello\r\n", "no completion signal: too late", 20 * time.Second},
 		{"Kernel panic - not syncing: no init\r\n", "the console says: Kernel panic - not syncing: no init", time.Minute},
 		{"imginit: BOOT FAILED: no root\r\n", "the console says: imginit: BOOT FAILED: no root", time.Minute},
 	} {
