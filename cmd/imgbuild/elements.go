@@ -168,9 +168,16 @@ func lintDirs(p element.Path, args []string) ([]string, error) {
 
 // isElement tells an element from a directory of elements.
 func isElement(dir string) bool {
-	for _, pattern := range []string{"README.*", "element-*", "package-installs.*", "*.d"} {
-		if found, err := filepath.Glob(filepath.Join(dir, pattern)); err == nil && len(found) > 0 {
-			return true
+	for _, pattern := range []string{"README.*", "element-deps", "element-provides", "package-installs.*", "*.d"} {
+		found, err := filepath.Glob(filepath.Join(dir, pattern))
+		if err != nil {
+			continue
+		}
+		for _, f := range found {
+			// A directory element-deps would be an element of that name.
+			if fi, err := os.Stat(f); err == nil && fi.IsDir() == strings.HasSuffix(f, ".d") {
+				return true
+			}
 		}
 	}
 	return false

@@ -12,6 +12,9 @@ import (
 type spec struct {
 	short string
 	long  []string
+	// more are long names beyond the original's table: taken when they are
+	// written in full, so that abbreviations mean what they mean there.
+	more []string
 }
 
 // option is one option found, in the order of the command line.
@@ -71,6 +74,11 @@ func (s spec) longOption(text string, rest []string) (option, []string, error) {
 // complete finds the long option that a name begins. text is the whole word,
 // for a message.
 func (s spec) complete(name, text string) (string, error) {
+	for _, l := range s.more {
+		if strings.TrimSuffix(l, ":") == name {
+			return l, nil
+		}
+	}
 	var found []string
 	for _, l := range s.long {
 		if strings.TrimSuffix(l, ":") == name {

@@ -3,7 +3,8 @@
 // with its YAML files. It only reads them; what it returns says what the
 // original would have built.
 //
-// Flags that the originals document and refuse are refused in the same words.
+// Flags that the originals document and refuse, because a table of theirs lacks
+// them, are taken.
 package dibargs
 
 import (
@@ -68,13 +69,14 @@ var flags = spec{
 		"max-online-resize:", "mkfs-options:", "qemu-img-options:", "ramdisk-element:", "root-label:",
 		"install-type:", "docker-target:", "logfile:",
 	},
+	more: []string{"image-extra-size:", "mkfs-journal-size:"},
 }
 
 // exported are the flags whose value becomes a variable of that name.
 var exported = map[string]string{
 	"image-size": "DIB_IMAGE_SIZE", "image-cache": "DIB_IMAGE_CACHE", "min-tmpfs": "DIB_MIN_TMPFS",
 	"max-online-resize": "MAX_ONLINE_RESIZE", "docker-target": "DOCKER_TARGET", "logfile": "LOGFILE",
-	"a": "ARCH", "o": "IMAGE_NAME",
+	"a": "ARCH", "o": "IMAGE_NAME", "mkfs-journal-size": "DIB_JOURNAL_SIZE",
 }
 
 // switched are the flags that set a variable to 1.
@@ -124,6 +126,13 @@ func ParseImage(program string, args, environ []string, arch, home string) (*Ima
 			img.SkipBase, env["SKIP_BASE"] = true, "1"
 		case "p":
 			img.Packages = append(img.Packages, strings.FieldsFunc(o.value, isSeparator)...)
+		case "image-extra-size":
+			// GiB by the help, MiB in the variable.
+			gib, err := strconv.ParseFloat(o.value, 64)
+			if err != nil || !(gib >= 0 && gib <= 1<<20) {
+				return nil, fmt.Errorf("--image-extra-size %q: expected GiB, such as 1 or 0.5", o.value)
+			}
+			env["DIB_IMAGE_EXTRA_SIZE"] = strconv.FormatFloat(gib*1024, 'f', -1, 64)
 		case "mkfs-options":
 			img.MkfsOptions = o.value
 		case "qemu-img-options":
@@ -157,8 +166,11 @@ func keepOnly(env map[string]string, opts []option) {
 	keep := map[string]bool{"HOME": true, "PATH": true, "SKIP_BASE": true, "RAMDISK_ELEMENT": true, "GOLDSMITH_HOOK_TIMEOUT": true}
 	for _, o := range opts {
 		keep[exported[o.name]], keep[switched[o.name]] = true, true
-		if o.name == "install-type" {
+		switch o.name {
+		case "install-type":
 			keep["DIB_DEFAULT_INSTALLTYPE"] = true
+		case "image-extra-size":
+			keep["DIB_IMAGE_EXTRA_SIZE"] = true
 		}
 	}
 	maps.DeleteFunc(env, func(k, _ string) bool { return !keep[k] })
@@ -252,11 +264,13 @@ Options:
 	b.WriteString(`  --checksum                 write NAME.TYPE.md5 and NAME.TYPE.sha256
   --docker-target REPO:TAG   name that the type docker gets
   --image-cache DIRECTORY    where downloads are kept (default: ~/.cache/image-create)
-  --image-size GIB           size of the disk (default: what the tree needs; DIB_IMAGE_EXTRA_SIZE adds MiB)
+  --image-extra-size GIB     this much more than the tree (DIB_IMAGE_EXTRA_SIZE is in MiB)
+  --image-size GIB           size of the disk (default: what the tree needs)
   --install-type TYPE        default install type of elements: source or package
   --logfile FILE             append the output to FILE, and print it only with DIB_QUIET=0
   --max-online-resize N      blocks that the root file system can grow to
   --min-tmpfs GIB            taken, and without effect: builds lie in imgbuild's cache directory
+  --mkfs-journal-size MIB    size of an ext4 root's journal (default: 64)
   --mkfs-options WORDS       more options for mkfs of the root file system
   --no-tmpfs                 taken, and without effect
   --offline                  do not refresh downloads

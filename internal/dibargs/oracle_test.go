@@ -124,7 +124,7 @@ func TestOracle(t *testing.T) {
 		"--qemu-img-options a=b,c=d", "--root-label l", "--ramdisk-element dracut-ramdisk", "--install-type package",
 		"--docker-target r:t", "--logfile LOG", "-p x~y,z", "debian", "vm", "-n", "-t tgz", "-o x.tgz", "-t raw,",
 	})
-	last := rapid.SampledFrom([]string{"debian", "debian", "vm", "d", "d", "-- d", "--image-extra-size 3", "-Z", "--help", "--version", ""})
+	last := rapid.SampledFrom([]string{"debian", "debian", "vm", "d", "d", "-- d", "--image-extra 3", "-Z", "--help", "--version", ""})
 	variable := rapid.SampledFrom([]string{
 		"ARCH=ppc64el", "IMAGE_NAME=fromenv", "DIB_DEBUG_TRACE=1", "DIB_CHECKSUM=sha256", "DIB_IMAGE_SIZE=9", "DIB_OFFLINE=1",
 		"DIB_NO_TMPFS=1", "DIB_MIN_TMPFS=7", "SKIP_BASE=1", "RAMDISK_ELEMENT=other", "DIB_DEFAULT_INSTALLTYPE=package",

@@ -209,11 +209,9 @@ func (b *build) checkFiles() error {
 		if _, err := pkgmap.Read(filepath.Join(e.Dir, "pkg-map")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		if _, err := svcmap.Merge([]*element.Element{e}, b.distribution()); err != nil {
-			return err
-		}
 	}
-	return nil
+	_, err := svcmap.Merge(b.elements, b.distribution())
+	return err
 }
 
 // askedPackages returns what the elements install, in all phases: the base
@@ -271,6 +269,11 @@ func (b *build) checkPrograms() error {
 	}
 	if err := checkConversions(b.outputs); err != nil {
 		return err
+	}
+	if slices.Contains(b.outputs, "docker") {
+		if err := (command.Exec{Args: []string{"docker", "version"}}).Run(context.Background()); err != nil {
+			return command.Missing(fmt.Errorf("docker: no daemon answers: %w", err), "start it, or leave -t docker out")
+		}
 	}
 	own := func(o string) bool { return formatOf(o).live || b.layout == nil && isDisk(o) }
 	if slices.ContainsFunc(b.outputs, own) {

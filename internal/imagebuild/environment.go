@@ -161,6 +161,14 @@ func (b *build) paths(root string) map[string]string {
 		"IMAGE_ELEMENT_YAML":                  element.YAML(b.elements),
 		"BASH_FUNC_get_image_element_array%%": element.ArrayFunction(b.elements),
 	}
+	if b.opts.Compat == nil {
+		// The element manifests would write below the working directory.
+		out := b.opts.Out
+		if !filepath.IsAbs(out) {
+			out = filepath.Join(b.cwd, out)
+		}
+		env["DIB_MANIFEST_SAVE_DIR"] = filepath.Join(out, b.def.Name+".d") + "/"
+	}
 	if b.cache != nil {
 		env["DIB_IMAGE_CACHE"] = filepath.Join(b.cache.dir, "downloads")
 		env["DIB_LOCKFILES"] = filepath.Join(b.cache.dir, "locks")

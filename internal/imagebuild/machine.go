@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -253,7 +254,7 @@ func (j *machineJob) run(ctx context.Context) (err error) {
 	}
 	devices, err := plan.Create(ctx, disks, j.Stage.log)
 	if err != nil {
-		return err
+		return explainJournal(err)
 	}
 	defer func() { err = errors.Join(err, devices.Umount(context.WithoutCancel(ctx))) }()
 	s := &j.Stage
@@ -273,6 +274,27 @@ func (j *machineJob) run(ctx context.Context) (err error) {
 		return err
 	}
 	return j.export(ctx)
+}
+
+// owners names the elements that have hooks in a phase.
+func (j *machineJob) owners(p phase) string {
+	var names []string
+	for _, e := range slices.Sorted(maps.Keys(j.Stage.Elements)) {
+		if files, _ := os.ReadDir(filepath.Join(j.Stage.Elements[e], p.name)); len(files) > 0 {
+			names = append(names, e)
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+// explainJournal says what to do about a journal that a small file system has
+// no room for.
+func explainJournal(err error) error {
+	x, ok := errors.AsType[*command.ExitError](err)
+	if !ok || !slices.ContainsFunc(x.Tail, func(l string) bool { return strings.Contains(l, "journal size too big") }) {
+		return err
+	}
+	return command.Hint(err, "DIB_JOURNAL_SIZE makes the journal smaller (MiB), DIB_IMAGE_SIZE the disk larger (GiB)")
 }
 
 // explainSmall says what to do about file systems of the image that the tree
@@ -298,7 +320,7 @@ func (j *machineJob) legacyDevice(ctx context.Context) error {
 	}
 	fmt.Fprint(j.Stage.log, said.String())
 	if strings.Contains(said.String(), blockDevice+"=") {
-		return command.BadInput(errors.New("a hook in block-device.d made the device itself, which is not supported"),
+		return command.BadInput(fmt.Errorf("block-device.d: a hook of %s made the device itself, which is not supported", j.owners(devicePhase)),
 			"describe the disk in block-device-default.yaml (docs/elements.md)")
 	}
 	return nil
