@@ -132,6 +132,16 @@ func (p Path) Find(name string) (*Element, error) {
 	return nil, nil
 }
 
+// broken tells whether a path is a symbolic link without an end.
+func broken(path string) bool {
+	fi, err := os.Lstat(path)
+	if err != nil || fi.Mode()&os.ModeSymlink == 0 {
+		return false
+	}
+	_, err = os.Stat(path)
+	return err != nil
+}
+
 // directory is the directory that path leads to, or "".
 func directory(path string) string {
 	d, err := filepath.EvalSymlinks(path)
@@ -344,6 +354,12 @@ func (r *resolver) checkFound() error {
 	for _, name := range slices.Sorted(maps.Keys(r.chosen)) {
 		if r.chosen[name].Dir != "" {
 			continue
+		}
+		for _, dir := range r.path {
+			if link := filepath.Join(dir, name); broken(link) {
+				return command.BadInput(fmt.Errorf("element %q: %s is a link that leads nowhere, or in a circle", name, link),
+					"let it lead to the element's directory, or remove it")
+			}
 		}
 		msg := fmt.Sprintf("element %q: not found", name)
 		if by := r.wantedBy[name]; by != "" {

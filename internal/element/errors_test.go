@@ -42,8 +42,8 @@ func TestErrors(t *testing.T) {
 		{"a loop in the path", func(t *testing.T, d string) { link(t, "loop", d+"/loop") }, "loop", `elements path: "D/loop" is not a directory`, false},
 		{"a file in the path", func(t *testing.T, d string) { put(t, d+"/f", "") }, "f", `elements path: "D/f" is not a directory`, false},
 		{"nothing in the path", func(*testing.T, string) {}, "none", `elements path: "D/none" is not a directory`, false},
-		{"a link that leads to itself", func(t *testing.T, d string) { link(t, "e", d+"/e") }, "", `element "e": not found`, false},
-		{"links in a circle", func(t *testing.T, d string) { link(t, "x", d+"/e"); link(t, "e", d+"/x") }, "", `element "e": not found`, false},
+		{"a link that leads to itself", func(t *testing.T, d string) { link(t, "e", d+"/e") }, "", `element "e": D/e is a link that leads nowhere, or in a circle`, false},
+		{"links in a circle", func(t *testing.T, d string) { link(t, "x", d+"/e"); link(t, "e", d+"/x") }, "", `element "e": D/e is a link that leads nowhere, or in a circle`, false},
 		{"its own provider", func(t *testing.T, d string) { put(t, d+"/e/element-provides", os1+"e\n") }, "", "element e: provides its own name", false},
 		{"two providers", func(t *testing.T, d string) {
 			put(t, d+"/e/element-deps", "a\n")
