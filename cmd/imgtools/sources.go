@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -57,6 +58,27 @@ func cacheURL(ctx context.Context, c *caller, name string, args []string) error 
 	return nil
 }
 
+// elementFile is the element's own file that a first-level file of the merged
+// hooks tree is a copy of: errors name what can be mended, and what is there
+// after the build. Without one it is the copy.
+func (c *caller) elementFile(merged string) string {
+	elements, err := told(c.env[imageElements])
+	if err != nil {
+		return merged
+	}
+	want, err := os.ReadFile(merged)
+	if err != nil {
+		return merged
+	}
+	for _, e := range elements {
+		own := filepath.Join(e.Dir, filepath.Base(merged))
+		if got, err := os.ReadFile(own); err == nil && bytes.Equal(got, want) {
+			return own
+		}
+	}
+	return merged
+}
+
 // sources is source-repositories.
 func sources(ctx context.Context, c *caller, _ string, args []string) error {
 	words, err := options{}.parse(args)
@@ -90,7 +112,7 @@ func sources(ctx context.Context, c *caller, _ string, args []string) error {
 		if fi, err := os.Stat(file); err != nil || !fi.Mode().IsRegular() {
 			continue
 		}
-		repos, err := sourcerepo.Read(ctx, file, c.env)
+		repos, err := sourcerepo.Read(ctx, c.elementFile(file), c.env)
 		if err != nil {
 			return err
 		}
