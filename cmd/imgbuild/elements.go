@@ -18,6 +18,7 @@ import (
 	"goldsmith/internal/element"
 	"goldsmith/internal/lint"
 	"goldsmith/internal/pkginstall"
+	"goldsmith/internal/yaml11"
 )
 
 // elementInfo is what 'imgbuild elements' says of one element.
@@ -189,6 +190,22 @@ func printJSON(io command.IO, v any) error {
 	return enc.Encode(v)
 }
 
+// namedPackages are all that an element's package-installs files name, whatever
+// they make it depend on.
+func namedPackages(dir string) []string {
+	names := []string{}
+	for _, file := range []string{"package-installs.yaml", "package-installs.json"} {
+		root, err := yaml11.ReadJSONFirst(filepath.Join(dir, file))
+		if err != nil {
+			continue // the note says why
+		}
+		for _, p := range root.Pairs {
+			names = append(names, p.Key.Text)
+		}
+	}
+	return names
+}
+
 func describe(p element.Path, name string) (*elementInfo, error) {
 	e, err := p.Find(name)
 	if err != nil {
@@ -206,6 +223,7 @@ func describe(p element.Path, name string) (*elementInfo, error) {
 		// What depends on a variable of the build, for instance; that is no
 		// reason to hide the rest.
 		i.Note = err.Error()
+		i.Packages = namedPackages(e.Dir)
 	}
 	for _, phase := range pkginstall.Phases {
 		for _, p := range plan[phase].Install {
@@ -277,7 +295,9 @@ func printElements(io command.IO, infos []*elementInfo, whole bool) error {
 		if i.Note != "" {
 			fmt.Fprintf(w, "  note\t%s\n", i.Note)
 		}
-		fmt.Fprintf(w, "  \t%s\n", i.Summary)
+		if i.Summary != "" {
+			fmt.Fprintf(w, "  \t%s\n", i.Summary)
+		}
 	}
 	return w.Flush()
 }
