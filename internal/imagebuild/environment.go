@@ -29,6 +29,10 @@ const (
 // searchPath is PATH in an image: the usual directories.
 const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+// bySudo is what hooks in an image of diskimage-builder's commands have where
+// the caller has none of it, as in a CI job: the original goes in by sudo(8).
+var bySudo = map[string]string{"SHELL": "/bin/bash", "TERM": "unknown"}
+
 // proxies are passed on from the caller's environment.
 var proxies = []string{"http_proxy", "https_proxy", "no_proxy"}
 
@@ -56,6 +60,13 @@ func (b *build) stageFor(p phase, root string) *stage {
 	}
 	for _, e := range b.elements {
 		s.Elements[e.Name] = e.Dir
+	}
+	if b.opts.Compat != nil {
+		for k, v := range bySudo {
+			if s.Env[k] == "" {
+				s.Inside[k] = v
+			}
+		}
 	}
 	s.Break = readBreaks(s.Env)
 	if b.opts.Compat == nil {
