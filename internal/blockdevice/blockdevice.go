@@ -189,6 +189,15 @@ func (e *entry) set(key string, v *yaml11.Node) {
 	e.values[key] = v
 }
 
+// at is the line of a key's value, or that of the entry where the file does
+// not have it.
+func (e *entry) at(key string) int {
+	if v := e.values[key]; v != nil && v.Line > 0 {
+		return v.Line
+	}
+	return e.line
+}
+
 func text(s string, line int) *yaml11.Node {
 	return &yaml11.Node{Kind: yaml11.Text, Text: s, Line: line}
 }

@@ -39,7 +39,7 @@ func (c *Config) Plan(p Params) (*Plan, error) {
 			"it comes from DIB_BLOCK_SIZE")
 	}
 	b := &builder{
-		Config: c, plan: &Plan{params: p, fstabs: map[string]*fstab{}},
+		Config: c, plan: &Plan{name: c.name, params: p, fstabs: map[string]*fstab{}},
 		byName: map[string]*node{}, labels: map[string]bool{}, usedBy: map[string]string{},
 	}
 	for _, e := range c.entries {
@@ -118,12 +118,12 @@ func (b *builder) add(e *entry, it any, from ...string) (*node, error) {
 	case err != nil:
 		return nil, err
 	case name == "":
-		return nil, b.bad(e.line, "%s: needs a name", e.plugin)
+		return nil, b.bad(e.at("name"), "%s: needs a name", e.plugin)
 	case shellActive.MatchString(name):
-		return nil, b.bad(e.line, "%s: name %q has characters that a shell would take apart", e.plugin, name)
+		return nil, b.bad(e.at("name"), "%s: name %q has characters that a shell would take apart", e.plugin, name)
 	}
 	if other := b.byName[name]; other != nil {
-		return nil, b.bad(e.line, "name %q is used more than once, first in line %d", name, other.line)
+		return nil, b.bad(e.at("name"), "name %q is used more than once, first in line %d", name, other.line)
 	}
 	n := &node{name: name, plugin: e.plugin, line: e.line, from: from, it: it}
 	b.nodes = append(b.nodes, n)
@@ -139,11 +139,11 @@ func (b *builder) loop(e *entry) error {
 			return err
 		}
 		if l.size == 0 {
-			return b.bad(e.line, "local_loop: size is 0")
+			return b.bad(e.at("size"), "local_loop: size is 0")
 		}
 	}
 	if e.get("directory") != nil {
-		b.warn(e.line, "local_loop: directory has no effect, images are made in the work directory")
+		b.warn(e.at("directory"), "local_loop: directory has no effect, images are made in the work directory")
 	}
 	if bs := e.get("block_size"); bs != nil {
 		n, err := strconv.ParseInt(bs.String(), 10, 32)
@@ -154,14 +154,14 @@ func (b *builder) loop(e *entry) error {
 	}
 	l.sector = cmp.Or(l.sector, 512)
 	if l.size%int64(l.sector) != 0 {
-		return b.bad(e.line, "local_loop: size %d is not a multiple of its block size, %d", l.size, l.sector)
+		return b.bad(e.at("size"), "local_loop: size %d is not a multiple of its block size, %d", l.size, l.sector)
 	}
 	n, err := b.add(e, l)
 	if b.images++; err == nil && b.images > maxImages {
 		return b.bad(e.line, "local_loop %s: more than %d images", n.name, maxImages)
 	}
 	if err == nil && strings.ContainsAny(n.name, "/") {
-		return b.bad(e.line, "local_loop: name %q becomes a file name and has a slash", n.name)
+		return b.bad(e.at("name"), "local_loop: name %q becomes a file name and has a slash", n.name)
 	}
 	return err
 }
@@ -181,11 +181,11 @@ func (b *builder) mount(e *entry) error {
 	}
 	m.name = n.name
 	if slices.Contains(strings.Split(m.point, "/"), "..") || strings.ContainsAny(m.point, "\x00\n") {
-		return b.bad(e.line, "mount %s: %q is not a place in the image", m.name, m.point)
+		return b.bad(e.at("mount_point"), "mount %s: %q is not a place in the image", m.name, m.point)
 	}
 	same := func(o *mount) bool { return path.Clean(o.point) == path.Clean(m.point) }
 	if slices.ContainsFunc(b.mounts, same) {
-		return b.bad(e.line, "mount %s: mount point %s is used more than once", m.name, m.point)
+		return b.bad(e.at("mount_point"), "mount %s: mount point %s is used more than once", m.name, m.point)
 	}
 	// A mount comes before the first one below it, else last: the original's
 	// order, wherever that order can be mounted.
@@ -241,7 +241,7 @@ func (e *entry) get(key string) *yaml11.Node {
 func (b *builder) need(e *entry, key string) (string, error) {
 	s, err := b.word(e, key)
 	if err == nil && s == "" {
-		err = b.bad(e.line, "%s: needs a %s", e.plugin, key)
+		err = b.bad(e.at(key), "%s: needs a %s", e.plugin, key)
 	}
 	return s, err
 }
@@ -279,7 +279,7 @@ func (b *builder) size(e *entry, key string) (int64, error) {
 	}
 	n, err := parseSize(s)
 	if err != nil {
-		return 0, command.Hint(b.bad(e.get(key).Line, "%s: %s: %s", e.plugin, key, err), sizeHint)
+		return 0, command.Hint(b.bad(e.at(key), "%s: %s: %s", e.plugin, key, err), sizeHint)
 	}
 	return n, nil
 }

@@ -7,7 +7,7 @@ import (
 )
 
 func (b *builder) mkfs(e *entry) error {
-	f := &filesystem{}
+	f := &filesystem{line: e.at("type")}
 	var err error
 	if f.base, err = b.need(e, "base"); err != nil {
 		return err
@@ -26,7 +26,7 @@ func (b *builder) mkfs(e *entry) error {
 		return err
 	}
 	if f.kind = cmp.Or(f.kind, inherit.RootFSType); !fsType.MatchString(f.kind) {
-		return b.bad(e.line, "mkfs %s: needs a type, such as ext4", f.name)
+		return b.bad(e.at("type"), "mkfs %s: needs a type, such as ext4", f.name)
 	}
 	opts, err := b.str(e, "opts")
 	if err != nil {
@@ -60,7 +60,7 @@ func (b *builder) uuid(e *entry, f *filesystem) error {
 		if f.isFAT() {
 			want = "4-4 or " + want
 		}
-		return b.bad(e.get("uuid").Line, "mkfs %s: uuid %q: want %s", f.name, f.uuid, want)
+		return b.bad(e.at("uuid"), "mkfs %s: uuid %q: want %s", f.name, f.uuid, want)
 	}
 	return nil
 }
@@ -89,10 +89,10 @@ func (b *builder) label(e *entry, f *filesystem, inherit Params) error {
 		f.label = strings.ToUpper(f.label)
 	}
 	if m, ok := labelMax[f.kind]; ok && len(f.label) > m {
-		return b.bad(e.line, "mkfs %s: label %q has %d bytes, %s takes %d", f.name, f.label, len(f.label), f.kind, m)
+		return b.bad(e.at("label"), "mkfs %s: label %q has %d bytes, %s takes %d", f.name, f.label, len(f.label), f.kind, m)
 	}
 	if b.labels[f.label] {
-		return b.bad(e.line, "mkfs %s: label %q is used more than once", f.name, f.label)
+		return b.bad(e.at("label"), "mkfs %s: label %q is used more than once", f.name, f.label)
 	}
 	b.labels[f.label] = true
 	return nil

@@ -45,7 +45,7 @@ func (b *builder) lvm(e *entry) error {
 func (b *builder) items(e *entry, key, plugin string) ([]*entry, error) {
 	n := e.get(key)
 	if n == nil || n.Kind != yaml11.List {
-		return nil, b.bad(e.line, "lvm: needs %s, a list", key)
+		return nil, b.bad(e.at(key), "lvm: needs %s, a list", key)
 	}
 	var out []*entry
 	for _, i := range n.Items {
@@ -87,14 +87,14 @@ func (b *builder) group(e *entry, v *volumes) (*node, error) {
 		return nil, err
 	}
 	if len(g.pvs) == 0 {
-		return nil, b.bad(e.line, "vg: needs a base, the list of its pvs")
+		return nil, b.bad(e.at("base"), "vg: needs a base, the list of its pvs")
 	}
 	for _, p := range g.pvs {
 		if !slices.ContainsFunc(v.pvs, func(o physical) bool { return o.name == p }) {
-			return nil, b.bad(e.line, "vg: base %q is none of the pvs", p)
+			return nil, b.bad(e.at("base"), "vg: base %q is none of the pvs", p)
 		}
 		if slices.ContainsFunc(v.vgs, func(o group) bool { return slices.Contains(o.pvs, p) }) {
-			return nil, b.bad(e.line, "vg: pv %q is in another vg already", p)
+			return nil, b.bad(e.at("base"), "vg: pv %q is in another vg already", p)
 		}
 	}
 	n, err := b.add(e, nil, g.pvs...)
@@ -102,7 +102,7 @@ func (b *builder) group(e *entry, v *volumes) (*node, error) {
 		return nil, err
 	}
 	if g.name = n.name; !lvmName.MatchString(g.name) {
-		return nil, b.bad(e.line, "vg: lvm does not take %q for a name", g.name)
+		return nil, b.bad(e.at("name"), "vg: lvm does not take %q for a name", g.name)
 	}
 	g.options, err = b.words(e, "options")
 	v.vgs = append(v.vgs, g)
@@ -116,13 +116,13 @@ func (b *builder) logical(e *entry, v *volumes) (*node, error) {
 		return nil, err
 	}
 	if l.name = n.name; !lvmName.MatchString(l.name) {
-		return nil, b.bad(e.line, "lv: lvm does not take %q for a name", l.name)
+		return nil, b.bad(e.at("name"), "lv: lvm does not take %q for a name", l.name)
 	}
 	if l.group, err = b.need(e, "base"); err != nil {
 		return nil, err
 	}
 	if !slices.ContainsFunc(v.vgs, func(g group) bool { return g.name == l.group }) {
-		return nil, b.bad(e.line, "lv %s: base %q is none of the vgs", l.name, l.group)
+		return nil, b.bad(e.at("base"), "lv %s: base %q is none of the vgs", l.name, l.group)
 	}
 	n.from = []string{l.group}
 	double := func(s string) string { return strings.ReplaceAll(s, "-", "--") }
@@ -160,7 +160,7 @@ func (b *builder) logicalSize(e *entry, l *volume) error {
 		return err
 	}
 	if l.bytes = size / extent * extent; l.bytes == 0 {
-		return b.bad(e.line, "lv %s: size is less than an extent of 4 MiB", l.name)
+		return b.bad(e.at("size"), "lv %s: size is less than an extent of 4 MiB", l.name)
 	}
 	return nil
 }
@@ -176,15 +176,15 @@ func (b *builder) thin(e *entry, l *volume, v *volumes) error {
 	isPool := func(o *volume) bool { return o.kind == "thin-pool" && o.group == l.group && o.name == l.pool }
 	switch {
 	case l.kind != "" && l.kind != "thin" && l.kind != "thin-pool":
-		return b.bad(e.line, "lv %s: type %q: want thin or thin-pool", l.name, l.kind)
+		return b.bad(e.at("type"), "lv %s: type %q: want thin or thin-pool", l.name, l.kind)
 	case l.kind == "thin" && l.bytes == 0:
 		return b.bad(e.line, "lv %s: a thin volume needs a size", l.name)
 	case l.kind == "thin" && l.pool == "":
 		return b.bad(e.line, "lv %s: a thin volume needs thin-pool, the name of its pool", l.name)
 	case l.kind != "thin" && l.pool != "":
-		return b.bad(e.line, "lv %s: thin-pool is for volumes of type thin", l.name)
+		return b.bad(e.at("thin-pool"), "lv %s: thin-pool is for volumes of type thin", l.name)
 	case l.kind == "thin" && !slices.ContainsFunc(v.lvs, isPool):
-		return b.bad(e.line, "lv %s: thin-pool %q is no pool of vg %s given before it", l.name, l.pool, l.group)
+		return b.bad(e.at("thin-pool"), "lv %s: thin-pool %q is no pool of vg %s given before it", l.name, l.pool, l.group)
 	}
 	return nil
 }

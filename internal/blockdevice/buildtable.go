@@ -24,7 +24,7 @@ func (b *builder) partitioning(e *entry) error {
 	case err != nil:
 		return err
 	case label != "mbr" && label != "gpt":
-		return b.bad(e.line, "partitioning: label %q: want mbr or gpt", label)
+		return b.bad(e.at("label"), "partitioning: label %q: want mbr or gpt", label)
 	default:
 		t.gpt = label == "gpt"
 	}
@@ -33,7 +33,7 @@ func (b *builder) partitioning(e *entry) error {
 			return err
 		}
 		if t.align < 512 {
-			return b.bad(e.line, "partitioning: align is less than a sector")
+			return b.bad(e.at("align"), "partitioning: align is less than a sector")
 		}
 	}
 	for _, p := range e.partitions {
@@ -91,7 +91,7 @@ func (b *builder) partition(e *entry, t *table) error {
 		return err
 	}
 	if p.size, err = parseShare(size); err != nil {
-		return command.Hint(b.bad(e.get("size").Line, "partition %s: size: %s", p.name, err), sizeHint+
+		return command.Hint(b.bad(e.at("size"), "partition %s: size: %s", p.name, err), sizeHint+
 			", or a part of what is free such as 50%")
 	}
 	if err := b.flags(e, p); err != nil {
@@ -114,12 +114,12 @@ func (b *builder) flags(e *entry, p *partition) error {
 	}
 	for _, f := range flags {
 		if f != "boot" && f != "primary" {
-			return b.bad(e.line, "partition %s: flag %q: want boot or primary", p.name, f)
+			return b.bad(e.at("flags"), "partition %s: flag %q: want boot or primary", p.name, f)
 		}
 	}
 	p.boot, p.primary = slices.Contains(flags, "boot"), slices.Contains(flags, "primary")
 	if p.primary && p.table.gpt {
-		return b.bad(e.line, "partition %s: a gpt has no primary partitions", p.name)
+		return b.bad(e.at("flags"), "partition %s: a gpt has no primary partitions", p.name)
 	}
 	return nil
 }

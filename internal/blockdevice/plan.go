@@ -24,6 +24,7 @@ type Plan struct {
 	// Warnings say what has no effect, each with file and line.
 	Warnings []string
 
+	name   string // of the file
 	params Params
 	nodes  []*node // in the order of creation
 	mounts []*mount
@@ -93,6 +94,7 @@ type volume struct {
 
 type filesystem struct {
 	name, base  string
+	line        int // of its type
 	kind, label string
 	uuid        string
 	opts        []string
@@ -177,6 +179,28 @@ func (p *Plan) Programs() []string {
 		}
 	}
 	return slices.Sorted(maps.Keys(set))
+}
+
+// Wants says where the configuration first asks for a program, "FILE:LINE", or
+// "" where it does not.
+func (p *Plan) Wants(program string) string {
+	for _, n := range p.nodes {
+		line := n.line
+		switch it := n.it.(type) {
+		case *filesystem:
+			if line = it.line; it.program() != program {
+				continue
+			}
+		case *volumes:
+			if program != "lvm" {
+				continue
+			}
+		default:
+			continue
+		}
+		return fmt.Sprintf("%s:%d", p.name, line)
+	}
+	return ""
 }
 
 // Modules are the kernel modules that the plan's file systems and volumes

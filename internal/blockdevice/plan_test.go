@@ -185,6 +185,51 @@ func TestRootIsNeeded(t *testing.T) {
 	}
 }
 
+// A wrong value is told by its own line.
+func TestErrorLines(t *testing.T) {
+	const whole = `- local_loop:
+    name: image0
+    size: 100MiB
+- partitioning:
+    base: image0
+    label: gpt
+    align: 1MiB
+    partitions:
+      - name: p
+        size: 50%
+        flags: [boot]
+        mkfs:
+          name: f
+          type: ext4
+          label: l
+          mount:
+            name: m
+            mount_point: /
+`
+	for _, c := range []struct {
+		right, wrong string
+		line         int
+	}{
+		{"size: 100MiB", "size: 1001", 3}, {"label: gpt", "label: dos", 6}, {"label: gpt", "label: ", 6}, {"align: 1MiB", "align: 1", 7},
+		{"size: 50%", "size: 500%", 10}, {"flags: [boot]", "flags: [x]", 11}, {"flags: [boot]", "flags: [primary]", 11},
+		{"type: ext4", "type: EXT 4", 14}, {"type: ext4", "type: ", 14}, {"type: ext4", "type: 4", 14},
+		{"label: l", "label: longer-than-sixteen", 15}, {"name: f", "name: a;b", 13}, {"name: m", "name: p", 9},
+		{"mount_point: /", "mount_point: /../x", 18}, {"          type: ext4\n", "", 12},
+	} {
+		_, err := planOf(strings.Replace(whole, c.right, c.wrong, 1), Params{})
+		if want := fmt.Sprintf("config.yaml:%d: ", c.line); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%q: %v; want %s", c.wrong, err, want)
+		}
+	}
+	plan := mustPlan(t, whole, Params{})
+	if got := plan.Wants("mkfs.ext4"); got != "config.yaml:14" {
+		t.Errorf("Wants = %q", got)
+	}
+	if got := plan.Wants("mkfs.xfs") + plan.Wants("lvm"); got != "" {
+		t.Errorf("Wants what nothing does = %q", got)
+	}
+}
+
 // A uuid is one that the file system's program takes as it is, or refused where
 // it stands.
 func TestUUID(t *testing.T) {

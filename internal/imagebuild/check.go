@@ -28,9 +28,16 @@ func (b *build) checkPrograms() error {
 		need = slices.Concat(need, vm.Programs, []string{"tar"}, b.layout.plan.Programs())
 	}
 	for _, p := range need {
-		if _, err := exec.LookPath(p); err != nil {
-			return command.Missing(fmt.Errorf("%s: not installed, and this build needs it", p), "ci/install-deps.sh names Debian's packages")
+		if _, err := exec.LookPath(p); err == nil {
+			continue
 		}
+		err := fmt.Errorf("%s: not installed, and this build needs it", p)
+		if b.needsMachine() {
+			if place := b.layout.plan.Wants(p); place != "" {
+				err = fmt.Errorf("%s: %w", place, err)
+			}
+		}
+		return command.Missing(err, "ci/install-deps.sh names Debian's packages")
 	}
 	if err := checkConversions(b.outputs); err != nil {
 		return err
