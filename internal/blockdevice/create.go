@@ -83,7 +83,12 @@ func (d *Devices) add(name, path string) {
 func (d *Devices) run(ctx context.Context, args []string) error {
 	fmt.Fprintf(d.log, "+ %s\n", strings.Join(args, " "))
 	env := append(os.Environ(), "LVM_SUPPRESS_FD_WARNINGS=1")
-	return command.Exec{Args: args, Env: env, Log: d.log}.Run(ctx)
+	var first head
+	err := command.Exec{Args: args, Env: env, Log: io.MultiWriter(d.log, &first)}.Run(ctx)
+	if x, ok := errors.AsType[*command.ExitError](err); ok {
+		x.Tail = reason(string(first), x.Tail)
+	}
+	return err
 }
 
 // partition writes a table and has the kernel take it up.
