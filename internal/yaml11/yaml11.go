@@ -20,6 +20,7 @@ import (
 	"math/big"
 	"os"
 	"regexp"
+	"sort"
 	"strconv"
 	"strings"
 
@@ -149,6 +150,43 @@ func at(line int, msg, hint string) error { return &fault{line, msg, hint} }
 
 var libraryError = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)`)
 
+// LibraryError is the line, from 1, and the message of an error that
+// gopkg.in/yaml.v3 has about content. The line is 0 where the library does not
+// say it and it cannot be found.
+func LibraryError(err error, content []byte) (line int, msg string) {
+	m := libraryError.FindStringSubmatch(err.Error())
+	if m == nil {
+		return 0, err.Error()
+	}
+	if a := unknownAnchor.FindStringSubmatch(m[2]); a != nil {
+		return aliasLine(a[1], m[2], content), m[2]
+	}
+	return libraryLine(m[1], m[2], content), m[2]
+}
+
+var unknownAnchor = regexp.MustCompile(`^unknown anchor '(.+)' referenced$`)
+
+// aliasLine is the line of the alias that has no anchor: the first one with
+// which the content up to it has the same error.
+func aliasLine(anchor, msg string, content []byte) int {
+	var ends, lines []int // of the lines that may hold it
+	end := 0
+	for i, line := range bytes.SplitAfter(content, []byte("\n")) {
+		end += len(line)
+		if bytes.Contains(line, []byte("*"+anchor)) {
+			ends, lines = append(ends, end), append(lines, i+1)
+		}
+	}
+	i := sort.Search(len(ends), func(i int) bool {
+		err := yaml.Unmarshal(content[:ends[i]], new(yaml.Node))
+		return err != nil && strings.Contains(err.Error(), msg)
+	})
+	if i == len(lines) {
+		return 0
+	}
+	return lines[i]
+}
+
 // libraryLine is the line, from 1, of an error of the library's. Its parser
 // counts from 0, unlike its scanner, and leaves a 0 out; the end of the file
 // counts as its last line.
@@ -167,12 +205,10 @@ func located(name string, content []byte, err error) error {
 	if f, ok := errors.AsType[*fault](err); ok {
 		return command.BadInput(fmt.Errorf("%s:%d: %s", name, f.line, f.msg), f.hint)
 	}
-	where, msg := name, err.Error()
-	if m := libraryError.FindStringSubmatch(msg); m != nil {
-		msg = m[2]
-		if line := libraryLine(m[1], msg, content); line > 0 {
-			where += fmt.Sprintf(":%d", line)
-		}
+	where := name
+	line, msg := LibraryError(err, content)
+	if line > 0 {
+		where += fmt.Sprintf(":%d", line)
 	}
 	return command.BadInput(fmt.Errorf("%s: %s", where, msg), "this is not valid YAML; quote text that holds special characters")
 }

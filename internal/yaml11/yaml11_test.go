@@ -103,14 +103,15 @@ func TestDocuments(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	for in, want := range map[string]string{
-		"a: 1\nb: [":                "f.yaml:2: did not find expected node content",
-		"a:\n\tb: 1":                "f.yaml:2: found character that cannot start any token",
-		"a: 1\n---\nb: 2":           "f.yaml:2: a second document begins",
-		"a: 1\nb: 2020-13-01":       `f.yaml:2: "2020-13-01" is not a date`,
-		"a: 0b_":                    `f.yaml:1: "0b_" is not a whole number`,
-		"\n[1]: 2":                  "f.yaml:2: a list cannot be a key",
-		"a: &x [1, *x]":             "f.yaml:1: alias *x stands inside its own anchor",
-		"a: *none":                  "f.yaml: unknown anchor 'none' referenced",
+		"a: 1\nb: [":          "f.yaml:2: did not find expected node content",
+		"a:\n\tb: 1":          "f.yaml:2: found character that cannot start any token",
+		"a: 1\n---\nb: 2":     "f.yaml:2: a second document begins",
+		"a: 1\nb: 2020-13-01": `f.yaml:2: "2020-13-01" is not a date`,
+		"a: 0b_":              `f.yaml:1: "0b_" is not a whole number`,
+		"\n[1]: 2":            "f.yaml:2: a list cannot be a key",
+		"a: &x [1, *x]":       "f.yaml:1: alias *x stands inside its own anchor",
+		"a: *none":            "f.yaml:1: unknown anchor 'none' referenced",
+		"a: '*n' # *n\nb: &n1 1\nc: *n1\nd:\n- [*n1, *n]\ne: *n": "f.yaml:5: unknown anchor 'n' referenced",
 		"a: 1\n<<: 2":               "f.yaml:2: << merges mappings only, this is a whole number",
 		"a: !!python/object:os.x 1": "f.yaml:1: tag \"!!python/object:os.x\" does not go here",
 		"a: !!map [1]":              "f.yaml:1: tag \"!!map\" does not go here",

@@ -21,6 +21,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"goldsmith/internal/command"
+	"goldsmith/internal/yaml11"
 )
 
 // maxSize bounds a file that a person wrote, in bytes.
@@ -28,8 +29,9 @@ const maxSize = 1 << 20
 
 // File is a file that has been read, kept to find lines by.
 type File struct {
-	Path string
-	root yaml.Node
+	Path    string
+	content []byte
+	root    yaml.Node
 }
 
 // Read decodes the file at path into the structure v points to. Every error
@@ -63,7 +65,7 @@ func unreadable(path string, err error) error {
 
 // Parse is Read for content that is already in memory.
 func Parse(path string, content []byte, v any) (*File, error) {
-	f := &File{Path: path}
+	f := &File{Path: path, content: content}
 	if err := yaml.Unmarshal(content, &f.root); err != nil {
 		return nil, f.bad(err)
 	}
@@ -99,7 +101,7 @@ func emptyItem(n *yaml.Node) *yaml.Node {
 }
 
 var (
-	atLine  = regexp.MustCompile(`^(?:yaml: )?line (\d+): (.*)$`)
+	atLine  = regexp.MustCompile(`^line (\d+): (.*)$`)
 	noField = regexp.MustCompile(`^field (.+) not found in type \S+$`)
 	noValue = regexp.MustCompile("^cannot unmarshal !!(\\S+) (?:`(.*)` )?into (\\S+)$")
 )
@@ -107,22 +109,16 @@ var (
 // bad turns the YAML library's error, which may list several, into one line
 // about the first.
 func (f *File) bad(err error) error {
-	msg := err.Error()
+	line, msg := yaml11.LibraryError(err, f.content)
 	if te, ok := errors.AsType[*yaml.TypeError](err); ok && len(te.Errors) > 0 {
-		msg = te.Errors[0]
+		line, msg = 0, te.Errors[0]
+		if m := atLine.FindStringSubmatch(msg); m != nil {
+			line, _ = strconv.Atoi(m[1])
+			msg = m[2]
+		}
 	}
-	msg, _, _ = strings.Cut(strings.TrimPrefix(msg, "yaml: "), "\n")
+	msg, _, _ = strings.Cut(msg, "\n")
 	where := f.Path
-	line := 0
-	if m := atLine.FindStringSubmatch(msg); m != nil {
-		line, _ = strconv.Atoi(m[1])
-		msg = m[2]
-	}
-	// The library's parser counts lines from 0, unlike its scanner, and leaves a
-	// 0 out.
-	if strings.HasPrefix(msg, "did not find expected") {
-		line++
-	}
 	if line > 0 {
 		where = fmt.Sprintf("%s:%d", f.Path, line)
 	}
