@@ -1,5 +1,7 @@
-// Package dpkg reads the database of installed packages of a Debian system,
-// the file var/lib/dpkg/status. The format is deb-control(5)'s.
+// Package dpkg knows what Debian's package manager writes down: the database of
+// installed packages of a system, the file var/lib/dpkg/status, the order of
+// versions and the form of dependencies. The formats are deb-control(5)'s and
+// deb-version(7)'s.
 package dpkg
 
 import (
