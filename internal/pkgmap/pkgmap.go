@@ -18,6 +18,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -61,34 +62,68 @@ func Parse(path string, content []byte) (*Map, error) {
 	if err == nil && len(bytes.TrimSpace(content[dec.InputOffset():])) > 0 {
 		err = errors.New("something follows the JSON value")
 	}
+	if err == nil && sections == nil {
+		err = &json.UnmarshalTypeError{Value: "null", Type: reflect.TypeOf(sections), Offset: dec.InputOffset()}
+	}
 	if err != nil {
 		return nil, bad(path, content, err)
 	}
-	for section, into := range map[string]any{"default": &m.Default, "family": &m.Family, "distro": &m.Distro, "release": &m.Release} {
-		raw, ok := sections[section]
+	for _, s := range []struct {
+		name string
+		into any
+	}{{"default", &m.Default}, {"family", &m.Family}, {"distro", &m.Distro}, {"release", &m.Release}} {
+		raw, ok := sections[s.name]
 		if !ok {
 			continue
 		}
-		if err := json.Unmarshal(raw, into); err != nil {
-			return nil, bad(path, content, fmt.Errorf("section %s: %w", section, err))
+		if err := json.Unmarshal(raw, s.into); err != nil {
+			if u, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+				u.Offset += sectionStart(content, s.name)
+			}
+			return nil, bad(path, content, fmt.Errorf("section %s: %w", s.name, err))
 		}
 	}
 	return m, nil
+}
+
+// sectionStart is where the value of a section begins in an object that has
+// been read: the last one of the name counts.
+func sectionStart(content []byte, section string) int64 {
+	var start int64
+	dec := json.NewDecoder(bytes.NewReader(content))
+	_, _ = dec.Token() // the brace
+	for dec.More() {
+		key, _ := dec.Token()
+		var value json.RawMessage
+		if dec.Decode(&value) == nil && key == section {
+			start = dec.InputOffset() - int64(len(value))
+		}
+	}
+	return start
+}
+
+// lineAt is the line, from 1, at an offset in bytes.
+func lineAt(content []byte, offset int64) int {
+	return 1 + bytes.Count(content[:min(int(offset), len(content))], []byte("\n"))
 }
 
 func bad(path string, content []byte, err error) error {
 	const hint = `expected {"default": {"package": "name"}, "family": {"debian": {…}}, "distro": {…}, "release": {"debian": {"12": {…}}}}`
 	where, what := path, err.Error()
 	if s, ok := errors.AsType[*json.SyntaxError](err); ok {
-		where += fmt.Sprintf(":%d", 1+bytes.Count(content[:min(int(s.Offset), len(content))], []byte("\n")))
+		where += fmt.Sprintf(":%d", lineAt(content, s.Offset))
 	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		what = "the JSON value is not complete"
 	}
 	if u, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		where += fmt.Sprintf(":%d", lineAt(content, u.Offset))
 		found := "a " + u.Value
 		if strings.ContainsAny(u.Value[:1], "ao") {
 			found = "an " + u.Value
+		}
+		if u.Value == "null" {
+			found = "nothing"
 		}
 		what = fmt.Sprintf("found %s where %s belongs", found, kind(u))
 		if section, _, ok := strings.Cut(err.Error(), ": "); ok && strings.HasPrefix(section, "section ") {
