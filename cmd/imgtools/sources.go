@@ -96,7 +96,7 @@ func sources(ctx context.Context, c *caller, _ string, args []string) error {
 			return command.Hint(fmt.Errorf("%s is not set", name), "source-repositories runs in a hook on the host")
 		}
 	}
-	files, err := filepath.Glob(filepath.Join(c.env["TMP_HOOKS_PATH"], "source-repository-*"))
+	files, err := filepath.Glob(filepath.Join(c.env["TMP_HOOKS_PATH"], sourcerepo.FilePrefix+"*"))
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"goldsmith/internal/command"
 	"goldsmith/internal/pkginstall"
 	"goldsmith/internal/pkgmap"
+	"goldsmith/internal/sourcerepo"
 	"goldsmith/internal/svcmap"
 	"goldsmith/internal/vm"
 )
@@ -56,11 +57,14 @@ func (b *build) checkPrograms() error {
 	return nil
 }
 
-// checkFiles reads what elements say of packages and services, so that a
-// mistake is found before anything is built.
+// checkFiles reads what elements say of packages, services and sources, so
+// that a mistake is found before anything is built.
 func (b *build) checkFiles() error {
 	for _, e := range b.elements {
 		if _, err := pkginstall.Check(e); err != nil {
+			return err
+		}
+		if err := sourcerepo.Check(e.Dir); err != nil && b.settings(rootPhase)["NO_SOURCE_REPOSITORIES"] == "" {
 			return err
 		}
 		if _, err := pkgmap.Read(filepath.Join(e.Dir, "pkg-map")); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -20,6 +20,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -29,6 +30,9 @@ import (
 
 	"goldsmith/internal/command"
 )
+
+// FilePrefix begins the names of the files in which elements register sources.
+const FilePrefix = "source-repository-"
 
 // Repository is one source.
 type Repository struct {
@@ -110,6 +114,44 @@ func Read(ctx context.Context, file string, env Environment) ([]Repository, erro
 		repos = append(repos, *r)
 	}
 	return repos, nil
+}
+
+// plain is a line that bash expands to its words: nothing in it means anything
+// to a shell, but for comments.
+var plain = regexp.MustCompile(`^[A-Za-z0-9 \t_./:@%+,=*?#-]*$`)
+
+// Check refuses what is wrong with the files of an element's directory
+// whatever the environment is: lines without anything to expand that are no
+// sources. Errors are those of [Read]. It runs nothing.
+func Check(dir string) error {
+	files, err := filepath.Glob(filepath.Join(dir, FilePrefix+"*"))
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		if fi, err := os.Stat(file); err != nil || !fi.Mode().IsRegular() || strings.HasSuffix(file, "~") {
+			continue
+		}
+		content, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		n := 0
+		for line := range strings.Lines(string(content)) {
+			n++
+			words := strings.Fields(line)
+			if i := slices.IndexFunc(words, func(w string) bool { return w[0] == '#' }); i >= 0 {
+				words = words[:i]
+			}
+			if len(words) == 0 || !plain.MatchString(strings.TrimSuffix(line, "\n")) {
+				continue
+			}
+			if _, err := parse(file, n, strings.Join(words, " ")); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // lastLine is what bash says, without where it says it.

@@ -3,11 +3,13 @@ package sourcerepo
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -93,6 +95,43 @@ func TestRead(t *testing.T) {
 				t.Errorf("got  %s\nwant %s", got, c.want)
 			}
 		})
+	}
+}
+
+// What Check refuses, Read refuses with the same words, whatever the
+// environment; where a file has nothing to expand, also the other way round.
+func TestCheck(t *testing.T) {
+	env := Environment{"PATH": os.Getenv("PATH"), "V": "a git /a l", "HOME": "/h"}
+	word := rapid.SampledFrom([]string{
+		"a", "a", "git", "tar", "svn", "package", "/d", "/d", "l", "h://x/y", "r", "#", "a#b", "*", "x=1", "", "\t", "\n", "\n", "#c d\n",
+		"$V", "'q r'", "~", "{a,b}", "\\", "`echo a`", "é",
+	})
+	expanded := regexp.MustCompile("[$'~{\\\\`é]")
+	refused, taken := 0, 0
+	for seed := range 300 {
+		text := strings.Join(rapid.SliceOfN(word, 1, 12).Example(seed), " ")
+		file := write(t, filepath.Join(t.TempDir(), "source-repository-x"), text)
+		_, want := Read(t.Context(), file, env)
+		got := Check(filepath.Dir(file))
+		switch {
+		case got != nil && want == nil:
+			t.Errorf("%q: %v; it can be read", text, got)
+		case !expanded.MatchString(text) && fmt.Sprint(got) != fmt.Sprint(want):
+			t.Errorf("%q: %v; Read: %v", text, got, want)
+		case got != nil:
+			refused++
+		default:
+			taken++
+		}
+	}
+	if refused < 50 || taken < 50 {
+		t.Errorf("%d refused, %d taken: this test sees too little", refused, taken)
+	}
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "source-repository-x~"), "x")
+	write(t, filepath.Join(dir, "source-repository-dir/f"), "x")
+	if err := Check(dir); err != nil {
+		t.Errorf("what is no file of sources: %v", err)
 	}
 }
 
