@@ -43,8 +43,9 @@ var compressions = []struct {
 	{"BZh", func(r io.Reader) (io.ReadCloser, error) { return io.NopCloser(bzip2.NewReader(r)), nil }},
 }
 
-// decompress returns what r holds, unpacked if it is packed.
-func decompress(r io.Reader) (_ io.ReadCloser, packed bool, err error) {
+// Decompress returns what r holds, unpacked if it is packed by gzip, xz, zstd
+// or bzip2. The caller closes it; r stays open.
+func Decompress(r io.Reader) (_ io.ReadCloser, packed bool, err error) {
 	b := bufio.NewReaderSize(r, 1<<16)
 	head, _ := b.Peek(8) // a short file is no error here
 	for _, c := range compressions {
@@ -64,7 +65,7 @@ func isTar(b *bufio.Reader) bool {
 
 // file extracts what is in a file: archive or disk.
 func (x *extraction) file(ctx context.Context, f *os.File) error {
-	z, packed, err := decompress(command.Reader(ctx, f))
+	z, packed, err := Decompress(command.Reader(ctx, f))
 	if err != nil {
 		return fmt.Errorf("%s: %w", f.Name(), err)
 	}
@@ -170,7 +171,7 @@ func (u *unpacker) tar(r io.Reader) error {
 			}
 			continue
 		}
-		e, err := entry(h)
+		e, err := TarEntry(h)
 		if err == nil {
 			err = u.add(e, func(f *os.File) error {
 				if _, err := sparse.Copy(f, tr); err != nil {
@@ -185,8 +186,8 @@ func (u *unpacker) tar(r io.Reader) error {
 	}
 }
 
-// entry turns an archive's header into an entry.
-func entry(h *tar.Header) (*tree.Entry, error) {
+// TarEntry turns an archive's header into an entry without content.
+func TarEntry(h *tar.Header) (*tree.Entry, error) {
 	kind, ok := kinds[h.Typeflag]
 	if !ok {
 		return nil, fmt.Errorf("%s: a file of the unknown type %q", h.Name, h.Typeflag)

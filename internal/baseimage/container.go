@@ -81,7 +81,7 @@ var layoutFile = regexp.MustCompile(`^(oci-layout|index\.json|blobs/sha256/[0-9a
 
 // unpackLayout writes the files of a layout, and nothing else.
 func unpackLayout(r io.Reader, dir string) error {
-	z, _, err := decompress(r)
+	z, _, err := Decompress(r)
 	if err != nil {
 		return err
 	}
@@ -270,7 +270,7 @@ func (x *extraction) unpackLayer(ctx context.Context, u *unpacker, d v1.Descript
 		return err
 	}
 	defer f.Close()
-	z, _, err := decompress(command.Reader(ctx, f))
+	z, _, err := Decompress(command.Reader(ctx, f))
 	if err != nil {
 		return err
 	}

@@ -76,25 +76,12 @@ func (x *extraction) disk(ctx context.Context, d *disk) error {
 
 // partition writes the files of a partition below the directory at.
 func (u *unpacker) partition(d *disk, p partition, at string) error {
-	fs, err := ext4.Open(p.in(d), p.size)
-	if err != nil {
-		return fmt.Errorf("%s: %w", p, err)
-	}
-	err = fs.Walk(func(e *tree.Entry, c *ext4.Content) error {
-		name := e.Path
-		e.Path = path.Join(at, e.Path)
-		if e.LinkTo != "" {
-			e.LinkTo = path.Join(at, e.LinkTo)
-		}
+	return walkPartition(d, p, at, func(e *tree.Entry, c *ext4.Content) error {
 		if err := u.add(e, func(f *os.File) error { return errors.Join(c.CopyTo(f), f.Truncate(e.Size)) }); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+			return fmt.Errorf("/%s: %w", e.Path, err)
 		}
 		return nil
 	})
-	if err != nil {
-		return fmt.Errorf("%s: %w", p, err)
-	}
-	return nil
 }
 
 // maxFstab bounds /etc/fstab, in bytes.
@@ -115,6 +102,19 @@ func (x *extraction) others(d *disk, parts []partition, u *unpacker) error {
 	if err != nil {
 		return err
 	}
+	mounts := fstabMounts(d, parts, string(text))
+	for _, at := range slices.Sorted(maps.Keys(mounts)) { // parents first
+		x.info("/%s is %s", at, mounts[at])
+		if err := u.partition(d, mounts[at], at); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fstabMounts are the partitions that an fstab(5) mounts below the root by
+// label or UUID, by where.
+func fstabMounts(d *disk, parts []partition, fstab string) map[string]partition {
 	byName := map[string]partition{}
 	for _, p := range parts {
 		if fs, err := ext4.Open(p.in(d), p.size); err == nil {
@@ -122,7 +122,7 @@ func (x *extraction) others(d *disk, parts []partition, u *unpacker) error {
 		}
 	}
 	mounts, used := map[string]partition{}, map[partition]bool{}
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(fstab) {
 		w := strings.Fields(line)
 		if len(w) < 3 || !strings.HasPrefix(w[1], "/") || path.Clean(w[1]) == "/" {
 			continue
@@ -132,13 +132,7 @@ func (x *extraction) others(d *disk, parts []partition, u *unpacker) error {
 			mounts[tree.Clean(w[1])], used[p] = p, true
 		}
 	}
-	for _, at := range slices.Sorted(maps.Keys(mounts)) { // parents first
-		x.info("/%s is %s", at, mounts[at])
-		if err := u.partition(d, mounts[at], at); err != nil {
-			return err
-		}
-	}
-	return nil
+	return mounts
 }
 
 // ctxReaderAt ends reading when ctx does.
