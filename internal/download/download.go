@@ -3,12 +3,14 @@
 //
 // It is cache-url of diskimage-builder without curl: HTTP, HTTPS and local
 // files. The file appears by rename when everything has arrived; a download
-// that breaks off leaves the old one. Whether the bytes are those that somebody
-// expects is for the caller to check.
+// that breaks off leaves the old one, and so does one that is not what somebody
+// said it would be.
 package download
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -44,6 +46,10 @@ type Getter struct {
 	Force bool          // ask the server, and all caches on the way, for a new copy
 	Tries int           // how often a failure that may pass is met; 0 means 4
 	Delay time.Duration // between tries; 0 means 30 seconds
+	// Backoff makes each delay twice as long as the one before.
+	Backoff bool
+	Limit   int64  // most bytes that are taken; 0 means any number
+	SHA256  string // hexadecimal, of what must come; empty means anything may
 	// Retrying is told of each failure that is followed by another try; nil
 	// means nobody is.
 	Retrying func(err error)
@@ -122,6 +128,9 @@ func (t *transfer) run(ctx context.Context) (Outcome, error) {
 			return 0, context.Cause(ctx)
 		case <-time.After(delay):
 		}
+		if t.getter.Backoff {
+			delay *= 2
+		}
 	}
 }
 
@@ -142,9 +151,9 @@ func (t *transfer) once(ctx context.Context) (Outcome, error) {
 		return 0, err
 	}
 	defer f.Abort()
-	n, err := io.Copy(f, body)
+	n, err := t.receive(f, body)
 	if err != nil {
-		return 0, errTransient{err}
+		return 0, err
 	}
 	if n == 0 && !t.since.IsZero() {
 		return Empty, nil
@@ -160,6 +169,26 @@ func (t *transfer) once(ctx context.Context) (Outcome, error) {
 	return out, nil
 }
 
+// receive copies what comes and compares it with what may come. A proxy that
+// gave something else may give the right thing the next time.
+func (t *transfer) receive(w io.Writer, body io.Reader) (int64, error) {
+	limit, want := t.getter.Limit, t.getter.SHA256
+	if limit > 0 {
+		body = io.LimitReader(body, limit+1)
+	}
+	sum := sha256.New()
+	n, err := io.Copy(io.MultiWriter(w, sum), body)
+	switch got := hex.EncodeToString(sum.Sum(nil)); {
+	case err != nil:
+		return n, errTransient{err}
+	case limit > 0 && n > limit:
+		return n, errTransient{fmt.Errorf("more than %d bytes", limit)}
+	case want != "" && got != want:
+		return n, errTransient{fmt.Errorf("the content has SHA-256 %s, not %s", got, want)}
+	}
+	return n, nil
+}
+
 // toPipe writes to a named pipe what has arrived as a whole: whoever reads
 // there must not see half of it.
 func (t *transfer) toPipe(body io.Reader) error {
@@ -169,8 +198,8 @@ func (t *transfer) toPipe(body io.Reader) error {
 	}
 	defer os.Remove(tmp.Name())
 	defer tmp.Close()
-	if _, err := io.Copy(tmp, body); err != nil {
-		return errTransient{err}
+	if _, err := t.receive(tmp, body); err != nil {
+		return err
 	}
 	if _, err := tmp.Seek(0, io.SeekStart); err != nil {
 		return err
@@ -221,12 +250,13 @@ func (t *transfer) openFile(out Outcome) (io.ReadCloser, time.Time, Outcome, err
 	return f, fi.ModTime(), out, nil
 }
 
-// client keeps no connections: one download is all there is.
+// client keeps connections only as long as one download follows another.
 var client = &http.Client{Transport: &http.Transport{
 	Proxy:               http.ProxyFromEnvironment,
 	DialContext:         (&net.Dialer{Timeout: connectTimeout}).DialContext,
 	TLSHandshakeTimeout: connectTimeout,
-	DisableKeepAlives:   true,
+	MaxIdleConnsPerHost: 8,
+	IdleConnTimeout:     2 * time.Second,
 }}
 
 func (t *transfer) openHTTP(ctx context.Context, out Outcome) (io.ReadCloser, time.Time, Outcome, error) {

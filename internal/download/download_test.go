@@ -112,6 +112,37 @@ func TestGet(t *testing.T) {
 	}
 }
 
+// What is not what it should be is asked for again, and never seen.
+func TestGetChecked(t *testing.T) {
+	s, seen := server(t)
+	dest := filepath.Join(t.TempDir(), "f")
+	const sum = "ed7002b439e9ac845f22357d822bac1444730fbdb6016d3ec9432297b9ec9f73" // of "content"
+	for _, tt := range []struct {
+		g    Getter
+		want string
+	}{
+		{Getter{Limit: 6}, "more than 6 bytes"},
+		{Getter{SHA256: strings.Repeat("0", 64)}, "the content has SHA-256 " + sum + ", not 0000"},
+		{Getter{Limit: 7, SHA256: sum}, ""},
+	} {
+		*seen = nil
+		tt.g.Tries, tt.g.Backoff = 2, true
+		_, err := get(t, tt.g, s.URL+"/file", dest)
+		if tt.want == "" {
+			if err != nil || content(t, dest) != "content" {
+				t.Errorf("%+v: %v, %q", tt.g, err, content(t, dest))
+			}
+			continue
+		}
+		if err == nil || !strings.Contains(err.Error(), tt.want) || len(*seen) != 2 {
+			t.Errorf("%+v: %v after %d tries; want %s", tt.g, err, len(*seen), tt.want)
+		}
+		if left, _ := os.ReadDir(filepath.Dir(dest)); len(left) > 0 {
+			t.Errorf("left behind: %v", left)
+		}
+	}
+}
+
 func TestGetFile(t *testing.T) {
 	dir := t.TempDir()
 	src, dest := dir+"/a file", dir+"/dest"
