@@ -103,7 +103,7 @@ func TestOriginals(t *testing.T) {
 		}
 		equal++
 	}
-	t.Logf("%d command lines equal", equal)
+	testenv.Proof(t, testenv.Row{Matter: "arguments and statuses of the tools", Equal: equal})
 }
 
 func ourOutcome(t *testing.T, root, note string, env map[string]string, words []string) outcome {

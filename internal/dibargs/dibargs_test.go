@@ -27,45 +27,59 @@ func TestGetopt(t *testing.T) {
 		}),
 		rapid.StringMatching(`-{0,2}[a-z=]{0,6}`),
 	)
-	rapid.Check(t, func(t *rapid.T) {
-		args := rapid.SliceOfN(word, 0, 6).Draw(t, "args")
-		list := append([]string{"-o", flags.short, "-l", strings.Join(flags.long, ","), "-n", "p", "--"}, args...)
-		cmd := exec.Command("getopt", list...)
-		cmd.Env = []string{"LC_ALL=C", "PATH=" + os.Getenv("PATH")}
-		var stderr strings.Builder
-		cmd.Stderr = &stderr
-		out, wantErr := cmd.Output()
-		opts, words, err := flags.parse(args)
-		if (err != nil) != (wantErr != nil) {
-			t.Fatalf("%q: %v; getopt: %v %s", args, err, wantErr, stderr.String())
+	list := rapid.SliceOfN(word, 0, 6)
+	equal, refused := 0, 0
+	for seed := range 200 {
+		if getoptTakes(t, list.Example(seed)) {
+			equal++
+		} else {
+			refused++
 		}
-		if err != nil {
-			// getopt goes on after a mistake and names all of them; ours is the first.
-			first, _, _ := strings.Cut(stderr.String(), "\n")
-			if "p: "+err.Error() != first {
-				t.Fatalf("%q: %q; getopt: %q", args, "p: "+err.Error(), first)
-			}
-			return
+	}
+	testenv.Proof(t, testenv.Row{Matter: "getopt(1): words, order, messages, generated", Equal: equal, Refused: refused})
+}
+
+// getoptTakes fails the test where getopt(1) and ours differ, and tells
+// whether they take the words.
+func getoptTakes(t *testing.T, args []string) bool {
+	t.Helper()
+	list := append([]string{"-o", flags.short, "-l", strings.Join(flags.long, ","), "-n", "p", "--"}, args...)
+	cmd := exec.Command("getopt", list...)
+	cmd.Env = []string{"LC_ALL=C", "PATH=" + os.Getenv("PATH")}
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, wantErr := cmd.Output()
+	opts, words, err := flags.parse(args)
+	if (err != nil) != (wantErr != nil) {
+		t.Fatalf("%q: %v; getopt: %v %s", args, err, wantErr, stderr.String())
+	}
+	if err != nil {
+		// getopt goes on after a mistake and names all of them; ours is the first.
+		first, _, _ := strings.Cut(stderr.String(), "\n")
+		if "p: "+err.Error() != first {
+			t.Fatalf("%q: %q; getopt: %q", args, "p: "+err.Error(), first)
 		}
-		var got strings.Builder
-		for _, o := range opts {
-			dash := "-"
-			if len(o.name) > 1 {
-				dash = "--"
-			}
-			got.WriteString(" " + dash + o.name)
-			if strings.Contains(flags.short, o.name+":") || contains(flags.long, o.name+":") {
-				got.WriteString(" '" + o.value + "'")
-			}
+		return false
+	}
+	var got strings.Builder
+	for _, o := range opts {
+		dash := "-"
+		if len(o.name) > 1 {
+			dash = "--"
 		}
-		got.WriteString(" --")
-		for _, w := range words {
-			got.WriteString(" '" + w + "'")
+		got.WriteString(" " + dash + o.name)
+		if strings.Contains(flags.short, o.name+":") || contains(flags.long, o.name+":") {
+			got.WriteString(" '" + o.value + "'")
 		}
-		if want := strings.TrimSuffix(string(out), "\n"); got.String() != want {
-			t.Fatalf("%q:\n%s\ngetopt:\n%s", args, got.String(), want)
-		}
-	})
+	}
+	got.WriteString(" --")
+	for _, w := range words {
+		got.WriteString(" '" + w + "'")
+	}
+	if want := strings.TrimSuffix(string(out), "\n"); got.String() != want {
+		t.Fatalf("%q:\n%s\ngetopt:\n%s", args, got.String(), want)
+	}
+	return true
 }
 
 func contains(list []string, s string) bool {

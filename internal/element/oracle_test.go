@@ -54,27 +54,11 @@ func (c resolveCase) MarshalJSON() ([]byte, error) { return json.Marshal([]any{c
 // of its sets: results by case, then seed.
 func originals(t *testing.T, cases []resolveCase, seeds int) [][]string {
 	t.Helper()
-	testenv.NeedFile(t, "/usr/bin/python3")
 	testenv.NeedFile(t, dibElements)
-	in, err := json.Marshal(cases)
-	if err != nil {
-		t.Fatal(err)
-	}
 	out := make([][]string, len(cases))
 	for seed := range seeds {
-		cmd := exec.Command("/usr/bin/python3", "-c", resolverScript)
-		cmd.Env = append(os.Environ(), fmt.Sprintf("PYTHONHASHSEED=%d", seed+1))
-		cmd.Stdin = bytes.NewReader(in)
-		var stderr bytes.Buffer
-		cmd.Stderr = &stderr
-		b, err := cmd.Output()
-		if err != nil {
-			t.Fatalf("%v: %s", err, &stderr)
-		}
 		var results []string
-		if err := json.Unmarshal(b, &results); err != nil {
-			t.Fatal(err)
-		}
+		testenv.Python(t, resolverScript, cases, &results, []string{fmt.Sprintf("PYTHONHASHSEED=%d", seed+1)})
 		for i, r := range results {
 			out[i] = append(out[i], r)
 		}
@@ -130,9 +114,12 @@ func repeated(words []string) bool {
 	return len(slices.Compact(slices.Sorted(slices.Values(words)))) < len(words)
 }
 
-func (n tally) String() string {
-	return fmt.Sprintf("%d equal, %d where the original differs with itself by hash seed, %d refused by both for another of several reasons, "+
-		"%d where an element is named twice, which only the original refuses", n.equal, n.itself, n.reasons, n.twice)
+func (n tally) row(matter string) testenv.Row {
+	return testenv.Row{Matter: matter, Equal: n.equal, Sample: !*exhaustive, Different: []testenv.Difference{
+		{Cases: n.reasons, Why: "both refuse, for another of several reasons"},
+		{Cases: n.twice, Why: "an element is named twice, which only the original refuses"},
+		{Cases: n.itself, Why: "the original differs with itself by hash seed"},
+	}}
 }
 
 func elementDirs(t *testing.T) (all, systems []string) {
@@ -182,7 +169,7 @@ func TestOracleResolve(t *testing.T) {
 	for _, d := range n.differ {
 		t.Error(d)
 	}
-	t.Logf("%d elements, %d operating systems: %d cases, %v", len(all), len(systems), len(cases), n)
+	testenv.Proof(t, n.row("resolution, all elements: single, with every operating system, random sets"))
 }
 
 // Made elements that provide for each other in all ways: where the original's
@@ -238,8 +225,10 @@ func TestOracleResolveMade(t *testing.T) {
 			t.Error(d)
 		}
 	}
-	t.Logf("%d cases: %v, %d where ours leaves out what only a provided name pulled in, %d where the original does not see the provider",
-		len(cases), n, fewer, more)
+	row := n.row("resolution, made elements")
+	row.Different = append(row.Different, testenv.Difference{Cases: fewer, Why: "ours leaves out what only a provided name pulled in"},
+		testenv.Difference{Cases: more, Why: "the original does not see the provider"})
+	testenv.Proof(t, row)
 }
 
 func subset(of, in []string) bool {
@@ -309,6 +298,15 @@ func walk(t *testing.T, dir string) map[string]node {
 
 // mergeTally counts what comparing merges came to.
 type mergeTally struct{ equal, refused, order, dots, links int }
+
+func (n mergeTally) row(matter string) testenv.Row {
+	return testenv.Row{
+		Matter: matter, Equal: n.equal, Refused: n.refused, Sample: !*exhaustive,
+		Different: []testenv.Difference{{Cases: n.links, Why: "a link that the original overwrites or not, by the order of elements"}},
+		Note: fmt.Sprintf("In equal trees %d files may be either of two elements', and %d first-level names with a dot are left out",
+			n.order, n.dots),
+	}
+}
 
 // compareMerges merges elements both ways and compares what comes out, file by
 // file.
@@ -428,8 +426,7 @@ func TestOracleMerge(t *testing.T) {
 		n.compare(t, els)
 		done++
 	}
-	t.Logf("%d sets of elements: %d merge equally (but for %d files where either of two elements may win), %d refused by both, %d names with a dot left out",
-		done, n.equal, n.order, n.refused, n.dots)
+	testenv.Proof(t, n.row("merged hook trees, all elements"))
 }
 
 // Made elements with the same names in all ways.
@@ -479,6 +476,5 @@ func TestOracleMergeMade(t *testing.T) {
 		n.compare(t, els)
 		_ = os.RemoveAll(dir)
 	}
-	t.Logf("%d made sets: %d merge equally (but for %d files where either of two elements may win), %d refused by both, %d names with a dot left out, "+
-		"%d refused because of a link that the original overwrites or not", worlds, n.equal, n.order, n.refused, n.dots, n.links)
+	testenv.Proof(t, n.row("merged hook trees, made elements"))
 }

@@ -101,7 +101,8 @@ func TestOracleList(t *testing.T) {
 			hooks += len(got)
 		}
 	})
-	t.Logf("%d directories with %d hooks: equal", dirs, hooks)
+	testenv.Proof(t, testenv.Row{Matter: "run-parts order and selection, hook directories of all elements", Equal: dirs,
+		Note: fmt.Sprintf("They have %d hooks", hooks), Sample: !*exhaustive})
 }
 
 // Made names of all forms, files of all kinds.
@@ -155,7 +156,8 @@ func TestOracleListMade(t *testing.T) {
 		names += len(got)
 		_ = os.RemoveAll(dir)
 	}
-	t.Logf("%d made directories with %d hooks: equal", n, names)
+	testenv.Proof(t, testenv.Row{Matter: "run-parts order and selection, made directories", Equal: n,
+		Note: fmt.Sprintf("They have %d hooks", names), Sample: !*exhaustive})
 }
 
 // show is a hook that writes down its environment.
@@ -238,13 +240,14 @@ func TestOracleEnvironment(t *testing.T) {
 			"PATH": os.Getenv("PATH"), "HOME": "/root", "LC_ALL": "C", "ARCH": pick("amd64", "arm64", "ppc64le"), "IMAGE_NAME": "an image",
 			"IMAGE_ELEMENT": strings.Join(names, " "), "DIB_DEBUG_TRACE": pick("0", "1"),
 		}
-		for k, v := range map[string]string{
-			"DIB_RELEASE": pick("bookworm", "9", "8-stream", "40", "jammy"), "DIB_INIT_SYSTEM": pick("systemd", "nonsense"),
-			"DIB_EXTLINUX": "1", "DIB_DISTRIBUTION_MIRROR": "http://mirror/'quotes' and \"blanks\"", "DIB_DEFAULT_INSTALLTYPE": "source",
-			"DIB_CLOUD_INIT_DATASOURCES": "Ec2, NoCloud", "GENTOO_PROFILE": "default/linux/amd64/17.1",
+		for _, v := range [][2]string{ // in one order, or the next tree would be another
+			{"DIB_RELEASE", pick("bookworm", "9", "8-stream", "40", "jammy")}, {"DIB_INIT_SYSTEM", pick("systemd", "nonsense")},
+			{"DIB_EXTLINUX", "1"}, {"DIB_DISTRIBUTION_MIRROR", "http://mirror/'quotes' and \"blanks\""},
+			{"DIB_DEFAULT_INSTALLTYPE", "source"}, {"DIB_CLOUD_INIT_DATASOURCES", "Ec2, NoCloud"},
+			{"GENTOO_PROFILE", "default/linux/amd64/17.1"},
 		} {
 			if rng.IntN(3) > 0 {
-				given[k] = v
+				given[v[0]] = v[1]
 			}
 		}
 		var env []string
@@ -253,8 +256,8 @@ func TestOracleEnvironment(t *testing.T) {
 		}
 		count.compare(t, strings.Join(names, " "), tree, env)
 	})
-	t.Logf("%d trees: %d with equal environments (%d exported variables more than given), %d where both fail",
-		count.equal+count.failed, count.equal, count.variables, count.failed)
+	testenv.Proof(t, testenv.Row{Matter: "environment.d of all elements: what hooks inherit", Equal: count.equal, Refused: count.failed,
+		Note: fmt.Sprintf("The elements export %d variables", count.variables), Sample: !*exhaustive})
 }
 
 // Made snippets do all kinds of things to an environment. Not among them is
@@ -309,5 +312,5 @@ func TestOracleEnvironmentMade(t *testing.T) {
 		}
 		_ = os.RemoveAll(tree)
 	}
-	t.Logf("%d made trees: %d with equal environments, %d where both fail", count.equal+count.failed, count.equal, count.failed)
+	testenv.Proof(t, testenv.Row{Matter: "environment.d, made snippets", Equal: count.equal, Refused: count.failed, Sample: !*exhaustive})
 }

@@ -14,6 +14,7 @@ import (
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/element"
+	"goldsmith/internal/testenv"
 )
 
 // write makes an element of files: path → content.
@@ -100,7 +101,8 @@ func TestGrammar(t *testing.T) {
 				t.Errorf("%s: the original says %q; the table %q", c.name, plan, want)
 			}
 		}
-		t.Logf("%d cases: %d equal, %d different on purpose", len(grammar), same, len(grammar)-same)
+		testenv.Proof(t, testenv.Row{Matter: "package-installs, cases by hand", Equal: same,
+			Different: []testenv.Difference{{Cases: len(grammar) - same, Why: "what the table below says"}}})
 	})
 }
 
