@@ -310,7 +310,8 @@ func TestEnvironmentIsTheOriginals(t *testing.T) {
 	const original = "/usr/bin/disk-image-create"
 	testenv.NeedFile(t, original)
 	args := []string{"-n", "-x", "-o", "/tmp/not-made", "-t", "raw", "--offline", "fake-os", "dump-environment"}
-	env := append(dibEnv(t), "PATH="+os.Getenv("PATH"), "LC_ALL=C", "DIB_NO_TMPFS=1", "DIB_PYTHON_EXEC=/usr/bin/python3", "DIB_TOLD=a \"b\" $c \\", "TMPDIR=/tmp")
+	env := append(dibEnv(t), "PATH="+os.Getenv("PATH"), "LC_ALL=C", "DIB_NO_TMPFS=1",
+		"DIB_PYTHON_EXEC=/usr/bin/python3", "DIB_TOLD=a \"b\" $c \\", "TMPDIR=/tmp")
 	dump := func(command ...string) string {
 		dir := t.TempDir()
 		cmd := exec.Command(command[0], append(command[1:], args...)...)

@@ -89,7 +89,8 @@ func (b *builder) label(e *entry, f *filesystem, inherit Params) error {
 		f.label = strings.ToUpper(f.label)
 	}
 	if m, ok := labelMax[f.kind]; ok && len(f.label) > m {
-		return b.bad(e.at("label"), "mkfs %s: label %q has %d bytes, %s takes %d", f.name, f.label, len(f.label), f.kind, m)
+		return b.bad(e.at("label"), "mkfs %s: label %q has %d bytes, %s takes %d",
+			f.name, f.label, len(f.label), f.kind, m)
 	}
 	if b.labels[f.label] {
 		return b.bad(e.at("label"), "mkfs %s: label %q is used more than once", f.name, f.label)

@@ -184,7 +184,8 @@ func (b *builder) thin(e *entry, l *volume, v *volumes) error {
 	case l.kind != "thin" && l.pool != "":
 		return b.bad(e.at("thin-pool"), "lv %s: thin-pool is for volumes of type thin", l.name)
 	case l.kind == "thin" && !slices.ContainsFunc(v.lvs, isPool):
-		return b.bad(e.at("thin-pool"), "lv %s: thin-pool %q is no pool of vg %s given before it", l.name, l.pool, l.group)
+		return b.bad(e.at("thin-pool"), "lv %s: thin-pool %q is no pool of vg %s given before it",
+			l.name, l.pool, l.group)
 	}
 	return nil
 }

@@ -210,7 +210,8 @@ func TestErrorLines(t *testing.T) {
 		right, wrong string
 		line         int
 	}{
-		{"size: 100MiB", "size: 1001", 3}, {"label: gpt", "label: dos", 6}, {"label: gpt", "label: ", 6}, {"align: 1MiB", "align: 1", 7},
+		{"size: 100MiB", "size: 1001", 3}, {"label: gpt", "label: dos", 6}, {"label: gpt", "label: ", 6},
+		{"align: 1MiB", "align: 1", 7},
 		{"size: 50%", "size: 500%", 10}, {"flags: [boot]", "flags: [x]", 11}, {"flags: [boot]", "flags: [primary]", 11},
 		{"type: ext4", "type: EXT 4", 14}, {"type: ext4", "type: ", 14}, {"type: ext4", "type: 4", 14},
 		{"label: l", "label: longer-than-sixteen", 15}, {"name: f", "name: a;b", 13}, {"name: m", "name: p", 9},

@@ -179,6 +179,7 @@ func TestOracle(t *testing.T) {
 		}
 	}
 	testenv.Proof(t, testenv.Row{
-		Matter: "command lines of disk-image-create and ramdisk-image-create: 21 variables and status", Equal: taken, Refused: refused,
+		Matter: "command lines of disk-image-create and ramdisk-image-create: 21 variables and status",
+		Equal:  taken, Refused: refused,
 	})
 }

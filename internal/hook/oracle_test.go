@@ -193,6 +193,10 @@ func hookEnvironment(t *testing.T, out string, run func() error) (map[string]str
 // the original's way and ours.
 type environments struct{ equal, failed, variables int }
 
+func (n *environments) row(matter string) testenv.Row {
+	return testenv.Row{Matter: matter, Equal: n.equal, Refused: n.failed, Sample: !*exhaustive}
+}
+
 func (n *environments) compare(t *testing.T, what, tree string, given []string) {
 	t.Helper()
 	dir := filepath.Join(tree, "oracle.d")
@@ -241,7 +245,8 @@ func TestOracleEnvironment(t *testing.T) {
 			"IMAGE_ELEMENT": strings.Join(names, " "), "DIB_DEBUG_TRACE": pick("0", "1"),
 		}
 		for _, v := range [][2]string{ // in one order, or the next tree would be another
-			{"DIB_RELEASE", pick("bookworm", "9", "8-stream", "40", "jammy")}, {"DIB_INIT_SYSTEM", pick("systemd", "nonsense")},
+			{"DIB_RELEASE", pick("bookworm", "9", "8-stream", "40", "jammy")},
+			{"DIB_INIT_SYSTEM", pick("systemd", "nonsense")},
 			{"DIB_EXTLINUX", "1"}, {"DIB_DISTRIBUTION_MIRROR", "http://mirror/'quotes' and \"blanks\""},
 			{"DIB_DEFAULT_INSTALLTYPE", "source"}, {"DIB_CLOUD_INIT_DATASOURCES", "Ec2, NoCloud"},
 			{"GENTOO_PROFILE", "default/linux/amd64/17.1"},
@@ -256,8 +261,9 @@ func TestOracleEnvironment(t *testing.T) {
 		}
 		count.compare(t, strings.Join(names, " "), tree, env)
 	})
-	testenv.Proof(t, testenv.Row{Matter: "environment.d of all elements: what hooks inherit", Equal: count.equal, Refused: count.failed,
-		Note: fmt.Sprintf("The elements export %d variables", count.variables), Sample: !*exhaustive})
+	row := count.row("environment.d of all elements: what hooks inherit")
+	row.Note = fmt.Sprintf("The elements export %d variables", count.variables)
+	testenv.Proof(t, row)
 }
 
 // Made snippets do all kinds of things to an environment. Not among them is
@@ -312,5 +318,5 @@ func TestOracleEnvironmentMade(t *testing.T) {
 		}
 		_ = os.RemoveAll(tree)
 	}
-	testenv.Proof(t, testenv.Row{Matter: "environment.d, made snippets", Equal: count.equal, Refused: count.failed, Sample: !*exhaustive})
+	testenv.Proof(t, count.row("environment.d, made snippets"))
 }

@@ -238,7 +238,9 @@ func againstOriginal(t *testing.T, matter, dir string) {
 	if d := cmp.Diff(want, got); d != "" {
 		t.Fatalf("findings (-original +ours):\n%s", d)
 	}
-	testenv.Proof(t, testenv.Row{Matter: matter, Equal: len(dirs), Note: fmt.Sprintf("They find %d mistakes", len(want)), Sample: !*exhaustive})
+	testenv.Proof(t, testenv.Row{
+		Matter: matter, Equal: len(dirs), Note: fmt.Sprintf("They find %d mistakes", len(want)), Sample: !*exhaustive,
+	})
 }
 
 // Files that are put together of good and bad lines.

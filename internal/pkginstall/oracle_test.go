@@ -208,8 +208,10 @@ func TestOracleElements(t *testing.T) {
 	}
 	testenv.Proof(t, testenv.Row{
 		Matter: "package-installs, all elements: entries over all environments", Equal: entries, Sample: !*exhaustive,
-		Different: []testenv.Difference{{Cases: kept, Why: "a package that another element plainly wants is not uninstalled, as in later versions"}},
-		Note:      fmt.Sprintf("%d environments, %d elements; %d elements alone are equal", count, len(all), alone),
+		Different: []testenv.Difference{
+			{Cases: kept, Why: "a package that another element plainly wants is not uninstalled, as in later versions"},
+		},
+		Note: fmt.Sprintf("%d environments, %d elements; %d elements alone are equal", count, len(all), alone),
 	})
 }
 

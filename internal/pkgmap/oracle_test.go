@@ -95,9 +95,12 @@ func TestOracleMaps(t *testing.T) {
 			t.Errorf("%q:\n         ours %v\nthe original %v", cases[i], ours[i], theirs)
 		}
 	}
-	testenv.Proof(t, testenv.Row{Matter: "pkg-map: all maps, every distribution and release", Equal: equal, Different: []testenv.Difference{
-		{Cases: different, Why: "almalinux, openeuler and rocky belong to the redhat family, as in later versions"},
-	}})
+	testenv.Proof(t, testenv.Row{
+		Matter: "pkg-map: all maps, every distribution and release", Equal: equal,
+		Different: []testenv.Difference{
+			{Cases: different, Why: "almalinux, openeuler and rocky belong to the redhat family, as in later versions"},
+		},
+	})
 }
 
 func run(t *testing.T, m *Map, distro, rel string, packages []string, missing bool) result {

@@ -99,18 +99,18 @@ func writeFile(t *testing.T, path, content string) {
 
 func TestErrors(t *testing.T) {
 	for in, want := range map[string]string{
-		"{\n\"a\" 1}":               "f:2: invalid character '1' after object key",
-		"{} x":                      "f: something follows the JSON value",
-		"{":                         "f: the JSON value is not complete",
-		"":                          "f: the JSON value is not complete",
-		"[]":                        "f:1: found an array where an object belongs",
-		"\nnull\n":                  "f:2: found nothing where an object belongs",
-		"{\n\"default\": [1]}":      "f:2: section default: found an array where an object belongs",
-		`{"default": {"a": ["b"]}}`: "f:1: section default: found an array where a name belongs",
-		"{\"x\": {\n\n\"debian\": 1},\n\"distro\": {\n\"debian\": 1\n}}\n":          "f:5: section distro: found a number where an object belongs",
-		"{\"default\": {},\n\"default\": {\"a\": \"b\",\n\"c\": 1,\n\"d\": \"e\"}}": "f:3: section default: found a number where a name belongs",
-		`{"distro": {"debian": "x"}}`:                                               "f:1: section distro: found a string where an object belongs",
-		`{"release": {"d": {"1": 2}}}`:                                              "f:1: section release: found a number where an object belongs",
+		"{\n\"a\" 1}":                     "f:2: invalid character '1' after object key",
+		"{} x":                            "f: something follows the JSON value",
+		"{":                               "f: the JSON value is not complete",
+		"":                                "f: the JSON value is not complete",
+		"[]":                              "f:1: found an array where an object belongs",
+		"\nnull\n":                        "f:2: found nothing where an object belongs",
+		"{\n\"default\": [1]}":            "f:2: section default: found an array where an object belongs",
+		`{"default": {"a": ["b"]}}`:       "f:1: section default: found an array where a name belongs",
+		"{\"x\": [1],\n\"distro\":\n[1]}": "f:3: section distro: found an array where an object belongs",
+		"{\"default\": {},\n\"default\": {\n\"c\": 1}}": "f:3: section default: found a number where a name belongs",
+		`{"distro": {"debian": "x"}}`:                   "f:1: section distro: found a string where an object belongs",
+		`{"release": {"d": {"1": 2}}}`:                  "f:1: section release: found a number where an object belongs",
 	} {
 		_, err := Parse("f", []byte(in))
 		if err == nil || err.Error() != want || command.Status(err) != command.StatusUsage || command.HintOf(err) == "" {

@@ -103,7 +103,8 @@ func TestRead(t *testing.T) {
 func TestCheck(t *testing.T) {
 	env := Environment{"PATH": os.Getenv("PATH"), "V": "a git /a l", "HOME": "/h"}
 	word := rapid.SampledFrom([]string{
-		"a", "a", "git", "tar", "svn", "package", "/d", "/d", "l", "h://x/y", "r", "#", "a#b", "*", "x=1", "", "\t", "\n", "\n", "#c d\n",
+		"a", "a", "git", "tar", "svn", "package", "/d", "/d", "l", "h://x/y", "r", "#", "a#b", "*", "x=1", "",
+		"\t", "\n", "\n", "#c d\n",
 		"$V", "'q r'", "~", "{a,b}", "\\", "`echo a`", "é",
 	})
 	expanded := regexp.MustCompile("[$'~{\\\\`é]")

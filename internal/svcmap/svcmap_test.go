@@ -144,7 +144,9 @@ func TestMerge(t *testing.T) {
 			}
 		}
 		testenv.Proof(t, testenv.Row{Matter: "svc-map, cases by hand", Equal: same,
-			Different: []testenv.Difference{{Cases: len(tables) - same, Why: "families as in later versions; names that YAML takes for no text"}}})
+			Different: []testenv.Difference{
+				{Cases: len(tables) - same, Why: "families as in later versions, names that YAML takes for no text"},
+			}})
 	})
 }
 
