@@ -45,10 +45,13 @@ var plugins = []string{"local_loop", "partitioning", "lvm", "mkfs", "mount", "fs
 
 func isPlugin(name string) bool { return slices.Contains(plugins, name) }
 
+// defaultName is what Default is called in messages.
+const defaultName = "default block device"
+
 // Default is the configuration of an image for which nobody gave one: a file
 // system on the bare disk, mounted at /.
 func Default() *Config {
-	c, err := Parse("default block device", []byte(`
+	c, err := Parse(defaultName, []byte(`
 - local_loop:
     name: image0
     mkfs:

@@ -181,8 +181,8 @@ func (p *Plan) Programs() []string {
 	return slices.Sorted(maps.Keys(set))
 }
 
-// Wants says where the configuration first asks for a program, "FILE:LINE", or
-// "" where it does not.
+// Wants says where the configuration first asks for a program: "FILE:LINE", the
+// name alone of [Default], or "" where it does not.
 func (p *Plan) Wants(program string) string {
 	for _, n := range p.nodes {
 		line := n.line
@@ -197,6 +197,9 @@ func (p *Plan) Wants(program string) string {
 			}
 		default:
 			continue
+		}
+		if p.name == defaultName {
+			return p.name
 		}
 		return fmt.Sprintf("%s:%d", p.name, line)
 	}

@@ -226,6 +226,9 @@ func TestErrorLines(t *testing.T) {
 	if got := plan.Wants("mkfs.ext4"); got != "config.yaml:14" {
 		t.Errorf("Wants = %q", got)
 	}
+	if plan, err := Default().Plan(Params{}); err != nil || plan.Wants("mkfs.ext4") != "default block device" {
+		t.Errorf("Wants of the default = %q, %v", plan.Wants("mkfs.ext4"), err)
+	}
 	if got := plan.Wants("mkfs.xfs") + plan.Wants("lvm"); got != "" {
 		t.Errorf("Wants what nothing does = %q", got)
 	}
