@@ -60,7 +60,7 @@ func program() *command.Program {
 			"package lists and files (docs/elements.md). Software is installed when the image is built;\n" +
 			"configuration is written when a machine boots.",
 		Commands: []*command.Command{
-			buildCommand(), elementsCommand(), inspectCommand(), runCommand(), extractCommand(), pushCommand(), pullCommand(),
+			buildCommand(), elementsCommand(), inspectCommand(), runCommand(), extractCommand(), diffCommand(), pushCommand(), pullCommand(),
 		},
 	}
 }
