@@ -29,7 +29,7 @@ with privileges (set-uid, set-gid, capabilities), kernel, its command line and
 configuration, elements, sizes. Files that no changed package explains come
 first, as somebody has to.
 
-An image is a raw or qcow2 disk, an EROFS file system, an archive, a container
+An image is a raw, qcow2 or VMDK disk, an EROFS file system, an archive, a container
 image (oci:DIRECTORY:TAG, oci-archive:FILE), a directory, or the
 NAME.manifest.json of a build, which stands for one of its outputs. Packed
 disks and archives are unpacked on the way. Two formats of one build do not

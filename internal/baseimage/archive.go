@@ -73,7 +73,7 @@ func (x *extraction) file(ctx context.Context, f *os.File) error {
 	b := bufio.NewReaderSize(z, 1<<20)
 	if isTar(b) {
 		u := newUnpacker(x.root)
-		if err := errors.Join(u.wholeTar(b), u.finish()); err != nil {
+		if err := errors.Join(WholeTar(b, u.tar), u.finish()); err != nil {
 			return fmt.Errorf("%s: %w", f.Name(), err)
 		}
 		return nil
@@ -119,12 +119,12 @@ var kinds = map[byte]uint32{
 	tar.TypeSymlink: tree.ModeSymlink, tar.TypeChar: tree.ModeChar, tar.TypeBlock: tree.ModeBlock, tar.TypeFifo: tree.ModeFIFO,
 }
 
-// wholeTar writes an archive that must have its end mark, blocks of zeros,
+// WholeTar has f read an archive that must have its end mark, blocks of zeros,
 // without which it may have been cut off behind any file. Layers do not need
 // one: their digests say that they are whole.
-func (u *unpacker) wholeTar(r io.Reader) error {
+func WholeTar(r io.Reader, f func(io.Reader) error) error {
 	end := &endReader{r: r}
-	if err := u.tar(end); err != nil {
+	if err := f(end); err != nil {
 		return err
 	}
 	if end.zeros < tarBlock {

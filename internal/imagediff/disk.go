@@ -80,7 +80,7 @@ var unreadable = []struct {
 	name, magic string
 	at          int64
 }{
-	{"a VMDK image", "KDMV", 0}, {"a VHD image", "conectix", 0}, {"a VHDX image", "vhdxfile", 0},
+	{"a VHD image", "conectix", 0}, {"a VHDX image", "vhdxfile", 0},
 	{"a SquashFS file system", "hsqs", 0}, {"an ISO 9660 volume", "\x01CD001\x01", 32 << 10},
 }
 

@@ -2,7 +2,7 @@
 // units, files with privileges, kernel and its configuration, sizes.
 //
 // An image is any that imgbuild makes or builds on and that holds files: disks
-// (raw and qcow2, with an EROFS or ext4 root), EROFS file systems, archives,
+// (raw, qcow2 and VMDK, with an EROFS or ext4 root), EROFS file systems, archives,
 // container images, directories. Two formats of one build have no differences.
 // [Find] takes a name, [Same] compares bytes, [Read] reads an image as a list
 // of files with digests, and [Compare] is a pure function of two of those.

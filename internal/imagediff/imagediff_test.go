@@ -201,10 +201,11 @@ func TestFormats(t *testing.T) {
 	ext := filepath.Join(dir, "disk.raw")
 	run("mke2fs", "-q", "-t", "ext4", "-d", root, ext, "16M")
 	run("qemu-img", "convert", "-O", "qcow2", ext, filepath.Join(dir, "disk.qcow2"))
+	run("qemu-img", "convert", "-O", "vmdk", ext, filepath.Join(dir, "disk.vmdk"))
 	run("zstd", "-q", ext, "-o", filepath.Join(dir, "disk.raw.zst"))
 	run("zstd", "-q", plain, "-o", filepath.Join(dir, "a.tar.zst"))
 	want := readImage(t, asEROFS(t, system()))
-	for _, name := range []string{plain, root, ext, "disk.qcow2", "disk.raw.zst", "a.tar.zst"} {
+	for _, name := range []string{plain, root, ext, "disk.qcow2", "disk.vmdk", "disk.raw.zst", "a.tar.zst"} {
 		if !filepath.IsAbs(name) {
 			name = filepath.Join(dir, name)
 		}

@@ -19,6 +19,7 @@ import (
 	"goldsmith/internal/qcow2"
 	"goldsmith/internal/sparse"
 	"goldsmith/internal/tree"
+	"goldsmith/internal/vmdk"
 )
 
 // Source is an image that was found but not read.
@@ -64,7 +65,7 @@ func isLayout(dir string) bool {
 
 // readable are formats that an image's content can be read from, the cheapest
 // first.
-var readable = []string{"raw", "erofs", "tar", "qcow2", "qcow2-zlib", "qcow2-none", "oci", "tar.zst", "tar.gz", "tgz"}
+var readable = []string{"raw", "erofs", "tar", "qcow2", "qcow2-zlib", "qcow2-none", "vmdk", "oci", "tar.zst", "tar.gz", "tgz"}
 
 // output follows a manifest to an output.
 func (s Source) output() (Source, error) {
@@ -210,6 +211,14 @@ func (c *collector) file(f *os.File, size int64, tag string) error {
 		c.image.Format = "qcow2"
 		return c.disk(q, q.Size())
 	}
+	if bytes.HasPrefix(head, []byte(vmdk.Magic)) {
+		v, err := vmdk.NewReader(f)
+		if err != nil {
+			return err
+		}
+		c.image.Format = "vmdk"
+		return c.disk(v, v.Size())
+	}
 	z, packed, err := baseimage.Decompress(command.Reader(c.ctx, f))
 	if err != nil {
 		return err
@@ -230,7 +239,7 @@ func (c *collector) file(f *os.File, size int64, tag string) error {
 			b = bufio.NewReaderSize(f, 1<<20)
 		}
 		c.image.Format = "tar"
-		return c.tar(b)
+		return baseimage.WholeTar(b, c.tar)
 	}
 	if !packed {
 		return c.disk(f, size)

@@ -1,6 +1,6 @@
-// Package vmdk writes disk images in VMware's format: one file with the
-// descriptor in it, "monolithicSparse" (VMware, "Virtual Disk Format 5.0",
-// hosted sparse extents). It is what qemu-img makes by default; VMware's
+// Package vmdk writes disk images in VMware's format, and reads them: one file
+// with the descriptor in it, "monolithicSparse" (VMware, "Virtual Disk Format
+// 5.0", hosted sparse extents). It is what qemu-img makes by default; VMware's
 // desktop products, VirtualBox and QEMU take it.
 //
 // The same disk under the same name always gives the same bytes: grains are
@@ -123,7 +123,7 @@ func (w *writer) head(name string) error {
 	l := w.layout
 	b := make([]byte, l.overhead*sectorSize)
 	le := binary.LittleEndian
-	copy(b, "KDMV")
+	copy(b, Magic)
 	le.PutUint32(b[4:], 1) // version
 	le.PutUint32(b[8:], 3) // line ends can be checked; there is a redundant directory
 	le.PutUint64(b[12:], uint64(l.capacity))
