@@ -63,7 +63,9 @@ func TestList(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", want.Path, diff)
 		}
 	}
-	for p, want := range map[string]string{"/usr/bin/sh": "bash", "/usr/bin/sh.distrib": "dash", "/usr/bin/ping": "iputils"} {
+	for p, want := range map[string]string{
+		"/usr/bin/sh": "bash", "/usr/bin/sh.distrib": "dash", "/usr/bin/ping": "iputils",
+	} {
 		if got[p].Package != want {
 			t.Errorf("%s is of package %q; want %q", p, got[p].Package, want)
 		}

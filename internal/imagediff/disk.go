@@ -136,7 +136,9 @@ func (c *collector) erofs(r *io.SectionReader) (err error) {
 	if err != nil {
 		return err
 	}
-	w := &erofsWalk{c: c, fsys: fsys, image: r, first: map[int64]string{}, dirs: map[int64]bool{}, buf: make([]byte, 1<<20)}
+	w := &erofsWalk{
+		c: c, fsys: fsys, image: r, first: map[int64]string{}, dirs: map[int64]bool{}, buf: make([]byte, 1<<20),
+	}
 	return w.visit(".")
 }
 
@@ -166,7 +168,9 @@ func (w *erofsWalk) visit(p string) error {
 	}
 	e := &tree.Entry{
 		Path: p, Mode: unixMode(st.Mode), UID: st.UID, GID: st.GID, Xattrs: st.Xattrs,
-		ModTime: time.Unix(int64(st.Mtime), int64(st.MtimeNs)), Major: st.Rdev >> 8 & 0xfff, Minor: st.Rdev&0xff | st.Rdev>>12&0xfff00,
+		ModTime: time.Unix(int64(st.Mtime), int64(st.MtimeNs)),
+		// The kernel's new_decode_dev.
+		Major: st.Rdev >> 8 & 0xfff, Minor: st.Rdev&0xff | st.Rdev>>12&0xfff00,
 	}
 	switch e.Kind() {
 	case tree.ModeRegular:
@@ -210,8 +214,9 @@ func (w *erofsWalk) visit(p string) error {
 func (w *erofsWalk) content(fi fs.FileInfo, p string, out io.Writer) error {
 	plain, ok := fi.(interface{ DataRange() []goerofs.DataRange })
 	if st := fi.Sys().(*goerofs.Stat); ok && (st.InodeLayout == layoutPlain || st.InodeLayout == layoutInline) {
-		if ranges := plain.DataRange(); len(ranges) == 1 && ranges[0].Device == 0 && ranges[0].Offset >= 0 && ranges[0].Size == fi.Size() {
-			_, err := io.CopyBuffer(out, io.NewSectionReader(w.image, ranges[0].Offset, ranges[0].Size), w.buf)
+		all := plain.DataRange()
+		if len(all) == 1 && all[0].Device == 0 && all[0].Offset >= 0 && all[0].Size == fi.Size() {
+			_, err := io.CopyBuffer(out, io.NewSectionReader(w.image, all[0].Offset, all[0].Size), w.buf)
 			return err
 		}
 	}

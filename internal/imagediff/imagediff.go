@@ -212,6 +212,9 @@ func files(a, b []filelist.File, changed map[string]bool) []FileChange {
 		}
 		out = append(out, c)
 	}
+	if len(changed) > 0 {
+		changed[allPackages] = true
+	}
 	for len(a) > 0 || len(b) > 0 {
 		order := 0
 		switch {
@@ -239,8 +242,14 @@ func files(a, b []filelist.File, changed map[string]bool) []FileChange {
 	return out
 }
 
+// allPackages is what the database of all packages is about.
+const allPackages = "*"
+
 // infoPackage is the package that a file of dpkg's own is about.
 func infoPackage(p string) string {
+	if p == "/"+dpkg.StatusFile {
+		return allPackages
+	}
 	name, ok := strings.CutPrefix(p, "/var/lib/dpkg/info/")
 	if !ok {
 		return ""

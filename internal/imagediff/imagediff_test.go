@@ -56,7 +56,8 @@ func link(t *tree.Tree, p, target string) {
 func status(pairs ...string) string {
 	var b strings.Builder
 	for i := 0; i < len(pairs); i += 2 {
-		b.WriteString("Package: " + pairs[i] + "\nStatus: install ok installed\nArchitecture: amd64\nVersion: " + pairs[i+1] + "\n\n")
+		b.WriteString("Package: " + pairs[i] + "\nStatus: install ok installed\n")
+		b.WriteString("Architecture: amd64\nVersion: " + pairs[i+1] + "\n\n")
 	}
 	return b.String()
 }
@@ -141,7 +142,8 @@ func TestCompare(t *testing.T) {
 		t.Errorf("packages (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff([]UnitChange{
-		{"cron.service", []string{"masked"}}, {"new.timer", []string{"added", "enabled"}}, {"ssh.service", []string{"disabled"}},
+		{"cron.service", []string{"masked"}}, {"new.timer", []string{"added", "enabled"}},
+		{"ssh.service", []string{"disabled"}},
 	}, d.Units); diff != "" {
 		t.Errorf("units (-want +got):\n%s", diff)
 	}
@@ -274,14 +276,17 @@ func TestUnits(t *testing.T) {
 			[]UnitChange{{"a.service", []string{"changed"}}},
 		},
 		"alias": {
-			nil, []filelist.File{{Path: "/etc/systemd/system/dbus.service", Type: "symlink", Target: "/lib/systemd/system/b.service"}},
+			nil, []filelist.File{{
+				Path: "/etc/systemd/system/dbus.service", Type: "symlink", Target: "/lib/systemd/system/b.service"}},
 			[]UnitChange{{"b.service", []string{"enabled"}}},
 		},
 		"unmasked": {
 			[]filelist.File{{Path: "/etc/systemd/system/a.timer", Type: "symlink", Target: "/dev/null"}}, nil,
 			[]UnitChange{{"a.timer", []string{"removed", "unmasked"}}},
 		},
-		"not a unit": {nil, []filelist.File{file("/etc/systemd/system/README", "1"), file("/etc/systemd/user/a.service", "1")}, nil},
+		"not a unit": {
+			nil, []filelist.File{file("/etc/systemd/system/README", "1"), file("/etc/systemd/user/a.service", "1")}, nil,
+		},
 	} {
 		if diff := cmp.Diff(test.want, units(&Image{Files: test.a}, &Image{Files: test.b})); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
@@ -313,7 +318,8 @@ func TestFAT(t *testing.T) {
 		if err != nil || !bytes.Equal(got, content) {
 			t.Errorf("FAT%d: %d bytes, %v; want %d", kind, len(got), err, len(content))
 		}
-		if list, err := v.list("efi/boot"); err != nil || len(list) != 1 || list[0].name != "bootx64.efi" || list[0].size != 4 {
+		list, err := v.list("efi/boot")
+		if err != nil || len(list) != 1 || list[0].name != "bootx64.efi" || list[0].size != 4 {
 			t.Errorf("FAT%d: list = %v, %v", kind, list, err)
 		}
 	}

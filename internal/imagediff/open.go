@@ -65,7 +65,9 @@ func isLayout(dir string) bool {
 
 // readable are formats that an image's content can be read from, the cheapest
 // first.
-var readable = []string{"raw", "erofs", "tar", "qcow2", "qcow2-zlib", "qcow2-none", "vmdk", "oci", "tar.zst", "tar.gz", "tgz"}
+var readable = []string{
+	"raw", "erofs", "tar", "qcow2", "qcow2-zlib", "qcow2-none", "vmdk", "oci", "tar.zst", "tar.gz", "tgz",
+}
 
 // output follows a manifest to an output.
 func (s Source) output() (Source, error) {

@@ -35,7 +35,8 @@ func build() Build {
 	}
 	for i := range 300 {
 		b.Files = append(b.Files, filelist.File{
-			Path: fmt.Sprintf("/usr/%s/%d/%d", strings.ReplaceAll(hostile, "/", ""), i%7, i), Type: "file", Size: int64(i*i) << 10,
+			Path: fmt.Sprintf("/usr/%s/%d/%d", strings.ReplaceAll(hostile, "/", ""), i%7, i),
+			Type: "file", Size: int64(i*i) << 10,
 			Package: []string{"", hostile, "libc6"}[i%3],
 		})
 	}
@@ -117,7 +118,8 @@ func TestEmpty(t *testing.T) {
 }
 
 func TestTicks(t *testing.T) {
-	for _, total := range []time.Duration{time.Millisecond, 37 * time.Millisecond, time.Second, 41 * time.Second, 3 * time.Hour} {
+	for _, ms := range []time.Duration{1, 37, 1000, 41_000, 10_800_000} {
+		total := ms * time.Millisecond
 		if n := total / tickStep(total); n < 1 || n > 9 {
 			t.Errorf("%v has %d ticks", total, n)
 		}
@@ -155,7 +157,8 @@ func TestSquarify(t *testing.T) {
 
 func TestJoin(t *testing.T) {
 	m := directoryMap([]filelist.File{
-		{Path: "/usr/lib/modules/a", Size: 1 << 20}, {Path: "/usr/lib/modules/b", Size: 1 << 20}, {Path: "/etc/x", Size: 1 << 20},
+		{Path: "/usr/lib/modules/a", Size: 1 << 20}, {Path: "/usr/lib/modules/b", Size: 1 << 20},
+		{Path: "/etc/x", Size: 1 << 20},
 		{Path: "/usr/lib/modules/c", Size: 1 << 20, Link: "/usr/lib/modules/a"},
 	})
 	var got []string

@@ -158,7 +158,9 @@ func (n *node) shown(area float64) []*node {
 		}
 		out = append(out, k)
 	}
-	slices.SortFunc(out, func(a, b *node) int { return cmp.Or(cmp.Compare(b.size, a.size), strings.Compare(a.path, b.path)) })
+	slices.SortFunc(out, func(a, b *node) int {
+		return cmp.Or(cmp.Compare(b.size, a.size), strings.Compare(a.path, b.path))
+	})
 	if rest.size > 0 {
 		rest.name = fmt.Sprintf("%d more", rest.files)
 		out = append(out, rest)

@@ -25,7 +25,8 @@ func WriteCycloneDX(w io.Writer, m Image) error {
 		components = append(components, m.component(p))
 	}
 	bom := &cdx.BOM{
-		JSONSchema: "http://cyclonedx.org/schema/bom-1.6.schema.json", BOMFormat: "CycloneDX", SpecVersion: cdx.SpecVersion1_6,
+		JSONSchema: "http://cyclonedx.org/schema/bom-1.6.schema.json",
+		BOMFormat:  "CycloneDX", SpecVersion: cdx.SpecVersion1_6,
 		SerialNumber: "urn:uuid:" + id, Version: 1,
 		Metadata: &cdx.Metadata{
 			Timestamp: m.timestamp(),

@@ -15,7 +15,8 @@ var listed = map[string]string{
 	"expat": "MIT", "mit": "MIT", "mit/x11": "MIT", "isc": "ISC", "zlib": "Zlib", "curl": "curl", "x11": "X11",
 	"apache-2": "Apache-2.0", "apache-2.0": "Apache-2.0", "bsl-1.0": "BSL-1.0", "0bsd": "0BSD",
 	"bsd-2-clause": "BSD-2-Clause", "bsd-3-clause": "BSD-3-Clause", "bsd-4-clause": "BSD-4-Clause",
-	"bsd-4-clause-uc": "BSD-4-Clause-UC", "mpl-1.1": "MPL-1.1", "mpl-2.0": "MPL-2.0", "cc0-1.0": "CC0-1.0", "cc0": "CC0-1.0",
+	"bsd-4-clause-uc": "BSD-4-Clause-UC", "mpl-1.1": "MPL-1.1", "mpl-2.0": "MPL-2.0",
+	"cc0-1.0": "CC0-1.0", "cc0": "CC0-1.0",
 	"ofl-1.1": "OFL-1.1", "openldap-2.8": "OLDAP-2.8", "openssl": "OpenSSL", "ftl": "FTL", "fsfap": "FSFAP",
 	"fsful": "FSFUL", "fsfullr": "FSFULLR", "postgresql": "PostgreSQL", "libpng": "Libpng", "sleepycat": "Sleepycat",
 	"artistic": "Artistic-1.0-Perl", "artistic-1.0": "Artistic-1.0-Perl", "artistic-2": "Artistic-2.0",
@@ -92,7 +93,8 @@ func parseCopyright(source, text string) (license, notices string, refs map[stri
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		terms[r.expression(name)] = true
 	}
-	return strings.Join(slices.Sorted(maps.Keys(terms)), " AND "), strings.Join(slices.Sorted(maps.Keys(lines)), "\n"), r.refs
+	license = strings.Join(slices.Sorted(maps.Keys(terms)), " AND ")
+	return license, strings.Join(slices.Sorted(maps.Keys(lines)), "\n"), r.refs
 }
 
 // deb822 splits a file into paragraphs of fields; continuation lines keep

@@ -88,7 +88,8 @@ func (p Package) sourceVersion() string {
 func (m Image) PURL(p Package) string { return m.purl(p.Name, p.Version, p.Arch) }
 
 func (m Image) purl(name, version, arch string) string {
-	s := "pkg:deb/" + escape(m.id()) + "/" + escape(strings.ToLower(name)) + "@" + escape(version) + "?arch=" + escape(arch)
+	s := "pkg:deb/" + escape(m.id()) + "/" + escape(strings.ToLower(name)) + "@" + escape(version)
+	s += "?arch=" + escape(arch)
 	if d := m.distro(); d != "" {
 		s += "&distro=" + escape(d)
 	}

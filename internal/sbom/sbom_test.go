@@ -95,15 +95,18 @@ func TestRead(t *testing.T) {
 	want := []Package{
 		{
 			Package:    dpkg.Package{Name: "hello", Version: "1:2.10~rc1-3", Arch: "all"},
-			Maintainer: `Jane <Doe> "x" <jane@example.org>`, Summary: `a "friendly" <b>greeting</b>`, SHA256: strings.Repeat("ab", 32),
+			Maintainer: `Jane <Doe> "x" <jane@example.org>`, Summary: `a "friendly" <b>greeting</b>`,
+			SHA256:    strings.Repeat("ab", 32),
 			License:   "(Artistic-1.0-Perl OR GPL-1.0-or-later) AND GPL-3.0-or-later AND LicenseRef-hello-GPL-2-with-exception",
 			Copyright: "1992 Free Software Foundation\n2001 A. Person",
-			Refs:      map[string]Ref{"LicenseRef-hello-GPL-2-with-exception": {"GPL-2+ with exception", "Be good.\n\nBe nice."}},
+			Refs: map[string]Ref{
+				"LicenseRef-hello-GPL-2-with-exception": {"GPL-2+ with exception", "Be good.\n\nBe nice."}},
 		},
 		{
 			Package: dpkg.Package{Name: "libstdc++6", Version: "12.2.0-14", Arch: "amd64"},
-			Source:  "gcc-12", SourceVersion: "12.2.0-14+deb12u1", Maintainer: "Debian GCC Maintainers <debian-gcc@lists.debian.org>",
-			Homepage: "http://gcc.gnu.org/", Summary: "GNU Standard C++ Library v3",
+			Source:  "gcc-12", SourceVersion: "12.2.0-14+deb12u1",
+			Maintainer: "Debian GCC Maintainers <debian-gcc@lists.debian.org>",
+			Homepage:   "http://gcc.gnu.org/", Summary: "GNU Standard C++ Library v3",
 		},
 	}
 	if diff := cmp.Diff(want, m.Packages); diff != "" {
@@ -133,8 +136,9 @@ func TestPURL(t *testing.T) {
 func TestLicenses(t *testing.T) {
 	for name, want := range map[string]string{
 		"GPL-2": "GPL-2.0-only", "GPL-2+": "GPL-2.0-or-later", "GPLv3+": "GPL-3.0-or-later", "LGPL-2.1": "LGPL-2.1-only",
-		"LGPL-2": "LGPL-2.0-only", "GPL-3.0-or-later": "GPL-3.0-or-later", "GPL-2.1": "", "GPL": "", "GFDL-1.3+": "GFDL-1.3-or-later",
-		"Expat": "MIT", "expat": "MIT", "BSD": "", "Apache-2": "Apache-2.0", "GFDL-NIV-1.3": "",
+		"LGPL-2": "LGPL-2.0-only", "GPL-3.0-or-later": "GPL-3.0-or-later", "GPL-2.1": "", "GPL": "",
+		"GFDL-1.3+": "GFDL-1.3-or-later",
+		"Expat":     "MIT", "expat": "MIT", "BSD": "", "Apache-2": "Apache-2.0", "GFDL-NIV-1.3": "",
 	} {
 		if got := spdxID(name); got != want {
 			t.Errorf("spdxID(%q) = %q; want %q", name, got, want)
@@ -216,7 +220,9 @@ func TestCycloneDX(t *testing.T) {
 		t.Fatal(err)
 	}
 	schemas := gojsonschema.NewSchemaLoader()
-	for name, file := range map[string]string{"spdx.schema.json": "spdx.schema.json", "jsf-0.82.schema.json": "jsf-0.82.schemax.json"} {
+	for name, file := range map[string]string{
+		"spdx.schema.json": "spdx.schema.json", "jsf-0.82.schema.json": "jsf-0.82.schemax.json",
+	} {
 		l := gojsonschema.NewReferenceLoader("file://" + filepath.Join(strings.TrimSpace(string(dir)), "schema", file))
 		if err := schemas.AddSchema("http://cyclonedx.org/schema/"+name, l); err != nil {
 			t.Fatal(err)

@@ -67,7 +67,7 @@ func (m Image) spdxImage() *v2_3.Package {
 	return &v2_3.Package{
 		PackageName: m.Name, PackageSPDXIdentifier: "Image", PackageVersion: m.Version,
 		PackageDownloadLocation: noAssertion, PrimaryPackagePurpose: "OPERATING-SYSTEM",
-		PackageSummary:          strings.TrimSpace("image of " + m.id() + " " + cmp.Or(m.Release, m.OS.Version) + " " + m.Arch),
+		PackageSummary:          fmt.Sprintf("image of %s %s %s", m.id(), cmp.Or(m.Release, m.OS.Version), m.Arch),
 		PackageLicenseConcluded: noAssertion, PackageLicenseDeclared: noAssertion, PackageCopyrightText: noAssertion,
 	}
 }

@@ -35,7 +35,8 @@ func TestRead(t *testing.T) {
 			t.Fatal(err)
 		}
 		theirs := filepath.Join(t.TempDir(), "qemu.vmdk")
-		if out, err := exec.Command("qemu-img", "convert", "-f", "raw", "-O", "vmdk", src.Name(), theirs).CombinedOutput(); err != nil {
+		convert := exec.Command("qemu-img", "convert", "-f", "raw", "-O", "vmdk", src.Name(), theirs)
+		if out, err := convert.CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
 		for _, name := range []string{write(t, src, "disk.vmdk"), theirs} {
