@@ -174,7 +174,7 @@ func TestCompare(t *testing.T) {
 		"/usr/bin/x":                        "added",
 		"/usr/lib/systemd/system/new.timer": "added",
 		"/" + manifestPath:                  "changed content",
-		"/var/lib/dpkg/status":              "changed content",
+		"/var/lib/dpkg/status":              "changed content explained",
 	}, got); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
 	}
