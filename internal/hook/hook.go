@@ -61,11 +61,14 @@ type Runner struct {
 	// with its errors; nil means Run. It is called once for environment.d,
 	// when there are snippets, and once for each hook.
 	Exec func(ctx context.Context, x command.Exec) error
+	// Skip tells which hooks to pass over, in silence. With it, environment.d
+	// is sourced only before the first hook that runs. Nil runs all.
+	Skip func(name string) bool
 	// Before is called before each hook and may refuse it: the directory then
 	// fails with Before's error. After gets each hook's outcome, an [*Error]
-	// or nil. Either may be nil.
+	// or nil, and may fail the directory. Either may be nil.
 	Before func(name string) error
-	After  func(name string, took time.Duration, err error)
+	After  func(name string, took time.Duration, err error) error
 }
 
 // Error says that a hook, or a file of environment.d, did not end well.
@@ -106,31 +109,52 @@ func (r *Runner) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	sh, err := r.environment(ctx)
-	if err != nil {
-		return err
+	var sh *shell
+	if r.Skip == nil {
+		if sh, err = r.environment(ctx); err != nil {
+			return err
+		}
 	}
 	took := map[string]time.Duration{}
 	for _, name := range names {
+		if r.Skip != nil && r.Skip(name) {
+			continue
+		}
 		if r.Before != nil {
 			if err := r.Before(name); err != nil {
 				return err
 			}
 		}
-		r.say("Running %s", r.in(name))
-		start := time.Now()
-		err := r.one(ctx, sh, name)
-		took[name] = time.Since(start)
-		if r.After != nil {
-			r.After(name, took[name], err)
+		if sh == nil {
+			if sh, err = r.environment(ctx); err != nil {
+				return err
+			}
 		}
-		if err != nil {
+		if err := r.timed(ctx, sh, name, took); err != nil {
 			return err
 		}
+	}
+	if len(took) > 0 || r.Skip == nil {
+		r.profile(took)
+	}
+	return nil
+}
+
+// timed runs one hook and notes how long it took.
+func (r *Runner) timed(ctx context.Context, sh *shell, name string, took map[string]time.Duration) error {
+	r.say("Running %s", r.in(name))
+	start := time.Now()
+	err := r.one(ctx, sh, name)
+	took[name] = time.Since(start)
+	if r.After != nil {
+		if after := r.After(name, took[name], err); err == nil {
+			err = after
+		}
+	}
+	if err == nil {
 		r.say("%s completed", name)
 	}
-	r.profile(took)
-	return nil
+	return err
 }
 
 // one runs one hook.

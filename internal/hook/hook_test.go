@@ -244,13 +244,53 @@ func TestBeforeAndAfter(t *testing.T) {
 			}
 			return nil
 		},
-		After: func(name string, _ time.Duration, err error) { after = append(after, fmt.Sprint(name, " ", err)) },
+		After: func(name string, _ time.Duration, err error) error {
+			after = append(after, fmt.Sprint(name, " ", err))
+			return nil
+		},
 	}
 	if err := r.Run(t.Context()); !errors.Is(err, stop) {
 		t.Errorf("Run = %v; want %v", err, stop)
 	}
 	if d := cmp.Diff([]string{"10-a <nil>"}, after); d != "" {
 		t.Errorf("After (-want +got):\n%s", d)
+	}
+}
+
+// What is skipped does not run, nor environment.d where everything is; what
+// comes after a hook can fail the directory.
+func TestSkip(t *testing.T) {
+	root := tree(t, map[string]string{"environment.d/10-e": "echo sourced >&2\n", "d/10-a*": say, "d/20-b*": say, "d/30-c*": say})
+	late := errors.New("not kept")
+	for _, c := range []struct {
+		skip    string
+		sourced bool
+		after   error
+		want    []string
+	}{
+		{"10-a 20-b 30-c", false, nil, nil},
+		{"10-a", true, nil, []string{"20-b", "30-c"}},
+		{"", true, late, []string{"10-a"}},
+	} {
+		var ran []string
+		var log bytes.Buffer
+		r := &Runner{
+			Dir: filepath.Join(root, "d"), Log: &log,
+			Skip: func(name string) bool { return strings.Contains(c.skip, name) },
+			After: func(name string, _ time.Duration, _ error) error {
+				ran = append(ran, name)
+				return c.after
+			},
+		}
+		if err := r.Run(t.Context()); !errors.Is(err, c.after) {
+			t.Errorf("%q skipped: Run = %v; want %v", c.skip, err, c.after)
+		}
+		if d := cmp.Diff(c.want, ran); d != "" {
+			t.Errorf("%q skipped: ran (-want +got):\n%s", c.skip, d)
+		}
+		if got := strings.Contains(log.String(), "sourced"); got != c.sourced {
+			t.Errorf("%q skipped: environment.d sourced = %t", c.skip, got)
+		}
 	}
 }
 
