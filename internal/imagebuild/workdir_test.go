@@ -2,7 +2,6 @@ package imagebuild
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -10,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -60,14 +58,6 @@ func inWork(t *testing.T, c *cache) []string {
 		names = append(names, e.Name())
 	}
 	return names
-}
-
-// A path that no overlay takes is said before the long work, not after it.
-func TestCachePath(t *testing.T) {
-	_, err := openCache(filepath.Join(t.TempDir(), "a,b"))
-	if command.Status(err) != command.StatusUsage {
-		t.Errorf("a cache with a comma in its name: %v", err)
-	}
 }
 
 // Files that a hook lent to the tree by a mount survive the removal of the
@@ -147,30 +137,4 @@ func TestBuildsStartTogether(t *testing.T) {
 	if left := inWork(t, c); len(left) > 0 {
 		t.Errorf("left: %q", left)
 	}
-}
-
-func TestLockFile(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "lock")
-	said := 0
-	waiting := func() { said++ }
-	first, err := lockFile(t.Context(), path, unix.LOCK_SH, waiting)
-	if err != nil {
-		t.Fatal(err)
-	}
-	second, err := lockFile(t.Context(), path, unix.LOCK_SH, waiting)
-	if err != nil || said != 0 {
-		t.Fatalf("a second shared lock: %v, waited %d times", err, said)
-	}
-	// Who waits is told once, and ends with the context.
-	ctx, cancel := context.WithTimeout(t.Context(), 3*lockPoll)
-	defer cancel()
-	if _, err := lockFile(ctx, path, unix.LOCK_EX, waiting); !errors.Is(err, context.DeadlineExceeded) || said != 1 {
-		t.Errorf("an exclusive lock beside shared ones: %v, told %d times", err, said)
-	}
-	time.AfterFunc(lockPoll, func() { _ = first.Close(); _ = second.Close() })
-	f, err := lockFile(t.Context(), path, unix.LOCK_EX, waiting)
-	if err != nil || said != 2 {
-		t.Fatalf("a lock that is released: %v, told %d times", err, said)
-	}
-	_ = f.Close()
 }
