@@ -19,9 +19,10 @@ func buildCommand() *command.Command {
 		Args:  "DEFINITION.yaml",
 		Short: "build an image from its definition",
 		Long: `
-Resolves the definition's elements, makes the base tree (or takes it from the
-cache), runs the elements' hooks phase by phase, and writes NAME.raw (or the
-outputs that the definition names), NAME.manifest.json and NAME.build.log.
+Resolves the definition's elements, runs their hooks phase by phase, and writes
+NAME.raw (or the outputs that the definition names), NAME.manifest.json and
+NAME.build.log. What a hook did is kept: it runs again only when it, or
+something it depends on, changed ('imgbuild plan' tells).
 
 Outputs appear when they are complete. The same definition, elements and
 packages give the same bytes.
@@ -32,9 +33,9 @@ ELEMENTS_PATH, then among goldsmith's own.`,
 		Flags: func(fs *flag.FlagSet) {
 			fs.StringVar(&out, "o", ".", "write the outputs into `directory`")
 			fs.StringVar(&elements, "elements-path", "", "search elements in these `directories`, colon-separated, first")
-			fs.StringVar(&cache, "cache", "", "keep base trees in `directory` (default ~/.cache/goldsmith)")
+			fs.StringVar(&cache, "cache", "", "keep what steps did in `directory` (default ~/.cache/goldsmith)")
 			fs.DurationVar(&hookTimeout, "hook-timeout", 0, "end a hook that runs longer than `time`, such as 30m (default: never)")
-			fs.BoolVar(&refresh, "refresh", false, "make the base tree anew, with the packages that the mirror has now")
+			fs.BoolVar(&refresh, "refresh", false, "run everything anew, with the packages that the mirror has now")
 			fs.BoolVar(&asJSON, "json", false, "print events and the result as JSON, one object a line")
 		},
 		Run: func(ctx context.Context, io command.IO, args []string) error {
@@ -59,16 +60,23 @@ ELEMENTS_PATH, then among goldsmith's own.`,
 	}
 }
 
-func build(ctx context.Context, definition, elements string, o imagebuild.Options) (_ *imagebuild.Result, err error) {
-	if o.Bin, err = command.Self(); err != nil {
-		return nil, err
-	}
-	if o.Elements, err = element.SearchPath(elements, o.Bin); err != nil {
-		return nil, err
-	}
-	def, err := imagebuild.LoadDefinition(definition)
+func build(ctx context.Context, definition, elements string, given imagebuild.Options) (*imagebuild.Result, error) {
+	def, o, err := buildOptions(definition, elements)
 	if err != nil {
 		return nil, err
 	}
-	return imagebuild.Build(ctx, def, o)
+	given.Bin, given.Elements = o.Bin, o.Elements
+	return imagebuild.Build(ctx, def, given)
+}
+
+// buildOptions reads a definition, and finds elements and our own programs.
+func buildOptions(definition, elements string) (def *imagebuild.Definition, o imagebuild.Options, err error) {
+	if o.Bin, err = command.Self(); err != nil {
+		return nil, o, err
+	}
+	if o.Elements, err = element.SearchPath(elements, o.Bin); err != nil {
+		return nil, o, err
+	}
+	def, err = imagebuild.LoadDefinition(definition)
+	return def, o, err
 }

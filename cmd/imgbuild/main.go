@@ -28,7 +28,7 @@ func run() int {
 	if len(os.Args) == 3 && os.Args[1] == imagebuild.InMachine {
 		return inMachine(os.Args[2])
 	}
-	if len(os.Args) > 1 && os.Args[1] == "build" && os.Geteuid() == 0 {
+	if len(os.Args) > 1 && (os.Args[1] == "build" || os.Args[1] == "plan") && os.Geteuid() == 0 {
 		if err := rootfs.Isolate(); err != nil {
 			command.Print(os.Stderr, "imgbuild", command.Missing(err, "a build needs root and the right to make namespaces"))
 			return command.StatusMissing
@@ -60,7 +60,7 @@ func program() *command.Program {
 			"package lists and files (docs/elements.md). Software is installed when the image is built;\n" +
 			"configuration is written when a machine boots.",
 		Commands: []*command.Command{
-			buildCommand(), elementsCommand(), inspectCommand(), runCommand(), extractCommand(), diffCommand(), pushCommand(), pullCommand(),
+			buildCommand(), planCommand(), cacheCommand(), elementsCommand(), inspectCommand(), runCommand(), extractCommand(), diffCommand(), pushCommand(), pullCommand(),
 		},
 	}
 }

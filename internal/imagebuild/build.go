@@ -25,8 +25,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"goldsmith/internal/command"
 	"goldsmith/internal/element"
 	"goldsmith/internal/hooklib"
@@ -75,6 +73,8 @@ type Result struct {
 	Manifest string   `json:"manifest"` // path of NAME.manifest.json
 	Log      string   `json:"log"`      // path of NAME.build.log
 	Outputs  []Output `json:"outputs"`
+
+	saved []string // paths of what hooks left beside the outputs
 }
 
 // build is the state of one build.
@@ -88,9 +88,8 @@ type build struct {
 	layout   *layout  // nil for goldsmith's own disk
 	cache    *cache
 	work     *work
-	base     *base     // nil until it is there, and where none is kept
+	state    *state    // what steps work on; nil for diskimage-builder's commands, which keep nothing
 	cwd      string    // working directory of hooks on the host: the caller's
-	hooks    string    // merged hooks tree
 	epoch    time.Time // no file of a goldsmith image is newer
 	disk     *os.File  // that the phases made, nil where outputs make it
 	lent     bool      // the tree's resolv.conf is the host's
@@ -100,10 +99,38 @@ type build struct {
 
 // Build makes the image. It needs the namespaces of [rootfs.Isolate].
 func Build(ctx context.Context, def *Definition, opts Options) (_ *Result, err error) {
+	b, err := open(ctx, def, opts)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, b.close()) }()
+	if err := os.MkdirAll(opts.Out, 0o755); err != nil {
+		return nil, fmt.Errorf("output directory: %w", err)
+	}
+	if c := opts.Compat; c != nil {
+		b.log, b.logPath = c.Log, c.LogName
+		t, err := b.treeInOneGo(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return b.writeOutputs(ctx, t)
+	}
+	log, err := newLog(filepath.Join(opts.Out, def.Name+".build.log"))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, log.Close()) }()
+	b.log, b.logPath = log, log.path
+	return b.buildBySteps(ctx)
+}
+
+// open decides what is built, checks what can be checked, and takes a scratch
+// directory.
+func open(ctx context.Context, def *Definition, opts Options) (_ *build, err error) {
 	if !rootfs.Isolated() {
 		return nil, command.Missing(errors.New("a build needs mount namespaces"), "run it as root")
 	}
-	b := &build{def: def, opts: opts, progress: opts.Progress, work: &work{}}
+	b := &build{def: def, opts: opts, progress: opts.Progress, work: &work{}, log: io.Discard}
 	if b.cwd, err = os.Getwd(); err != nil {
 		return nil, err
 	}
@@ -119,55 +146,44 @@ func Build(ctx context.Context, def *Definition, opts Options) (_ *Result, err e
 	if b.work, err = b.cache.newWork(ctx, b.progress); err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, b.close()) }()
-	if err := os.MkdirAll(opts.Out, 0o755); err != nil {
-		return nil, fmt.Errorf("output directory: %w", err)
-	}
-	if opts.Compat != nil {
-		b.log, b.logPath = opts.Compat.Log, opts.Compat.LogName
-	} else {
-		b.logPath = filepath.Join(opts.Out, def.Name+".build.log")
-		log, err := createLog(b.logPath)
-		if err != nil {
-			return nil, err
-		}
-		defer func() { err = errors.Join(err, log.Close()) }()
-		b.log = log
-	}
-	t, disk, err := b.makeTree(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if b.disk = disk; disk != nil {
-		defer disk.Close()
-	}
-	return b.writeOutputs(ctx, t, b.epoch)
+	return b, nil
 }
 
-// close releases what the build holds; the base tree last, since the scratch
-// directory is mounted over it.
+// dir is where the build's steps work: TMP_BUILD_DIR.
+func (b *build) dir() string {
+	if b.state != nil {
+		return b.state.dir
+	}
+	return b.work.dir
+}
+
+// root is the image's tree.
+func (b *build) root() string { return filepath.Join(b.dir(), treeName) }
+
+// hooks is the tree that the elements' files are merged into.
+func (b *build) hooks() string { return filepath.Join(b.dir(), hooksName) }
+
+// Names in the directory that steps work in.
+const (
+	treeName       = "mnt"
+	hooksName      = "hooks"
+	imageName      = "image"        // TMP_IMAGE_DIR: the disks, and what ramdisk elements leave
+	libName        = "lib"          // _LIB
+	packagesName   = "packages"     // GOLDSMITH_PACKAGES
+	manifestsName  = "manifests"    // DIB_MANIFEST_SAVE_DIR
+	blockDeviceDir = "block-device" // what hooks are told of the disk
+)
+
+// close releases what the build holds.
 func (b *build) close() error {
-	err := b.work.close()
-	if b.base != nil {
-		err = errors.Join(err, b.base.close())
+	var err error
+	if b.disk != nil {
+		err = b.disk.Close()
 	}
-	return err
-}
-
-// createLog makes the log anew: never through a link or into another file,
-// which the superuser could write to wherever it is.
-func createLog(path string) (*os.File, error) {
-	if fi, err := os.Lstat(path); err == nil && fi.IsDir() {
-		return nil, command.BadInput(fmt.Errorf("%s: the log's place is taken by a directory", path), "")
+	if b.state != nil {
+		err = errors.Join(err, b.state.close())
 	}
-	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
-		return nil, fmt.Errorf("old log: %w", err)
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o644)
-	if err != nil {
-		return nil, fmt.Errorf("log: %w", err)
-	}
-	return f, nil
+	return errors.Join(err, b.work.close())
 }
 
 // resolve decides elements, packages and the disk before anything is made.
@@ -232,97 +248,82 @@ func (b *build) distribution() string {
 	return ""
 }
 
-// makeTree runs all phases and returns the finished tree, and the disk where
-// the phases made one.
-func (b *build) makeTree(ctx context.Context) (*tree.Tree, *os.File, error) {
-	if err := b.prepare(); err != nil {
-		return nil, nil, err
-	}
-	root, err := b.baseRoot(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	if err := b.lateEnvironment(); err != nil {
-		return nil, nil, err
-	}
-	if b.lent, err = lendResolvConf(root, "/etc/resolv.conf"); err != nil {
-		return nil, nil, err
-	}
-	if err := b.runPhases(ctx, root, treePhases); err != nil {
-		return nil, nil, err
-	}
-	// What a hook mounted on the tree is no part of the image.
-	if b.needsMachine() {
-		if err := rootfs.UnmountBelow(root); err != nil {
-			return nil, nil, err
-		}
-		return b.diskInMachine(ctx, root)
-	}
-	if b.layout != nil {
-		if err := b.describeDisk(root); err != nil {
-			return nil, nil, err
-		}
-	}
-	if err := b.runPhases(ctx, root, diskPhases); err != nil {
-		return nil, nil, err
-	}
-	if err := rootfs.UnmountBelow(root); err != nil {
-		return nil, nil, err
-	}
-	if b.opts.Compat != nil {
-		if err := b.stageFor(diskPhases[0], root).finish(nil); err != nil {
-			return nil, nil, err
-		}
-		t, err := tree.FromDir(root)
-		return t, nil, err
-	}
-	if b.lent {
-		if err := restoreResolvConf(root); err != nil {
-			return nil, nil, err
-		}
-	}
-	t, err := tree.FromDir(root)
-	if err != nil {
-		return nil, nil, err
-	}
-	return t, nil, normalise(t, b.epoch)
-}
-
-// prepare fills the scratch directory: the hooks, the library that they
-// source, and what they are told of the disk.
-func (b *build) prepare() error {
-	b.hooks = filepath.Join(b.work.dir, "hooks")
-	if err := element.MergeHooks(b.elements, b.hooks); err != nil {
+// prepare fills the directory at, which hooks will see as b.dir(): the merged
+// hooks, the library that they source, and what they are told of the disk.
+func (b *build) prepare(at string) error {
+	if err := element.MergeHooks(b.elements, filepath.Join(at, hooksName)); err != nil {
 		return err
 	}
-	if err := hooklib.Write(filepath.Join(b.work.dir, "lib")); err != nil {
+	if err := hooklib.Write(filepath.Join(at, libName)); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(at, packagesName), []byte(strings.Join(b.packages, "\n")+"\n"), 0o644); err != nil {
 		return err
 	}
 	host := b.paths("")
-	if err := os.WriteFile(host["GOLDSMITH_PACKAGES"], []byte(strings.Join(b.packages, "\n")+"\n"), 0o644); err != nil {
-		return err
-	}
-	for _, dir := range []string{"TMP_IMAGE_DIR", "DIB_IMAGE_CACHE", "DIB_LOCKFILES"} {
-		if err := os.MkdirAll(host[dir], 0o755); err != nil {
+	for _, dir := range []string{filepath.Join(at, treeName), filepath.Join(at, imageName), host["DIB_IMAGE_CACHE"], host["DIB_LOCKFILES"]} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
 	}
 	if b.layout == nil {
 		return nil
 	}
-	return b.writeLayout()
+	return b.layout.write(at, b.dir())
 }
 
-func (b *build) writeLayout() error {
-	host := b.paths("")
-	return b.layout.write(filepath.Dir(host["DIB_BLOCK_DEVICE_PARAMS_YAML"]), host["TMP_IMAGE_DIR"], b.work.dir)
+// treeInOneGo runs all phases one after the other, as diskimage-builder does,
+// and returns the finished tree. Nothing is kept of it.
+func (b *build) treeInOneGo(ctx context.Context) (*tree.Tree, error) {
+	if err := b.prepare(b.dir()); err != nil {
+		return nil, err
+	}
+	root, started := b.root(), time.Now()
+	if err := b.runPhases(ctx, []phase{rootPhase}); err != nil {
+		return nil, err
+	}
+	if err := checkBase(root); err != nil {
+		return nil, err
+	}
+	var err error
+	if b.epoch, err = newestBefore(root, started); err != nil {
+		return nil, err
+	}
+	if err := b.lateEnvironment(b.hooks()); err != nil {
+		return nil, err
+	}
+	if b.lent, err = lendResolvConf(root, hostResolvConf); err != nil {
+		return nil, err
+	}
+	if err := b.runPhases(ctx, treePhases); err != nil {
+		return nil, err
+	}
+	if b.needsMachine() {
+		if err := b.diskInMachine(ctx); err != nil {
+			return nil, err
+		}
+		return b.machineResult()
+	}
+	if err := b.describeDisk(); err != nil {
+		return nil, err
+	}
+	if err := b.runPhases(ctx, diskPhases); err != nil {
+		return nil, err
+	}
+	if err := rootfs.UnmountBelow(root); err != nil {
+		return nil, err
+	}
+	if err := b.stageFor(diskPhases[0], root).finish(nil); err != nil {
+		return nil, err
+	}
+	return tree.FromDir(root)
 }
 
 // lateEnvironment adds the snippet that hooks after root.d source: it names
 // the default install type for those that run without our environment. An
 // image without any snippet needs no bash, and gets none for it.
-func (b *build) lateEnvironment() error {
-	dir := filepath.Join(b.hooks, "environment.d")
+func (b *build) lateEnvironment(hooks string) error {
+	dir := filepath.Join(hooks, "environment.d")
 	if _, err := os.Stat(dir); os.IsNotExist(err) && b.opts.Compat == nil {
 		return nil
 	}
@@ -338,9 +339,9 @@ func (b *build) lateEnvironment() error {
 }
 
 // runPhases runs those of the phases that have something to do.
-func (b *build) runPhases(ctx context.Context, root string, list []phase) error {
+func (b *build) runPhases(ctx context.Context, list []phase) error {
 	for _, p := range list {
-		s := b.stageFor(p, root)
+		s := b.stageFor(p, b.root())
 		if s.has(p) {
 			step := b.progress.Start(p.name)
 			err := s.run(ctx, p, nil)

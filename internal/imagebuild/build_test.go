@@ -5,9 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"goldsmith/internal/element"
 	"goldsmith/internal/testenv"
@@ -43,82 +41,6 @@ func testBuild(t *testing.T, ctx context.Context, opts Options, name string, ele
 	res, err := Build(ctx, def, opts)
 	p.Close()
 	return res, out.String(), err
-}
-
-// A base tree is not replaced while another build uses it, and builds of
-// other names share it.
-func TestRefreshWaitsForUsers(t *testing.T) {
-	opts := Options{Out: t.TempDir(), Elements: tiny(t, nil), Cache: t.TempDir()}
-	if _, _, err := testBuild(t, t.Context(), opts, "first", "tiny"); err != nil {
-		t.Fatal(err)
-	}
-	b := &build{def: &Definition{Release: "test"}, opts: opts, cache: &cache{opts.Cache}}
-	b.progress, _ = progress(t)
-	trees, err := os.ReadDir(filepath.Join(opts.Cache, "base"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var dir string
-	for _, e := range trees {
-		if e.IsDir() {
-			dir = filepath.Join(opts.Cache, "base", e.Name())
-		}
-	}
-	used, made, err := b.takeBase(t.Context(), dir)
-	if err != nil || made {
-		t.Fatalf("takeBase = made %t, %v; want the tree of the first build", made, err)
-	}
-	refresh := opts
-	refresh.Refresh = true
-	ctx, cancel := context.WithTimeout(t.Context(), 3*lockPoll)
-	defer cancel()
-	_, said, err := testBuild(t, ctx, refresh, "second", "tiny")
-	if err == nil || strings.Count(said, "waiting for another build of this base tree") != 1 {
-		t.Errorf("a refresh of a tree in use: %v, said:\n%s", err, said)
-	}
-	if _, err := os.Stat(filepath.Join(used.root, "bin/busybox")); err != nil {
-		t.Errorf("the tree was changed under its user: %v", err)
-	}
-	// Who only reads it need not wait, whatever the image is called.
-	if _, said, err := testBuild(t, t.Context(), opts, "third", "tiny"); err != nil || !strings.Contains(said, "cached") {
-		t.Errorf("a second user: %v, said:\n%s", err, said)
-	}
-	time.AfterFunc(lockPoll, func() { _ = used.close() })
-	if _, said, err := testBuild(t, t.Context(), refresh, "second", "tiny"); err != nil || strings.Contains(said, "cached") {
-		t.Errorf("a refresh after that: %v, said:\n%s", err, said)
-	}
-}
-
-// Builds that start together make one base tree and give the same bytes.
-func TestBuildsShareACache(t *testing.T) {
-	path := tiny(t, nil)
-	cache := t.TempDir()
-	var all sync.WaitGroup
-	digests := make([]string, 3)
-	made := make([]bool, len(digests))
-	for i := range digests {
-		all.Go(func() {
-			res, said, err := testBuild(t, t.Context(), Options{Out: t.TempDir(), Elements: path, Cache: cache}, "t", "tiny")
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			digests[i], made[i] = res.Outputs[0].SHA256, !strings.Contains(said, "cached")
-		})
-	}
-	all.Wait()
-	n := 0
-	for i, d := range digests {
-		if d != digests[0] {
-			t.Errorf("build %d has the digest %s, build 0 %s", i, d, digests[0])
-		}
-		if made[i] {
-			n++
-		}
-	}
-	if n != 1 {
-		t.Errorf("%d of the builds made the base tree; want 1", n)
-	}
 }
 
 // A root.d hook that lends the tree a directory of the host and fails, or

@@ -186,9 +186,21 @@ func (d *Definition) size() (int64, error) {
 	if d.Size == "" {
 		return 0, nil
 	}
-	m := sizeRE.FindStringSubmatch(d.Size)
+	n, err := ParseSize(d.Size)
+	if err == nil && n == 0 {
+		err = fmt.Errorf("size %q: a disk of no size", d.Size)
+	}
+	return n, err
+}
+
+// ParseSize reads a size such as 500MiB, 4GiB or 1TiB, or 0.
+func ParseSize(text string) (int64, error) {
+	if text == "0" {
+		return 0, nil
+	}
+	m := sizeRE.FindStringSubmatch(text)
 	if m == nil {
-		return 0, fmt.Errorf("size %q: expected a whole number of MiB, GiB or TiB, such as 4GiB", d.Size)
+		return 0, fmt.Errorf("size %q: expected a whole number of MiB, GiB or TiB, such as 4GiB", text)
 	}
 	n, err := strconv.ParseInt(m[1], 10, 64)
 	if err != nil {
@@ -196,7 +208,7 @@ func (d *Definition) size() (int64, error) {
 	}
 	shift := map[string]uint{"MiB": 20, "GiB": 30, "TiB": 40}[m[2]]
 	if n > math.MaxInt64>>shift {
-		return 0, fmt.Errorf("size %q: larger than any disk", d.Size)
+		return 0, fmt.Errorf("size %q: larger than any disk", text)
 	}
 	return n << shift, nil
 }

@@ -54,7 +54,7 @@ var defaults = map[string]string{
 // environment.
 func (b *build) stageFor(p phase, root string) *stage {
 	s := &stage{
-		Hooks: b.hooks, Root: root, Env: b.settings(p), Host: b.paths(root), LogName: b.logPath, Lent: b.lent,
+		Hooks: b.hooks(), Root: root, Env: b.settings(p), Host: b.paths(root), LogName: b.logPath, Lent: b.lent,
 		Work: b.cwd, Elements: map[string]string{}, Timeout: b.opts.HookTimeout, log: b.log,
 		Inside: map[string]string{"PATH": searchPath, "HOME": "/root", "TMPDIR": "", "VIRTUAL_ENV": ""},
 	}
@@ -159,14 +159,14 @@ func (b *build) paths(root string) map[string]string {
 	env := map[string]string{
 		"TARGET_ROOT":                         root,
 		"TMP_MOUNT_PATH":                      root,
-		"TMP_BUILD_DIR":                       b.work.dir,
-		"TMP_IMAGE_DIR":                       filepath.Join(b.work.dir, "image"),
-		"TMP_HOOKS_PATH":                      b.hooks,
+		"TMP_BUILD_DIR":                       b.dir(),
+		"TMP_IMAGE_DIR":                       filepath.Join(b.dir(), imageName),
+		"TMP_HOOKS_PATH":                      b.hooks(),
 		"GOLDSMITH_BIN":                       b.opts.Bin,
 		"GOLDSMITH_MIRROR":                    strings.Join(b.def.Mirror, "\n"),
-		"GOLDSMITH_PACKAGES":                  filepath.Join(b.work.dir, "packages"),
-		"_LIB":                                filepath.Join(b.work.dir, "lib"),
-		"DIB_BLOCK_DEVICE_PARAMS_YAML":        filepath.Join(b.work.dir, "block-device", "params.yaml"),
+		"GOLDSMITH_PACKAGES":                  filepath.Join(b.dir(), packagesName),
+		"_LIB":                                filepath.Join(b.dir(), libName),
+		"DIB_BLOCK_DEVICE_PARAMS_YAML":        filepath.Join(b.dir(), blockDeviceDir, "params.yaml"),
 		"DIB_PYTHON_EXEC":                     python(),
 		"ELEMENTS_PATH":                       strings.Join(b.opts.Elements, ":"),
 		"IMAGE_ELEMENT_YAML":                  element.YAML(b.elements),
@@ -174,11 +174,7 @@ func (b *build) paths(root string) map[string]string {
 	}
 	if b.opts.Compat == nil {
 		// The element manifests would write below the working directory.
-		out := b.opts.Out
-		if !filepath.IsAbs(out) {
-			out = filepath.Join(b.cwd, out)
-		}
-		env["DIB_MANIFEST_SAVE_DIR"] = filepath.Join(out, b.def.Name+".d") + "/"
+		env["DIB_MANIFEST_SAVE_DIR"] = filepath.Join(b.dir(), manifestsName) + "/"
 	}
 	if b.cache != nil {
 		env["DIB_IMAGE_CACHE"] = filepath.Join(b.cache.dir, "downloads")

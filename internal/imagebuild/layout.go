@@ -225,20 +225,20 @@ func (b *build) neededSize(used int64, env map[string]string) (int64, error) {
 }
 
 // sizeDisk completes the plan once the tree is there, and tells hooks of it.
-func (b *build) sizeDisk(root string) error {
-	if err := b.fit(root); err != nil {
+func (b *build) sizeDisk() error {
+	if err := b.fit(b.root()); err != nil {
 		return err
 	}
-	return b.writeLayout() // once more: sizes are known now
+	return b.layout.write(b.dir(), b.dir()) // once more: sizes are known now
 }
 
 // describeDisk gives the tree what the disk would have brought it, where no
 // output is a disk: the size for hooks, and fstab.
-func (b *build) describeDisk(root string) error {
-	if err := b.sizeDisk(root); err != nil {
+func (b *build) describeDisk() error {
+	if err := b.sizeDisk(); err != nil {
 		return err
 	}
-	return writeFstab(root, b.layout.plan.Fstab())
+	return writeFstab(b.root(), b.layout.plan.Fstab())
 }
 
 // writeFstab puts fstab(5) into the tree, whatever was there.
@@ -311,26 +311,26 @@ const defaultConfig = `- local_loop:
 `
 
 // write puts down what hooks and third parties read of the configuration, in
-// the original's form.
-func (l *layout) write(dir, images, work string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+// the original's form: below the directory at, which they see as dir.
+func (l *layout) write(at, dir string) error {
+	if err := os.MkdirAll(filepath.Join(at, blockDeviceDir), 0o755); err != nil {
 		return err
 	}
-	config := filepath.Join(dir, "config.yaml")
 	text := l.text
 	if text == nil {
 		text = []byte(defaultConfig)
 	}
-	if err := os.WriteFile(config, text, 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(at, blockDeviceDir, "config.yaml"), text, 0o644); err != nil {
 		return err
 	}
 	params := fmt.Sprintf("config: %s\nimage-dir: %s\nroot-fs-type: %s\nroot-label: %s\nmount-base: %s\nbuild-dir: %s\n",
-		config, images, l.plan.RootFSType(), l.plan.RootLabel(), filepath.Join(work, "mnt"), work)
+		filepath.Join(dir, blockDeviceDir, "config.yaml"), filepath.Join(dir, imageName),
+		l.plan.RootFSType(), l.plan.RootLabel(), filepath.Join(dir, treeName), dir)
 	if l.params.Size > 0 {
 		params += fmt.Sprintf("image-size: %dKiB\n", l.params.Size/1024)
 	}
 	if l.params.RootFSOpts != "" {
 		params += fmt.Sprintf("root-fs-opts: %q\n", l.params.RootFSOpts)
 	}
-	return os.WriteFile(filepath.Join(dir, "params.yaml"), []byte(params), 0o644)
+	return os.WriteFile(filepath.Join(at, blockDeviceDir, "params.yaml"), []byte(params), 0o644)
 }

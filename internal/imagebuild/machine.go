@@ -50,18 +50,28 @@ type machineFailure struct {
 	Hook   *HookError `json:",omitempty"`
 }
 
-// diskInMachine makes the disk, copies the tree at root on it and runs the
-// last phases there, in a virtual machine. It returns the finished tree when
-// an output is made from it, else only what the manifest needs of it, and the
-// disk's file.
-func (b *build) diskInMachine(ctx context.Context, root string) (*tree.Tree, *os.File, error) {
-	if err := b.sizeDisk(root); err != nil {
-		return nil, nil, err
+// What the machine leaves in the directory that steps work in.
+const (
+	statusName   = "status"   // the package database
+	finishedName = "finished" // the finished tree, where an output is made from it
+	diskName     = "image0.raw"
+)
+
+// diskInMachine makes the disk, copies the tree on it and runs the last phases
+// there, in a virtual machine. What comes of it machineResult reads.
+func (b *build) diskInMachine(ctx context.Context) error {
+	root := b.root()
+	// What a hook mounted on the tree is no part of the image.
+	if err := rootfs.UnmountBelow(root); err != nil {
+		return err
+	}
+	if err := b.sizeDisk(); err != nil {
+		return err
 	}
 	images := b.layout.plan.Images()
 	j := machineJob{
 		Stage: *b.stageFor(diskPhases[0], root), Config: string(b.layout.text), Name: b.layout.name, Params: b.layout.params,
-		Status: filepath.Join(b.work.dir, "status"), Failure: filepath.Join(b.work.dir, "failure"),
+		Status: filepath.Join(b.dir(), statusName), Failure: filepath.Join(b.work.dir, "failure"),
 		Tree: deviceName(len(images)),
 	}
 	j.Stage.Devices, j.Stage.Lent = true, b.lent
@@ -78,46 +88,64 @@ func (b *build) diskInMachine(ctx context.Context, root string) (*tree.Tree, *os
 	}
 	kernel, err := vm.FindKernel([]string{root, "/"}, b.layout.plan.Modules())
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
 	c := vm.Config{
 		Kernel: kernel, Scratch: b.work.dir, Dir: b.cwd, Args: []string{InMachine, filepath.Join(b.work.dir, "job.json")},
 		Log: b.log, Terminal: terminal,
 	}
 	for _, i := range images {
-		path := filepath.Join(b.work.dir, "image", i.Name+".raw")
+		path := filepath.Join(b.dir(), imageName, i.Name+".raw")
 		if err := makeSparse(path, i.Size); err != nil {
-			return nil, nil, err
+			return err
 		}
 		c.Disks = append(c.Disks, vm.Disk{Path: path, SectorSize: i.Sector})
 	}
 	packed := filepath.Join(b.work.dir, "tree.tar")
 	if err := packTree(ctx, root, packed); err != nil {
-		return nil, nil, explainFull(packed, err)
+		return explainFull(packed, err)
 	}
 	c.Disks = append(c.Disks, vm.Disk{Path: packed, ReadOnly: true})
 	text, err := json.Marshal(j)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
 	if err := os.WriteFile(c.Args[1], text, 0o600); err != nil {
-		return nil, nil, err
+		return err
 	}
 	step := b.progress.Start("disk in a machine")
 	err = j.outcome(vm.Run(ctx, c))
 	step.Done(err, "")
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
-	if err := os.Remove(packed); err != nil {
-		return nil, nil, err
+	if err := os.Remove(packed); err != nil || j.Export == "" {
+		return err
 	}
-	t, err := b.finishedTree(ctx, j)
-	if err != nil {
-		return nil, nil, err
+	if err := unpack(ctx, j.Export, filepath.Join(b.dir(), finishedName), b.log); err != nil {
+		return err
 	}
-	disk, err := os.Open(filepath.Join(b.work.dir, "image", "image0.raw"))
-	return t, disk, err
+	return os.Remove(j.Export)
+}
+
+// machineResult returns the tree that the machine finished, or, where no output
+// is made from it, what the manifest needs of it; and opens the disk.
+func (b *build) machineResult() (*tree.Tree, error) {
+	var err error
+	if b.disk, err = os.Open(filepath.Join(b.dir(), imageName, diskName)); err != nil {
+		return nil, err
+	}
+	if b.wantsTree() {
+		return tree.FromDir(filepath.Join(b.dir(), finishedName))
+	}
+	t := tree.New()
+	status := filepath.Join(b.dir(), statusName)
+	if _, err := os.Stat(status); err == nil {
+		if _, err := t.AddFrom(dpkg.StatusFile, 0o644, status); err != nil {
+			return nil, err
+		}
+	}
+	return t, nil
 }
 
 // deviceName is the machine's name for its disk number n: 0 is /dev/vda.
@@ -168,27 +196,6 @@ func (j *machineJob) outcome(err error) error {
 		told = f.Hook
 	}
 	return &command.Error{Status: f.Status, Err: told, Hint: f.Hint}
-}
-
-// finishedTree reads what the machine made of the tree.
-func (b *build) finishedTree(ctx context.Context, j machineJob) (*tree.Tree, error) {
-	if j.Export == "" {
-		t := tree.New()
-		if _, err := os.Stat(j.Status); err == nil {
-			if _, err := t.AddFrom(dpkg.StatusFile, 0o644, j.Status); err != nil {
-				return nil, err
-			}
-		}
-		return t, nil
-	}
-	dir := filepath.Join(b.work.dir, "finished")
-	if err := unpack(ctx, j.Export, dir, b.log); err != nil {
-		return nil, err
-	}
-	if err := os.Remove(j.Export); err != nil {
-		return nil, err
-	}
-	return tree.FromDir(dir)
 }
 
 // unpack extracts a tar archive of ours with everything it says: owners,

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -97,7 +98,7 @@ func (b *build) manifest(t *tree.Tree) (*Manifest, error) {
 // writeOutputs writes every output and the manifest. They appear together,
 // the manifest last, when all are written: a manifest never lies beside
 // outputs that are not its own for longer than the renames take.
-func (b *build) writeOutputs(ctx context.Context, t *tree.Tree, epoch time.Time) (*Result, error) {
+func (b *build) writeOutputs(ctx context.Context, t *tree.Tree) (*Result, error) {
 	compat := b.opts.Compat
 	if compat != nil && len(b.outputs) == 0 {
 		return &Result{Log: b.logPath}, nil
@@ -113,11 +114,11 @@ func (b *build) writeOutputs(ctx context.Context, t *tree.Tree, epoch time.Time)
 	if b.layout == nil { // else the disk's file systems are there already
 		t.AddFile(manifestInside, 0o644, inside)
 	}
-	t.ClampTimes(epoch)
+	t.ClampTimes(b.epoch)
 	res := &Result{Manifest: filepath.Join(b.opts.Out, b.def.Name+".manifest.json"), Log: b.logPath}
 	var files pending
 	defer files.abort()
-	src := &source{build: b, tree: t, epoch: epoch, raw: b.disk}
+	src := &source{build: b, tree: t, epoch: b.epoch, raw: b.disk}
 	defer src.close()
 	for _, name := range b.outputs {
 		for _, p := range formatOf(name).parts() {
@@ -146,6 +147,9 @@ func (b *build) writeOutputs(ctx context.Context, t *tree.Tree, epoch time.Time)
 	if _, err := f.Write(content); err != nil {
 		return nil, explainFull(res.Manifest, err)
 	}
+	if res.saved, err = b.saveManifests(&files); err != nil {
+		return nil, err
+	}
 	if compat != nil {
 		for _, o := range res.Outputs {
 			if err := compat.keepOld(o.Path, time.Now()); err != nil {
@@ -157,6 +161,41 @@ func (b *build) writeOutputs(ctx context.Context, t *tree.Tree, epoch time.Time)
 		return nil, err
 	}
 	return res, nil
+}
+
+// saveManifests copies what hooks put into DIB_MANIFEST_SAVE_DIR to NAME.d
+// beside the outputs, and returns the paths. Called by diskimage-builder's
+// names, hooks put it where it belongs themselves.
+func (b *build) saveManifests(files *pending) ([]string, error) {
+	if b.opts.Compat != nil {
+		return nil, nil
+	}
+	from, to := filepath.Join(b.dir(), manifestsName), filepath.Join(b.opts.Out, b.def.Name+".d")
+	var saved []string
+	err := filepath.WalkDir(from, func(p string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) && p == from {
+			return fs.SkipAll
+		}
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		content, err := os.ReadFile(p)
+		if err != nil {
+			return err
+		}
+		path := filepath.Join(to, strings.TrimPrefix(p, from))
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		f, err := files.create(path)
+		if err != nil {
+			return err
+		}
+		saved = append(saved, path)
+		_, err = f.Write(content)
+		return explainFull(path, err)
+	})
+	return saved, err
 }
 
 func encode(v any) ([]byte, error) {

@@ -15,7 +15,7 @@ func TestOutputsAppearTogether(t *testing.T) {
 	out := t.TempDir()
 	p, _ := progress(t)
 	b := &build{
-		def: &Definition{Name: "t", Version: "1"}, outputs: []string{"erofs", "raw"}, progress: p,
+		def: &Definition{Name: "t", Version: "1"}, epoch: time.Unix(1e9, 0), outputs: []string{"erofs", "raw"}, progress: p,
 		opts: Options{Out: out, Bin: filepath.Join(out, "nothing here")}, // so that raw fails
 	}
 	old := []string{"t.erofs", "t.manifest.json", "t.raw"}
@@ -24,7 +24,7 @@ func TestOutputsAppearTogether(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := b.writeOutputs(t.Context(), tree.New(), time.Unix(1e9, 0)); err == nil {
+	if _, err := b.writeOutputs(t.Context(), tree.New()); err == nil {
 		t.Fatal("a disk without imginit was written")
 	}
 	for _, name := range old {
@@ -33,7 +33,7 @@ func TestOutputsAppearTogether(t *testing.T) {
 		}
 	}
 	b.outputs = []string{"erofs"}
-	res, err := b.writeOutputs(t.Context(), tree.New(), time.Unix(1e9, 0))
+	res, err := b.writeOutputs(t.Context(), tree.New())
 	if err != nil || len(res.Outputs) != 1 {
 		t.Fatal(res, err)
 	}
@@ -53,7 +53,7 @@ func TestOutputsAppearTogether(t *testing.T) {
 }
 
 // A log is never written through what lies in its place.
-func TestCreateLog(t *testing.T) {
+func TestBuildLog(t *testing.T) {
 	dir := t.TempDir()
 	precious, path := filepath.Join(dir, "precious"), filepath.Join(dir, "t.build.log")
 	for name, place := range map[string]func() error{
@@ -69,12 +69,12 @@ func TestCreateLog(t *testing.T) {
 		if err := place(); err != nil {
 			t.Fatal(err)
 		}
-		f, err := createLog(path)
+		f, err := newLog(path)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		if _, err := f.WriteString("log"); err != nil {
+		if _, err := f.Write([]byte("log")); err != nil {
 			t.Error(err)
 		}
 		_ = f.Close()
@@ -90,7 +90,7 @@ func TestCreateLog(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, "nowhere")); err == nil {
 		t.Error("a file was made where a link led")
 	}
-	if _, err := createLog(dir); err == nil {
+	if _, err := newLog(dir); err == nil {
 		t.Error("a log in place of a directory")
 	}
 }

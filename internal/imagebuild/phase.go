@@ -68,6 +68,14 @@ type stage struct {
 	// Devices lets hooks in the tree see this machine's devices.
 	Devices bool
 	log     io.Writer
+	each    eachHook // nil runs all hooks, and keeps nothing
+}
+
+// eachHook is what goes around the hooks of a phase.
+type eachHook interface {
+	skip(name string) bool
+	before(name string) error
+	after(name string, took time.Duration, failed error) error
 }
 
 // run runs the hooks of a phase. A phase without hooks does nothing.
@@ -81,6 +89,9 @@ func (s *stage) run(ctx context.Context, p phase, stdout io.Writer) error {
 		r := hook.Runner{Dir: dir, Env: s.environment(p), Log: s.log, Stdout: stdout, Work: s.Work, Exec: s.exec(p)}
 		if p.inside {
 			r.InDir = rootfs.HooksDir + "/" + p.name
+		}
+		if s.each != nil {
+			r.Skip, r.Before, r.After = s.each.skip, s.each.before, s.each.after
 		}
 		fmt.Fprintf(s.log, "=== %s\n", p.name)
 		if err := r.Run(ctx); err != nil {

@@ -10,6 +10,7 @@ import (
 const (
 	resolvConf     = "etc/resolv.conf"
 	resolvConfOrig = "etc/resolv.conf.ORIG"
+	hostResolvConf = "/etc/resolv.conf"
 )
 
 // lendResolvConf gives the tree the content of the file host, the host's

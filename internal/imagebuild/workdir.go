@@ -12,11 +12,24 @@ import (
 	"golang.org/x/sys/unix"
 
 	"goldsmith/internal/command"
+	"goldsmith/internal/filelock"
+	"goldsmith/internal/layer"
 	"goldsmith/internal/rootfs"
 )
 
-// cache is the directory that holds base trees and the builds' scratch space.
-type cache struct{ dir string }
+// cache is the directory that holds the layers of steps, what elements
+// downloaded, and the builds' scratch space.
+type cache struct {
+	dir    string
+	layers *layer.Store
+}
+
+// Names in a cache directory.
+const (
+	layersName = "layers"
+	workName   = "work"  // scratch directories
+	mountName  = "build" // where builds see what they work on, each in its own namespace
+)
 
 // openCache makes the cache directory if it is not there. An empty dir means
 // the user's own: XDG_CACHE_HOME/goldsmith or ~/.cache/goldsmith.
@@ -32,15 +45,16 @@ func openCache(dir string) (*cache, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := rootfs.CanOverlay(dir); err != nil {
-		return nil, command.BadInput(fmt.Errorf("cache: %w", err), "name another directory with --cache")
-	}
-	for _, sub := range []string{"base", "work"} {
+	for _, sub := range []string{workName, mountName} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
-			return nil, fmt.Errorf("cache: %w", err)
+			return nil, command.BadInput(fmt.Errorf("cache: %w", err), "name another directory with --cache")
 		}
 	}
-	return &cache{dir}, nil
+	c := &cache{dir: dir}
+	if c.layers, err = layer.Open(filepath.Join(dir, layersName)); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // work is one build's scratch directory, locked for as long as it lives.
@@ -50,51 +64,66 @@ type work struct {
 }
 
 // newWork removes the scratch directories of builds that were killed and
-// makes a new one. One process at a time does that: a directory whose lock is
+// makes a new one; p hears of trouble with that, and may be nil. One process at a time does that: a directory whose lock is
 // not taken yet looks like one that was left.
 func (c *cache) newWork(ctx context.Context, p *command.Progress) (*work, error) {
-	starting, err := lockFile(ctx, filepath.Join(c.dir, "work.lock"), unix.LOCK_EX,
-		func() { p.Info("waiting for another build to start") })
+	starting, err := filelock.Lock(ctx, filepath.Join(c.dir, "work.lock"), filelock.Exclusive,
+		func() { say(p, "waiting for another build to start") })
 	if err != nil {
 		return nil, err
 	}
 	defer starting.Close()
 	if err := c.sweep(); err != nil {
-		p.Info("left from another build: %v", err)
+		say(p, fmt.Sprintf("left from another build: %v", err))
 	}
-	dir, err := os.MkdirTemp(filepath.Join(c.dir, "work"), scratch)
+	dir, err := os.MkdirTemp(filepath.Join(c.dir, workName), scratch)
 	if err != nil {
 		return nil, err
 	}
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return nil, errors.Join(err, os.Remove(dir))
 	}
-	lock, err := tryLock(dir+".lock", unix.LOCK_EX)
+	lock, err := filelock.Try(dir+".lock", filelock.Exclusive)
 	if err != nil {
 		return nil, errors.Join(err, os.Remove(dir))
 	}
 	return &work{dir, lock}, nil
 }
 
+func say(p *command.Progress, line string) {
+	if p != nil {
+		p.Info("%s", line)
+	}
+}
+
 // scratch begins the names of scratch directories. Beside NAME lies NAME.lock.
 const scratch = "build-"
 
+// stepSuffix ends the names of files that are locked while a step runs.
+const stepSuffix = ".step"
+
 // sweep removes what builds left that no longer run.
 func (c *cache) sweep() error {
-	top := filepath.Join(c.dir, "work")
+	top := filepath.Join(c.dir, workName)
 	entries, err := os.ReadDir(top)
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), stepSuffix) { // of a step that a killed build ran
+			if f, err := filelock.Try(filepath.Join(top, e.Name()), filelock.Exclusive); err == nil {
+				errs = append(errs, os.Remove(f.Name()), f.Close())
+			}
+			continue
+		}
 		// A build that was killed while it cleaned up leaves its lock alone.
 		name, isLock := strings.CutSuffix(e.Name(), ".lock")
 		if !strings.HasPrefix(name, scratch) || !isLock && !e.IsDir() {
 			continue
 		}
 		w := &work{dir: filepath.Join(top, name)}
-		if w.lock, err = tryLock(w.dir+".lock", unix.LOCK_EX); err != nil {
+		if w.lock, err = filelock.Try(w.dir+".lock", filelock.Exclusive); err != nil {
 			continue // its build lives
 		}
 		errs = append(errs, w.close())

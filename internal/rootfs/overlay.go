@@ -9,43 +9,86 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// CanOverlay fails when the path cannot be named in an overlay's mount options.
-func CanOverlay(path string) error {
-	if strings.ContainsAny(path, ",:\\") {
-		return fmt.Errorf("%s: the path holds a comma, a colon or a backslash, which mount options cannot", path)
+// Names inside the scratch directory of an overlay.
+const (
+	// OverlayChanges is where an overlay keeps what is changed in it; kept, it
+	// can lie below another one.
+	OverlayChanges = "diff"
+	overlayWork    = "work"
+)
+
+// MaxLower is how many directories can lie below an overlay: their names must
+// fit mount options of one page.
+const MaxLower = 180
+
+// Overlay mounts a writable view of the directories in lower, the first one
+// lowest, at target. Changes are kept in scratch/diff; lower stays as it is.
+// scratch is made when it is not there. The mount ends with [EndOverlay], with
+// [Unmount], or with the process's namespaces; call it only where [Isolated]
+// is true. All must lie on file systems that overlays accept (ext4, xfs,
+// btrfs, tmpfs).
+func Overlay(target string, lower []string, scratch string) error {
+	if len(lower) == 0 || len(lower) > MaxLower {
+		return fmt.Errorf("overlay: %d lower directories; there may be 1 to %d", len(lower), MaxLower)
+	}
+	changes, work := filepath.Join(scratch, OverlayChanges), filepath.Join(scratch, overlayWork)
+	for _, d := range []string{changes, work} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return err
+		}
+	}
+	// The root directory's own mode comes from the upper layer.
+	var st unix.Stat_t
+	if err := unix.Stat(lower[len(lower)-1], &st); err != nil {
+		return fmt.Errorf("%s: %w", lower[len(lower)-1], err)
+	}
+	if err := os.Chmod(changes, os.FileMode(st.Mode&0o777)); err != nil {
+		return err
+	}
+	// Options know no escapes on every kernel: directories are named by open
+	// descriptors.
+	var open []int
+	defer func() {
+		for _, fd := range open {
+			_ = unix.Close(fd)
+		}
+	}()
+	name := func(dir string) (string, error) {
+		fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", dir, err)
+		}
+		open = append(open, fd)
+		return fmt.Sprintf("/proc/self/fd/%d", fd), nil
+	}
+	names := make([]string, len(lower))
+	for i, dir := range lower {
+		n, err := name(dir)
+		if err != nil {
+			return err
+		}
+		names[len(lower)-1-i] = n // the topmost comes first
+	}
+	upper, err := name(changes)
+	if err != nil {
+		return err
+	}
+	tmp, err := name(work)
+	if err != nil {
+		return err
+	}
+	opts := "lowerdir=" + strings.Join(names, ":") + ",upperdir=" + upper + ",workdir=" + tmp
+	if err := unix.Mount("overlay", target, "overlay", 0, opts); err != nil {
+		return fmt.Errorf("mount overlay on %s: %w", target, err)
 	}
 	return nil
 }
 
-// Overlay mounts a writable view of base at work/mnt, with the changes kept
-// below work/upper, and returns the mount point. base stays as it is. The
-// mount ends with [Unmount] of work, or with the process's namespaces; call it
-// only where [Isolated] is true. base and work must lie on a file system that
-// overlays accept (ext4, xfs, btrfs, tmpfs), and their paths must hold no
-// comma, colon or backslash.
-func Overlay(base, work string) (string, error) {
-	mnt, upper, tmp := filepath.Join(work, "mnt"), filepath.Join(work, "upper"), filepath.Join(work, "overlay")
-	for _, p := range []string{base, work} {
-		if err := CanOverlay(p); err != nil {
-			return "", err
-		}
+// EndOverlay unmounts what Overlay mounted, and everything below it, and
+// leaves only the changes in the scratch directory.
+func EndOverlay(target, scratch string) error {
+	if err := Unmount(target); err != nil {
+		return err
 	}
-	for _, d := range []string{mnt, upper, tmp} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
-			return "", err
-		}
-	}
-	// The root directory's own owner and mode come from the upper layer.
-	var st unix.Stat_t
-	if err := unix.Stat(base, &st); err != nil {
-		return "", fmt.Errorf("%s: %w", base, err)
-	}
-	if err := os.Chmod(upper, os.FileMode(st.Mode&0o777)); err != nil {
-		return "", err
-	}
-	opts := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", base, upper, tmp)
-	if err := unix.Mount("overlay", mnt, "overlay", 0, opts); err != nil {
-		return "", fmt.Errorf("mount overlay on %s: %w", mnt, err)
-	}
-	return mnt, nil
+	return os.RemoveAll(filepath.Join(scratch, overlayWork))
 }

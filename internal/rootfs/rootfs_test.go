@@ -163,20 +163,32 @@ func TestBackgroundProcessesEnd(t *testing.T) {
 	}
 }
 
+// Several directories lie on each other, whatever their paths hold, and what
+// was changed can lie below the next overlay.
 func TestOverlay(t *testing.T) {
-	lower := base(t)
-	work := t.TempDir()
-	mnt, err := Overlay(lower, work)
-	if err != nil {
+	lower, second := base(t), filepath.Join(t.TempDir(), "a,b:c \\d")
+	if err := os.MkdirAll(filepath.Join(second, "etc"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(second, "etc/second"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	top := filepath.Join(t.TempDir(), "x,y:z")
+	mnt, scratch := filepath.Join(top, "mnt"), filepath.Join(top, "scratch")
+	if err := os.MkdirAll(mnt, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := Overlay(mnt, []string{lower, second}, scratch); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		for range 2 { // the second has nothing to do
-			if err := Unmount(work); err != nil {
-				t.Errorf("Unmount: %v", err)
-			}
+		if err := Unmount(mnt); err != nil {
+			t.Errorf("Unmount: %v", err)
 		}
 	})
+	if _, err := os.Stat(filepath.Join(mnt, "etc/second")); err != nil {
+		t.Error(err)
+	}
 	if err := os.WriteFile(filepath.Join(mnt, "etc/new"), []byte("x"), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -189,8 +201,20 @@ func TestOverlay(t *testing.T) {
 	if _, err := os.Lstat(filepath.Join(lower, "bin/sh")); err != nil {
 		t.Error("the base lost a file")
 	}
-	if _, err := Overlay(lower, filepath.Join(work, "a,b")); err == nil {
-		t.Error("a path that mount options cannot hold was taken")
+	if err := EndOverlay(mnt, scratch); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(scratch); len(left) != 1 || err != nil {
+		t.Errorf("left in the scratch directory: %v, %v; want the changes", left, err)
+	}
+	if err := Overlay(mnt, []string{lower, second, filepath.Join(scratch, OverlayChanges)}, filepath.Join(top, "next")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(mnt, "etc/new")); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(filepath.Join(mnt, "bin/sh")); err == nil {
+		t.Error("a file that was removed is there again")
 	}
 }
 

@@ -93,3 +93,14 @@ func unescape(s string) string {
 	}
 	return out.String()
 }
+
+// MountedBelow tells whether anything is mounted below a directory; what is
+// mounted on dir itself does not count.
+func MountedBelow(dir string) (bool, error) {
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return false, err
+	}
+	points, err := mountPoints(dir)
+	return slices.ContainsFunc(points, func(p string) bool { return p != dir }), err
+}
