@@ -1,12 +1,17 @@
 package deb
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"goldsmith/internal/command"
 )
@@ -21,7 +26,7 @@ func decompress(ctx context.Context, file string, m member) (io.ReadCloser, erro
 		if _, err := f.Seek(m.offset, io.SeekStart); err != nil {
 			return nil, errors.Join(err, f.Close())
 		}
-		return startXZ(ctx, f, m), nil
+		return startXZ(ctx, f, m)
 	}
 	r, err := unpacker(m.name, io.NewSectionReader(f, m.offset, m.size))
 	if err != nil {
@@ -40,35 +45,69 @@ func (r *inProcess) Close() error { return errors.Join(r.ReadCloser.Close(), r.f
 
 // startXZ gives the file to xz(1), which is several times as fast as what can
 // be had in Go. It reads from the offset by itself; what lies behind the
-// member is not its stream.
-func startXZ(ctx context.Context, f *os.File, m member) io.ReadCloser {
+// member is not its stream. It is not run by package command, which would copy
+// all it writes twice: hundreds of megabytes for a system.
+func startXZ(ctx context.Context, f *os.File, m member) (io.ReadCloser, error) {
+	defer f.Close() // xz has its own
 	ctx, cancel := context.WithCancel(ctx)
-	pr, pw := io.Pipe()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		err := command.Exec{
-			Args: []string{"xz", "--decompress", "--stdout", "--single-stream"}, Stdin: f, Stdout: pw,
-			Remedy: "apt-get install xz-utils",
-		}.Run(ctx)
-		if err != nil {
-			err = fmt.Errorf("%s: %s: %w", f.Name(), m.name, err)
-		}
-		pw.CloseWithError(errors.Join(err, f.Close()))
-	}()
-	return &piped{pr, cancel, done}
+	r, w, err := os.Pipe()
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	defer w.Close()
+	// xz writes little at a time; the more there is room for, the less often
+	// the two wait for each other. The kernel may refuse.
+	_, _ = unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, pipeSize)
+	x := &piped{name: f.Name() + ": " + m.name, pipe: r, cancel: cancel}
+	x.cmd = exec.CommandContext(ctx, "xz", "--decompress", "--stdout", "--single-stream")
+	x.cmd.Stdin, x.cmd.Stdout, x.cmd.Stderr = f, w, &x.said
+	x.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := x.cmd.Start(); err != nil {
+		cancel()
+		return nil, command.Missing(fmt.Errorf("xz: %w", errors.Join(err, r.Close())), "apt-get install xz-utils")
+	}
+	return x, nil
 }
 
-// piped ends xz when it is closed.
+const pipeSize = 1 << 20 // bytes
+
+// piped is what xz writes.
 type piped struct {
-	*io.PipeReader
+	name   string
+	pipe   *os.File
+	cmd    *exec.Cmd
+	said   bytes.Buffer // by xz, of errors
 	cancel context.CancelFunc
-	done   chan struct{}
+	waited bool
+	err    error // of xz
 }
 
+// Read returns the end of the data only when xz ended well.
+func (p *piped) Read(b []byte) (int, error) {
+	n, err := p.pipe.Read(b)
+	if err == io.EOF {
+		if werr := p.wait(); werr != nil {
+			err = werr
+		}
+	}
+	return n, err
+}
+
+func (p *piped) wait() error {
+	if !p.waited {
+		p.waited = true
+		if err := p.cmd.Wait(); err != nil {
+			p.err = fmt.Errorf("%s: xz: %w: %s", p.name, err, bytes.TrimSpace(p.said.Bytes()))
+		}
+	}
+	return p.err
+}
+
+// Close ends xz, which ends by itself when nobody reads any more.
 func (p *piped) Close() error {
+	err := p.pipe.Close()
 	p.cancel()
-	err := p.PipeReader.Close()
-	<-p.done
+	_ = p.wait() // who closes early does not want the rest
 	return err
 }
