@@ -61,6 +61,7 @@ func program() *command.Program {
 			"configuration is written when a machine boots.",
 		Commands: []*command.Command{
 			buildCommand(), planCommand(), cacheCommand(), elementsCommand(), inspectCommand(), runCommand(), extractCommand(), diffCommand(), pushCommand(), pullCommand(),
+			bootstrapCommand(),
 		},
 	}
 }
