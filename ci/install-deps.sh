@@ -6,7 +6,7 @@ set -eu -o pipefail
 
 packages=(
     # building images
-    ca-certificates debian-archive-keyring gpgv mmdebstrap squashfs-tools
+    ca-certificates debian-archive-keyring gpgv squashfs-tools xz-utils
     # virtual machines
     dnsmasq-base iproute2 libvirt-clients libvirt-daemon
     libvirt-daemon-config-network libvirt-daemon-driver-qemu
@@ -21,10 +21,10 @@ packages=(
     # what tests hold our formats against
     busybox-static bzip2 dosfstools erofs-utils fdisk gdisk gpg gpg-agent mtools shellcheck
     skopeo
-    xorriso xz-utils zstd
+    xorriso zstd
     # the programs that ours replace, for comparison
     python3-os-apply-config python3-os-collect-config python3-os-refresh-config
-    python3-diskimage-builder sudo
+    mmdebstrap python3-diskimage-builder sudo
 )
 
 missing=()
