@@ -58,7 +58,8 @@ func TestBootstrapAsMmdebstrap(t *testing.T) {
 	t.Logf("mmdebstrap: %.1f CPU s", cpu(t, "mmdebstrap", theirs...))
 	compareTrees(t, filepath.Join(dir, "theirs"), filepath.Join(dir, "ours"))
 
-	again := []string{"bootstrap", "--plan", filepath.Join(dir, "plan.json"), "--offline", "--cache", filepath.Join(dir, "cache")}
+	again := []string{"bootstrap", "--plan", filepath.Join(dir, "plan.json"), "--offline",
+		"--cache", filepath.Join(dir, "cache")}
 	for _, o := range unwanted {
 		again = append(again, "--"+o)
 	}
@@ -66,7 +67,8 @@ func TestBootstrapAsMmdebstrap(t *testing.T) {
 	for _, d := range differences(t, filepath.Join(dir, "ours"), filepath.Join(dir, "again")) {
 		t.Errorf("the second tree differs: %s", d)
 	}
-	out, err := exec.Command("chroot", filepath.Join(dir, "ours"), "sh", "-c", "dpkg --audit && apt-get check").CombinedOutput()
+	check := exec.Command("chroot", filepath.Join(dir, "ours"), "sh", "-c", "dpkg --audit && apt-get check")
+	out, err := check.CombinedOutput()
 	if err != nil || bytes.Contains(out, []byte("nreconfigured")) {
 		t.Errorf("dpkg and apt are not content: %v\n%s", err, out)
 	}

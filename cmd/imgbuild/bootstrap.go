@@ -77,8 +77,10 @@ imgbuild bootstrap --plan plan.json --offline tree`,
 				" (default the archives that this machine's apt uses)")
 			fs.Var(&a.packages, "package", "install `name` too, or name=version; may be repeated")
 			fs.StringVar(&a.packagesFile, "packages", "", "install the packages in `file` too, one a line")
-			fs.Var(filterFlag{&a.filters, false}, "path-exclude", "do not unpack paths that match `pattern`, as dpkg(1); may be repeated")
-			fs.Var(filterFlag{&a.filters, true}, "path-include", "unpack paths that match `pattern` after all; may be repeated")
+			fs.Var(filterFlag{&a.filters, false}, "path-exclude",
+				"do not unpack paths that match `pattern`, as dpkg(1); may be repeated")
+			fs.Var(filterFlag{&a.filters, true}, "path-include",
+				"unpack paths that match `pattern` after all; may be repeated")
 			fs.StringVar(&a.cache, "cache", "", "keep downloads in `directory` (default goldsmith/packages in the user's cache)")
 			fs.StringVar(&a.plan, "plan", "", "install what is in `file`, a plan that was saved, and nothing else")
 			fs.StringVar(&a.savePlan, "save-plan", "", "write the plan to `file`; - is standard output")
@@ -194,7 +196,9 @@ func savePlan(stdout io.Writer, file string, plan *apt.Plan) error {
 }
 
 // report prints what was made and what it took.
-func (a *bootstrapArgs) report(stdout io.Writer, say func(string, ...any), plan *apt.Plan, stages []bootstrap.Stage) error {
+func (a *bootstrapArgs) report(
+	stdout io.Writer, say func(string, ...any), plan *apt.Plan, stages []bootstrap.Stage,
+) error {
 	if a.json {
 		return json.NewEncoder(stdout).Encode(struct {
 			Packages int               `json:"packages"`

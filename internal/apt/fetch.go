@@ -134,7 +134,7 @@ func fetchSource(ctx context.Context, st *store, s Source, o Options) ([]index, 
 		err = r.check(s, time.Now())
 	}
 	if err != nil {
-		return nil, fmt.Errorf("Release: %w", err)
+		return nil, fmt.Errorf("its Release file: %w", err)
 	}
 	var out []index
 	for _, name := range r.indexes(s, o.Arch) {

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"goldsmith/internal/apt"
+	"goldsmith/internal/deb"
 	"goldsmith/internal/rootfs"
 	"goldsmith/internal/testenv"
 )
@@ -109,16 +110,7 @@ func unpackAll(t *testing.T, o Options, workers int, debs ...[]byte) (string, er
 	cache, root := t.TempDir(), t.TempDir()
 	plan := &apt.Plan{Suite: "s", Arch: "amd64"}
 	for i, b := range debs {
-		_, name, _ := strings.Cut(string(b), "Package: ")
-		name, _, _ = strings.Cut(name, "\n")
-		k := apt.Package{Name: name, Version: "1", Arch: "all", SHA256: fmt.Sprintf("%064d", i), Size: int64(len(b))}
-		if err := os.MkdirAll(filepath.Dir(k.File(cache)), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(k.File(cache), b, 0o644); err != nil {
-			t.Fatal(err)
-		}
-		plan.Packages = append(plan.Packages, k)
+		plan.Packages = append(plan.Packages, keep(t, cache, i, b))
 	}
 	tr, err := openTree(root)
 	if err != nil {
@@ -135,6 +127,28 @@ func unpackAll(t *testing.T, o Options, workers int, debs ...[]byte) (string, er
 		return root, err
 	}
 	return root, s.unpack(t.Context(), s.packages)
+}
+
+// keep puts a package into a cache.
+func keep(t *testing.T, cache string, i int, b []byte) apt.Package {
+	t.Helper()
+	_, name, _ := strings.Cut(string(b), "Package: ")
+	name, _, _ = strings.Cut(name, "\n")
+	k := apt.Package{Name: name, Version: "1", Arch: "all", SHA256: fmt.Sprintf("%064d", i), Auto: name == "worker"}
+	if err := os.MkdirAll(filepath.Dir(k.File(cache)), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(k.File(cache), b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func newTestPackage(name string) *pkg {
+	return &pkg{
+		Package: apt.Package{Name: name, Version: "1", Arch: "all"},
+		control: &deb.Control{Files: map[string][]byte{}},
+	}
 }
 
 func content(t *testing.T, path string) string {

@@ -137,10 +137,12 @@ func TestBad(t *testing.T) {
 		"an unknown way":        ar("debian-binary", "2.0\n", "control.tar.bz2", good, "data.tar", ""),
 		"bad file name \"a/b\"": ar("debian-binary", "2.0\n", "control.tar", tarOf("a/b", "x"), "data.tar", ""),
 		"bad file name \".x\"":  ar("debian-binary", "2.0\n", "control.tar", tarOf(".x", "x"), "data.tar", ""),
-		"Package is \"\"":       ar("debian-binary", "2.0\n", "control.tar", tarOf("control", "Version: 1\n"), "data.tar", ""),
-		"Package is \"../p\"":   ar("debian-binary", "2.0\n", "control.tar", tarOf("control", "Package: ../p\n"), "data.tar", ""),
-		"continuation":          ar("debian-binary", "2.0\n", "control.tar", tarOf("control", " x\n"), "data.tar", ""),
-		"is not a field":        ar("debian-binary", "2.0\n", "control.tar", tarOf("control", "Package p\n"), "data.tar", ""),
+		"Package is \"\"": ar("debian-binary", "2.0\n", "control.tar", tarOf("control", "Version: 1\n"),
+			"data.tar", ""),
+		"Package is \"../p\"": ar("debian-binary", "2.0\n", "control.tar", tarOf("control", "Package: ../p\n"),
+			"data.tar", ""),
+		"continuation":   ar("debian-binary", "2.0\n", "control.tar", tarOf("control", " x\n"), "data.tar", ""),
+		"is not a field": ar("debian-binary", "2.0\n", "control.tar", tarOf("control", "Package p\n"), "data.tar", ""),
 	} {
 		if err := read(t, b); err == nil || !strings.Contains(err.Error(), why) {
 			t.Errorf("%v; want %s", err, why)
