@@ -27,6 +27,7 @@ import (
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/element"
+	"goldsmith/internal/filelist"
 	"goldsmith/internal/hooklib"
 	"goldsmith/internal/pkginstall"
 	"goldsmith/internal/rootfs"
@@ -88,11 +89,13 @@ type build struct {
 	layout   *layout  // nil for goldsmith's own disk
 	cache    *cache
 	work     *work
-	state    *state    // what steps work on; nil for diskimage-builder's commands, which keep nothing
-	cwd      string    // working directory of hooks on the host: the caller's
-	epoch    time.Time // no file of a goldsmith image is newer
-	disk     *os.File  // that the phases made, nil where outputs make it
-	lent     bool      // the tree's resolv.conf is the host's
+	state    *state          // what steps work on; nil for diskimage-builder's commands, which keep nothing
+	cwd      string          // working directory of hooks on the host: the caller's
+	epoch    time.Time       // no file of a goldsmith image is newer
+	disk     *os.File        // that the phases made, nil where outputs make it
+	lent     bool            // the tree's resolv.conf is the host's
+	files    []filelist.File // of the image, once they are known
+	timeline timeline
 	log      io.Writer
 	logPath  string
 }
@@ -130,7 +133,7 @@ func open(ctx context.Context, def *Definition, opts Options) (_ *build, err err
 	if !rootfs.Isolated() {
 		return nil, command.Missing(errors.New("a build needs mount namespaces"), "run it as root")
 	}
-	b := &build{def: def, opts: opts, progress: opts.Progress, work: &work{}, log: io.Discard}
+	b := &build{def: def, opts: opts, progress: opts.Progress, work: &work{}, log: io.Discard, timeline: newTimeline()}
 	if b.cwd, err = os.Getwd(); err != nil {
 		return nil, err
 	}

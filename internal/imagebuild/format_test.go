@@ -259,7 +259,7 @@ func TestSeveralFiles(t *testing.T) {
 	defer delete(formats, "test")
 	p, _ := progress(t)
 	out := t.TempDir()
-	b := &build{def: &Definition{Name: "t"}, epoch: sampleEpoch, outputs: []string{"test"}, progress: p, opts: Options{Out: out}}
+	b := &build{def: &Definition{Name: "t"}, work: &work{dir: t.TempDir()}, timeline: newTimeline(), epoch: sampleEpoch, outputs: []string{"test"}, progress: p, opts: Options{Out: out}}
 	res, err := b.writeOutputs(t.Context(), tree.New())
 	if err != nil || len(res.Outputs) != 2 {
 		t.Fatal(res, err)

@@ -122,13 +122,14 @@ func (b *build) writeOutputs(ctx context.Context, t *tree.Tree) (*Result, error)
 	defer src.close()
 	for _, name := range b.outputs {
 		for _, p := range formatOf(name).parts() {
-			step := b.progress.Start("write " + p.label(name))
+			line, started := b.progress.Start("write "+p.label(name)), time.Now()
 			out, err := b.writeOutput(ctx, &files, name, p, src)
+			b.timeline.ran(&step{Name: "write " + p.label(name)}, time.Since(started), "", err != nil)
 			if err != nil {
-				step.Done(err, "")
+				line.Done(err, "")
 				return nil, err
 			}
-			step.Done(nil, fmt.Sprintf("%s, %d MiB of data", out.Path, out.Data>>20))
+			line.Done(nil, fmt.Sprintf("%s, %d MiB of data", out.Path, out.Data>>20))
 			noted := *out
 			noted.Path = filepath.Base(out.Path)
 			m.Outputs = append(m.Outputs, noted)
@@ -147,8 +148,10 @@ func (b *build) writeOutputs(ctx context.Context, t *tree.Tree) (*Result, error)
 	if _, err := f.Write(content); err != nil {
 		return nil, explainFull(res.Manifest, err)
 	}
-	if res.saved, err = b.saveManifests(&files); err != nil {
-		return nil, err
+	if compat == nil {
+		if err := b.besideOutputs(ctx, &files, t, m, res); err != nil {
+			return nil, err
+		}
 	}
 	if compat != nil {
 		for _, o := range res.Outputs {
@@ -163,13 +166,22 @@ func (b *build) writeOutputs(ctx context.Context, t *tree.Tree) (*Result, error)
 	return res, nil
 }
 
+// besideOutputs writes everything else that is known of an image.
+func (b *build) besideOutputs(ctx context.Context, files *pending, t *tree.Tree, m *Manifest, res *Result) error {
+	var err error
+	if res.saved, err = b.saveManifests(files); err != nil {
+		return err
+	}
+	if err := b.describe(ctx, files, t, res); err != nil {
+		return err
+	}
+	return b.writeReport(files, m)
+}
+
 // saveManifests copies what hooks put into DIB_MANIFEST_SAVE_DIR to NAME.d
 // beside the outputs, and returns the paths. Called by diskimage-builder's
 // names, hooks put it where it belongs themselves.
 func (b *build) saveManifests(files *pending) ([]string, error) {
-	if b.opts.Compat != nil {
-		return nil, nil
-	}
 	from, to := filepath.Join(b.dir(), manifestsName), filepath.Join(b.opts.Out, b.def.Name+".d")
 	var saved []string
 	err := filepath.WalkDir(from, func(p string, d fs.DirEntry, err error) error {

@@ -46,23 +46,25 @@ func Plan(ctx context.Context, def *Definition, opts Options) (_ []PlannedStep, 
 
 // plan notes steps that would run, and goes on as if they had.
 func (r *resumer) plan(steps []*step) {
-	last := r.b.lastRecord()
 	for _, s := range steps {
-		r.done = append(r.done, PlannedStep{step: *s, Why: r.why(s, last)})
+		r.done = append(r.done, PlannedStep{step: *s, Why: r.why(s)})
 		r.st.key, r.st.dirty = s.Key, true
 	}
 }
 
+// neverRan is why a step of a first build runs.
+const neverRan = "never ran for this image"
+
 // why says what makes a step run that was done before.
-func (r *resumer) why(s *step, last map[string]step) string {
-	old, known := last[s.Name]
+func (r *resumer) why(s *step) string {
+	old, known := r.last[s.Name]
 	switch {
 	case s.Always != "":
 		return s.Always
 	case r.b.opts.Refresh:
 		return "asked for by --refresh"
 	case !known:
-		return "never ran for this image"
+		return neverRan
 	}
 	if changed := changes(old.Inputs, s.Inputs); len(changed) > 0 {
 		const most = 3

@@ -24,8 +24,9 @@ type resumer struct {
 	done []PlannedStep
 	// only makes it look at what there is and run nothing.
 	only  bool
-	lent  bool // the tree has the host's resolv.conf until the end
-	taken int  // steps taken since the last line about them
+	lent  bool            // the tree has the host's resolv.conf until the end
+	taken int             // steps taken since the last line about them
+	last  map[string]step // of the last build, by name
 	// generation is the file that names the generation of the base tree.
 	generation string
 }
@@ -50,7 +51,7 @@ func (r *resumer) phase(ctx context.Context, p phase) error {
 	if err != nil {
 		return err
 	}
-	from, err := r.resume(steps)
+	from, err := r.resume(ctx, steps)
 	if err != nil {
 		return err
 	}
@@ -91,25 +92,31 @@ func (r *resumer) steps(p phase, hooks string, names []string) ([]*step, error) 
 
 // resume takes the last of the steps that was kept, and returns how many are
 // done with it.
-func (r *resumer) resume(steps []*step) (int, error) {
+func (r *resumer) resume(ctx context.Context, steps []*step) (int, error) {
 	last := len(steps)
 	if i := slices.IndexFunc(steps, func(s *step) bool { return s.Always != "" }); i >= 0 {
 		last = i
 	}
 	for i := last - 1; i >= 0; i-- {
-		ok, err := r.st.take(steps[i].Key)
+		ok, err := r.st.take(ctx, steps[i].Key)
 		if err != nil {
 			return 0, err
 		}
 		if ok {
 			for _, s := range steps[:i+1] {
-				r.done = append(r.done, PlannedStep{step: *s, Cached: true})
+				r.took(s)
 			}
-			r.taken += i + 1
 			return i + 1, nil
 		}
 	}
 	return 0, nil
+}
+
+// took notes a step that was taken.
+func (r *resumer) took(s *step) {
+	r.done = append(r.done, PlannedStep{step: *s, Cached: true})
+	r.b.timeline.took(s)
+	r.taken++
 }
 
 // say prints a line about the steps that were taken.
@@ -139,8 +146,8 @@ func (r *resumer) hooksDir() (string, error) {
 }
 
 // own does a step of the builder's itself.
-func (r *resumer) own(s *step, do func() error) error {
-	if _, err := r.resume([]*step{s}); err != nil || r.st.key == s.Key {
+func (r *resumer) own(ctx context.Context, s *step, do func() error) error {
+	if _, err := r.resume(ctx, []*step{s}); err != nil || r.st.key == s.Key {
 		return err
 	}
 	if r.only {
@@ -151,20 +158,22 @@ func (r *resumer) own(s *step, do func() error) error {
 	if err := r.st.open(); err != nil {
 		return err
 	}
+	why := r.why(s)
 	started := time.Now()
 	if err := do(); err != nil {
 		return err
 	}
-	return r.keep(s, time.Since(started))
+	return r.keep(ctx, s, time.Since(started), why)
 }
 
 // keep makes a layer of a step that ran.
-func (r *resumer) keep(s *step, took time.Duration) error {
+func (r *resumer) keep(ctx context.Context, s *step, took time.Duration, why string) error {
 	if s.Always != "" {
 		r.st.frozen = true
 	}
-	r.done = append(r.done, PlannedStep{step: *s, Took: took})
-	return r.st.keep(s, took)
+	r.done = append(r.done, PlannedStep{step: *s, Took: took, Why: why})
+	r.b.timeline.ran(s, took, why, false)
+	return r.st.keep(ctx, s, took)
 }
 
 // lend gives the tree the host's resolv.conf for good where no step is kept
@@ -187,6 +196,7 @@ type phaseRun struct {
 	from     int // steps that are done
 	running  *os.File
 	lentHere bool
+	why      string // the running hook runs
 	progress interface{ Done(error, string) }
 	err      error
 }
@@ -208,12 +218,11 @@ func (r *phaseRun) skip(name string) bool {
 	if r.err != nil || s.Always != "" {
 		return false
 	}
-	ok, err := r.st.take(s.Key)
+	ok, err := r.st.take(r.ctx, s.Key)
 	if r.err = err; !ok || err != nil {
 		return false
 	}
-	r.done = append(r.done, PlannedStep{step: *s, Cached: true})
-	r.taken++
+	r.took(s)
 	r.from = i + 1
 	r.err = r.close()
 	return r.err == nil
@@ -231,6 +240,7 @@ func (r *phaseRun) before(name string) error {
 	if err := r.lendOrNote(); err != nil {
 		return err
 	}
+	r.why = r.resumer.why(r.steps[r.index(name)])
 	r.progress = r.b.progress.Start(r.phase.name + "/" + name)
 	return nil
 }
@@ -253,8 +263,13 @@ func (r *phaseRun) lendOrNote() (err error) {
 
 // after keeps what a hook did.
 func (r *phaseRun) after(name string, took time.Duration, failed error) error {
-	r.progress.Done(failed, "")
+	s, detail := r.steps[r.index(name)], r.why
+	if detail == neverRan {
+		detail = "" // of a first build, every line would say it
+	}
+	r.progress.Done(failed, detail)
 	if failed != nil {
+		r.b.timeline.ran(s, took, r.why, true)
 		return failed
 	}
 	if r.lentHere {
@@ -262,7 +277,7 @@ func (r *phaseRun) after(name string, took time.Duration, failed error) error {
 			return err
 		}
 	}
-	if err := r.keep(r.steps[r.index(name)], took); err != nil {
+	if err := r.keep(r.ctx, s, took, r.why); err != nil {
 		return err
 	}
 	return r.close()

@@ -67,11 +67,11 @@ func (s *state) shut() error {
 // take goes on from a layer that was kept: it reports whether there is one, and
 // all that it lies on. It must not be called when something was done that is
 // not in a layer.
-func (s *state) take(key string) (bool, error) {
+func (s *state) take(ctx context.Context, key string) (bool, error) {
 	if s.frozen || s.dirty || !s.store.Has(key) {
 		return false, nil
 	}
-	top, err := s.store.Get(key)
+	top, err := s.store.Get(ctx, key)
 	if err != nil {
 		return false, unusable(err)
 	}
@@ -79,7 +79,7 @@ func (s *state) take(key string) (bool, error) {
 	for _, k := range top.Below {
 		l := s.holds(k)
 		if l == nil {
-			if l, err = s.store.Get(k); err != nil {
+			if l, err = s.store.Get(ctx, k); err != nil {
 				s.release(append(below, top))
 				return false, unusable(err)
 			}
@@ -125,7 +125,7 @@ func (s *state) release(list []*layer.Layer) {
 // keep makes a layer of what the step, and those before it that have none,
 // changed. Nothing is kept while something is mounted on the state: a hook
 // lent it a directory and has not taken it back.
-func (s *state) keep(st *step, took time.Duration) error {
+func (s *state) keep(ctx context.Context, st *step, took time.Duration) error {
 	s.key, s.dirty = st.Key, true
 	lent, err := rootfs.MountedBelow(s.dir)
 	if err != nil {
@@ -141,7 +141,7 @@ func (s *state) keep(st *step, took time.Duration) error {
 	for _, l := range s.layers {
 		m.Below = append(m.Below, l.Key)
 	}
-	l, err := s.store.Put(s.mounted, m)
+	l, err := s.store.Put(ctx, s.mounted, m)
 	if err != nil {
 		return explainFull(s.dir, err)
 	}

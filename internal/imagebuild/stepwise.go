@@ -33,7 +33,7 @@ func (b *build) newResumer() (*resumer, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &resumer{b: b, st: b.state, keys: keys}
+	r := &resumer{b: b, st: b.state, keys: keys, last: b.lastRecord()}
 	return r, r.begin()
 }
 
@@ -85,26 +85,37 @@ func (b *build) buildBySteps(ctx context.Context) (_ *Result, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, b.writeRecord(r.done)) }()
-	if err := b.goThrough(ctx, r); err != nil {
-		return nil, err
-	}
-	r.say()
-	key, err := b.outputKey(r)
+	key, err := b.finishSteps(ctx, r)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, b.reportFailure(err))
 	}
 	if res := b.upToDate(key); res != nil {
 		return res, nil
 	}
+	res, err := b.imageOf(ctx, r)
+	if err != nil {
+		return nil, errors.Join(err, b.reportFailure(err))
+	}
+	return res, b.noteOutputs(key, res)
+}
+
+// finishSteps goes through all steps, and returns what the outputs are known
+// by.
+func (b *build) finishSteps(ctx context.Context, r *resumer) (string, error) {
+	if err := b.goThrough(ctx, r); err != nil {
+		return "", err
+	}
+	r.say()
+	return b.outputKey(r)
+}
+
+// imageOf writes the outputs of the finished steps.
+func (b *build) imageOf(ctx context.Context, r *resumer) (*Result, error) {
 	t, err := b.finishedTree(r)
 	if err != nil {
 		return nil, err
 	}
-	res, err := b.writeOutputs(ctx, t)
-	if err != nil {
-		return nil, err
-	}
-	return res, b.noteOutputs(key, res)
+	return b.writeOutputs(ctx, t)
 }
 
 // goThrough goes through all steps.
@@ -113,7 +124,7 @@ func (b *build) goThrough(ctx context.Context, r *resumer) error {
 	if err := r.phase(ctx, rootPhase); err != nil {
 		return err
 	}
-	if err := r.own(r.keys.own(r.st.key, "base tree", false, nil), r.finishBase); err != nil {
+	if err := r.own(ctx, r.keys.own(r.st.key, "base tree", false, nil), r.finishBase); err != nil {
 		return err
 	}
 	if err := r.endBase(generation); err != nil {
@@ -130,10 +141,10 @@ func (b *build) goThrough(ctx context.Context, r *resumer) error {
 			return err
 		}
 		if b.needsMachine() {
-			return r.own(r.keys.own(r.st.key, "disk in a machine", true, inputs), func() error { return r.diskInMachine(ctx) })
+			return r.own(ctx, r.keys.own(r.st.key, "disk in a machine", true, inputs), func() error { return r.diskInMachine(ctx) })
 		}
 		s := r.keys.own(r.st.key, "size of the disk", false, inputs)
-		if err := r.own(s, r.describeDisk); err != nil {
+		if err := r.own(ctx, s, r.describeDisk); err != nil {
 			return err
 		}
 		if err := r.readSize(); err != nil {

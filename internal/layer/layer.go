@@ -17,6 +17,7 @@
 package layer
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -46,7 +47,7 @@ type Meta struct {
 	Element string        `json:"element,omitempty"` // whose hook that is
 	Below   []string      `json:"below,omitempty"`   // keys of the layers under it, the lowest first
 	Took    time.Duration `json:"took"`              // nanoseconds that the step ran
-	Size    int64         `json:"size"`              // bytes of its regular files
+	Size    int64         `json:"size"`              // bytes of its regular files, holes not counted
 	Files   int           `json:"files"`             // names in it
 	Digest  string        `json:"digest"`            // SHA-256 of the list of files
 	Stamp   string        `json:"stamp"`             // what stat(2) says of all files
@@ -92,7 +93,7 @@ var ErrDamaged = errors.New("a layer of the cache is damaged")
 
 // Get returns the layer of that key, checked. A layer that is not there, or is
 // being removed, is an error that os.IsNotExist knows.
-func (s *Store) Get(key string) (*Layer, error) {
+func (s *Store) Get(ctx context.Context, key string) (*Layer, error) {
 	dir := filepath.Join(s.dir, key)
 	lock, err := filelock.TryDir(dir, filelock.Shared)
 	if errors.Is(err, filelock.ErrLocked) {
@@ -103,7 +104,7 @@ func (s *Store) Get(key string) (*Layer, error) {
 	}
 	l := &Layer{dir: dir, lock: lock}
 	if l.Meta, err = readMeta(dir); err == nil {
-		err = l.check()
+		err = l.check(ctx)
 	}
 	if err == nil {
 		now := time.Now()
@@ -138,7 +139,7 @@ func readMeta(dir string) (Meta, error) {
 }
 
 // check compares the layer's files with what they were.
-func (l *Layer) check() error {
+func (l *Layer) check(ctx context.Context) error {
 	stamp, err := stampOf(l.Diff())
 	if err != nil {
 		return fmt.Errorf("%w: %s: %v", ErrDamaged, l.Key, err)
@@ -146,7 +147,10 @@ func (l *Layer) check() error {
 	if stamp == l.Stamp {
 		return nil
 	}
-	list, err := listOf(l.Diff())
+	list, err := listOf(ctx, l.Diff())
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	if err != nil {
 		return fmt.Errorf("%w: %s: %v", ErrDamaged, l.Key, err)
 	}
@@ -172,11 +176,11 @@ func (m *Meta) write(dir string) error {
 // the caller's on the store's file system, and returns it. Where another
 // process was faster, its layer is returned and the changes are left alone;
 // else work is gone.
-func (s *Store) Put(work string, m Meta) (*Layer, error) {
+func (s *Store) Put(ctx context.Context, work string, m Meta) (*Layer, error) {
 	if !keyRE.MatchString(m.Key) {
 		return nil, fmt.Errorf("layer key %q: expected a digest in hexadecimal digits", m.Key)
 	}
-	list, err := listOf(filepath.Join(work, diffDir))
+	list, err := listOf(ctx, filepath.Join(work, diffDir))
 	if err != nil {
 		return nil, err
 	}
@@ -197,7 +201,7 @@ func (s *Store) Put(work string, m Meta) (*Layer, error) {
 		return nil, err
 	}
 	if err := os.Rename(work, dir); err != nil {
-		if other, getErr := s.Get(m.Key); getErr == nil {
+		if other, getErr := s.Get(ctx, m.Key); getErr == nil {
 			return other, lock.Close()
 		}
 		return nil, errors.Join(err, lock.Close())

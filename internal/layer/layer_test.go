@@ -41,7 +41,7 @@ func put(t *testing.T, s *Store, m Meta, files map[string]string) *Layer {
 	if err := os.MkdirAll(filepath.Join(work, diffDir), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	l, err := s.Put(work, m)
+	l, err := s.Put(t.Context(), work, m)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +57,7 @@ func closeLayer(t *testing.T, l *Layer) {
 
 func TestPutAndGet(t *testing.T) {
 	s := newStore(t)
-	if _, err := s.Get(key(1)); !os.IsNotExist(err) {
+	if _, err := s.Get(t.Context(), key(1)); !os.IsNotExist(err) {
 		t.Errorf("Get of nothing: %v", err)
 	}
 	l := put(t, s, Meta{Key: key(1), Step: "install.d/10-x", Element: "x", Below: []string{key(7)}, Took: time.Second},
@@ -66,7 +66,7 @@ func TestPutAndGet(t *testing.T) {
 		t.Errorf("Put: %+v; want 4 names and 6 bytes", l.Meta)
 	}
 	closeLayer(t, l)
-	got, err := s.Get(key(1))
+	got, err := s.Get(t.Context(), key(1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +77,7 @@ func TestPutAndGet(t *testing.T) {
 	if b, err := os.ReadFile(filepath.Join(got.Diff(), "mnt/etc/a")); string(b) != "one" {
 		t.Errorf("the layer holds %q, %v", b, err)
 	}
-	if _, err := s.Put(t.TempDir(), Meta{Key: "../x"}); err == nil {
+	if _, err := s.Put(t.Context(), t.TempDir(), Meta{Key: "../x"}); err == nil {
 		t.Error("a key that is a path was taken")
 	}
 	if l := put(t, s, Meta{Key: key(2)}, nil); !l.Empty() {
@@ -122,7 +122,7 @@ func TestDamage(t *testing.T) {
 			if err := damage(l.dir); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := s.Get(key(1)); !errors.Is(err, ErrDamaged) {
+			if _, err := s.Get(t.Context(), key(1)); !errors.Is(err, ErrDamaged) {
 				t.Errorf("Get = %v; want %v", err, ErrDamaged)
 			}
 			if s.Has(key(1)) {
@@ -130,6 +130,41 @@ func TestDamage(t *testing.T) {
 			}
 			closeLayer(t, put(t, s, Meta{Key: key(1)}, map[string]string{"a": "one"}))
 		})
+	}
+}
+
+// A hole is not read, and data behind it counts.
+func TestHoles(t *testing.T) {
+	s := newStore(t)
+	work := filepath.Join(s.dir, "..", "work")
+	large := filepath.Join(work, diffDir, "large")
+	if err := os.MkdirAll(filepath.Dir(large), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(large, []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(large, 1<<42); err != nil {
+		t.Fatal(err)
+	}
+	l, err := s.Put(t.Context(), work, Meta{Key: key(1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeLayer(t, l)
+	if l.Size == 0 || l.Size > 1<<20 {
+		t.Errorf("the layer has %d bytes", l.Size)
+	}
+	f, err := os.OpenFile(filepath.Join(l.Diff(), "large"), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt([]byte("y"), 1<<41); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Get(t.Context(), key(1)); !errors.Is(err, ErrDamaged) {
+		t.Errorf("Get = %v; want %v", err, ErrDamaged)
 	}
 }
 
@@ -150,7 +185,7 @@ func TestCopied(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := s.Get(key(1))
+	l, err := s.Get(t.Context(), key(1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,7 +234,7 @@ func TestPrune(t *testing.T) {
 		t.Errorf("left: %v", left)
 	}
 	prune(3500, 2)
-	l, err := s.Get(key(1)) // now 1 is the newest, and in use
+	l, err := s.Get(t.Context(), key(1)) // now 1 is the newest, and in use
 	if err != nil {
 		t.Fatal(err)
 	}

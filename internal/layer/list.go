@@ -2,6 +2,7 @@ package layer
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -14,6 +15,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"goldsmith/internal/command"
 )
 
 // list is what a layer holds: a line for each name, sorted as a walk meets
@@ -52,18 +55,19 @@ func (l *list) difference(file string) string {
 
 // listOf reads a directory: names, types, modes, owners, times, contents and
 // attributes, those of overlays among them.
-func listOf(dir string) (*list, error) {
+func listOf(ctx context.Context, dir string) (*list, error) {
 	l := &list{}
 	err := walk(dir, func(rel, path string, st *unix.Stat_t) error {
 		content := ""
 		switch st.Mode & unix.S_IFMT {
 		case unix.S_IFREG:
-			sum, err := fileDigest(path)
+			held := st.Blocks * 512
+			sum, err := fileDigest(ctx, path, held < st.Size)
 			if err != nil {
 				return err
 			}
 			content = sum
-			l.size += st.Size
+			l.size += min(held, st.Size)
 		case unix.S_IFLNK:
 			target, err := os.Readlink(path)
 			if err != nil {
@@ -116,15 +120,36 @@ func walk(dir string, visit func(rel, path string, st *unix.Stat_t) error) error
 	})
 }
 
-func fileDigest(path string) (string, error) {
+// fileDigest is of a file's content, and of where its holes are when it has
+// any: a disk image may be one large hole.
+func fileDigest(ctx context.Context, path string, sparse bool) (string, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
 	h := sha256.New()
-	_, err = io.Copy(h, f)
-	return hex.EncodeToString(h.Sum(nil)), err
+	if !sparse {
+		_, err = io.Copy(h, command.Reader(ctx, f))
+		return hex.EncodeToString(h.Sum(nil)), err
+	}
+	var end int64
+	for {
+		start, err := f.Seek(end, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) { // no data up to the end
+			return hex.EncodeToString(h.Sum(nil)), nil
+		}
+		if err != nil {
+			return "", err
+		}
+		if end, err = f.Seek(start, unix.SEEK_HOLE); err != nil {
+			return "", err
+		}
+		fmt.Fprintf(h, "\x00%d-%d\x00", start, end)
+		if _, err := io.Copy(h, command.Reader(ctx, io.NewSectionReader(f, start, end-start))); err != nil {
+			return "", err
+		}
+	}
 }
 
 // passing are attributes that overlays leave on what they copied up, and that

@@ -207,8 +207,9 @@ func timeline(steps []Step, took time.Duration) ([]stepRow, []tick) {
 		rows = append(rows, r)
 	}
 	var ticks []tick
-	for step, d := tickStep(total), time.Duration(0); d <= total; d += step {
-		ticks = append(ticks, tick{coordinate(at(d)), tickText(d)})
+	step := tickStep(total)
+	for n := range total/step + 1 { // at most nine, however long it took
+		ticks = append(ticks, tick{coordinate(at(n * step)), tickText(n * step)})
 	}
 	return rows, ticks
 }

@@ -170,3 +170,13 @@ func TestJoin(t *testing.T) {
 		t.Errorf("cells %s; want %s", s, want)
 	}
 }
+
+// A build that began at no time at all, or took centuries, has a page.
+func TestEndlessTimeline(t *testing.T) {
+	for _, took := range []time.Duration{-1, 0, 1<<63 - 1} {
+		_, ticks := timeline([]Step{{Name: "x", Start: took, Took: 1}}, took)
+		if len(ticks) == 0 || len(ticks) > 10 {
+			t.Errorf("%d: %d ticks", took, len(ticks))
+		}
+	}
+}

@@ -1,13 +1,13 @@
 #!/bin/sh
 # Fails when a build left a scratch directory, a mount, a loop device or a
 # process, or any output in the directories of the command line: nothing but
-# logs may be there.
+# logs and reports may be there.
 set -u
 
 left() {
     ls -A cache/goldsmith/work 2>/dev/null
     for dir in "$@"; do
-        find "$dir" -mindepth 1 -maxdepth 1 ! -name '*.build.log' 2>/dev/null
+        find "$dir" -mindepth 1 -maxdepth 1 ! -name '*.build.log' ! -name '*.report.html' 2>/dev/null
     done
     grep -hsF -- "$PWD" /sys/block/loop*/loop/backing_file
     # shellcheck disable=SC2086 # a list of files
