@@ -33,11 +33,12 @@ var inRoot = unix.OpenHow{
 	Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 }
 
-// open opens a directory by its absolute path.
+// open opens a directory by its absolute path. The kernel gets it relative to
+// the tree, which keeps it there twice over.
 func (t *tree) open(p string) (int, error) {
 	for {
 		how := inRoot
-		fd, err := unix.Openat2(t.fd, p, &how)
+		fd, err := unix.Openat2(t.fd, "./"+strings.TrimLeft(p, "/"), &how)
 		switch {
 		case err == nil:
 			return fd, nil

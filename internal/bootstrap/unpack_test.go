@@ -21,9 +21,34 @@ import (
 	"goldsmith/internal/testenv"
 )
 
+// The tests unpack hostile packages as root: they run where nothing but the
+// directory of temporary files can be written, however wrong the code may be.
 func TestMain(m *testing.M) {
 	rootfs.Init()
+	if os.Geteuid() == 0 {
+		err := rootfs.Isolate()
+		tmp := os.TempDir()
+		for _, f := range []func() error{
+			func() error { return unix.Mount(tmp, tmp, "", unix.MS_BIND, "") },
+			func() error { return unix.Mount("", "/", "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, "") },
+		} {
+			if err == nil {
+				err = f()
+			}
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
 	os.Exit(m.Run())
+}
+
+func TestHostIsSafe(t *testing.T) {
+	testenv.NeedRoot(t)
+	if err := os.WriteFile("/goldsmith-test", nil, 0o644); !errors.Is(err, unix.EROFS) {
+		t.Fatalf("the host's files can be written: %v", err)
+	}
 }
 
 func TestSkips(t *testing.T) {
