@@ -17,6 +17,13 @@ trap 'rm -f "$rows"' EXIT
 export CI=true # what is missing is a failure
 
 # compare PREFIX "PACKAGE..." FLAG... tests those of the packages that are wanted.
+packages="element hook lint pkginstall blockdevice dibargs pkgmap svcmap yaml11 imgtools tests"
+for name in "$@"; do
+    if [[ " $packages " != *" $name "* ]]; then
+        echo "proof.sh: no comparison is called '$name'; there are: $packages" >&2
+        exit 2
+    fi
+done
 only=" $* "
 compare() {
     local prefix=$1 names=$2 list=()

@@ -130,6 +130,9 @@ func (b *builder) exclusive(device, who string, line int) error {
 }
 
 func (b *builder) checkTable(t *table) error {
+	if b.byName[t.disk] == nil {
+		return b.bad(t.line, "partitioning: base %q is not defined", t.disk)
+	}
 	if len(t.partitions) == 0 {
 		return nil // nothing is made
 	}

@@ -144,6 +144,8 @@ func TestErrors(t *testing.T) {
 			"is not a place in the image"},
 		{"p", "mbr", "{name: p, size: 9M}, {name: q, size: 9M}", "- mkfs: {base: q, label: 0755, type: ext4}",
 			"mkfs: label: want text, not a whole number"},
+		{"p", "mbr", "{name: p, size: 1M}", "- partitioning: {base: nope, label: gpt, partitions: []}",
+			`base "nope" is not defined`},
 		{"p", "mbr", "{name: p, size: 1M}", "- crypt: {base: p}", `plugin "crypt" is not known`},
 		{"p", "mbr", "{name: p, size: 1M}", "- mount: {base: p, mount_point: /x}", `base "p" is no file system`},
 		{"lv", "mbr", "{name: p, size: 50M}", "- lvm: {name: l, pvs: [{name: pv, base: p}], vgs: [{name: vg, base: [pv]}], " +

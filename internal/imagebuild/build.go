@@ -140,6 +140,9 @@ func open(ctx context.Context, def *Definition, opts Options) (_ *build, err err
 	if err := b.resolve(); err != nil {
 		return nil, err
 	}
+	if err := b.checkArch(); err != nil {
+		return nil, err
+	}
 	if err := b.checkPrograms(); err != nil {
 		return nil, err
 	}

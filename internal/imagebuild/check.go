@@ -57,6 +57,16 @@ func (b *build) checkPrograms() error {
 	return nil
 }
 
+// checkArch refuses architectures whose disks the build's own machine cannot
+// make, and whose programs this host cannot run.
+func (b *build) checkArch() error {
+	switch b.def.Arch {
+	case "amd64", "i386", "x86_64":
+		return nil
+	}
+	return command.BadInput(fmt.Errorf("architecture %q: only amd64 (and i386, which runs on it) can be built for now", b.def.Arch), "")
+}
+
 // checkFiles reads what elements say of packages, services and sources, so
 // that a mistake is found before anything is built.
 func (b *build) checkFiles() error {

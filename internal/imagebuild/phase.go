@@ -159,7 +159,11 @@ func (s *stage) explain(p phase, err error) error {
 		}
 	}
 	var m bytes.Buffer
-	fmt.Fprintf(&m, "element %s: %s: %s", owner, rel, he.Reason())
+	if owner == "unknown" { // the shell itself, or a hook that a hook made
+		fmt.Fprintf(&m, "phase %s: %s: %s", p.name, strings.TrimPrefix(rel, p.name+"/"), he.Reason())
+	} else {
+		fmt.Fprintf(&m, "element %s: %s: %s", owner, rel, he.Reason())
+	}
 	for _, l := range he.Tail {
 		fmt.Fprintf(&m, "\n    %s", l)
 	}

@@ -84,7 +84,13 @@ func (b *build) buildBySteps(ctx context.Context) (_ *Result, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, b.writeRecord(r.done)) }()
+	defer func() {
+		// Of a build that failed, the record helps whoever asks why steps run
+		// again; what keeps it from being written has made the build fail.
+		if noted := b.writeRecord(r.done); err == nil {
+			err = noted
+		}
+	}()
 	key, err := b.finishSteps(ctx, r)
 	if err != nil {
 		return nil, errors.Join(err, b.reportFailure(err))
