@@ -12,7 +12,7 @@ import (
 
 func buildCommand() *command.Command {
 	var out, elements, cache string
-	var refresh, asJSON bool
+	var refresh, locked, offline, asJSON bool
 	var hookTimeout time.Duration
 	return &command.Command{
 		Name:  "build",
@@ -22,7 +22,8 @@ func buildCommand() *command.Command {
 Resolves the definition's elements, runs their hooks phase by phase, and writes
 NAME.raw (or the outputs that the definition names), NAME.manifest.json and
 NAME.build.log. What a hook did is kept: it runs again only when it, or
-something it depends on, changed ('imgbuild plan' tells).
+something it depends on, changed ('imgbuild plan' tells). Where imgbuild.lock
+beside the definition has the image, what it pins is fetched ('imgbuild lock').
 
 Outputs appear when they are complete. The same definition, elements and
 packages give the same bytes.
@@ -36,6 +37,8 @@ ELEMENTS_PATH, then among goldsmith's own.`,
 			fs.StringVar(&cache, "cache", "", "keep what steps did in `directory` (default ~/.cache/goldsmith)")
 			fs.DurationVar(&hookTimeout, "hook-timeout", 0, "end a hook that runs longer than `time`, such as 30m (default: never)")
 			fs.BoolVar(&refresh, "refresh", false, "run everything anew, with the packages that the mirror has now")
+			fs.BoolVar(&locked, "locked", false, "fail unless imgbuild.lock pins everything")
+			fs.BoolVar(&offline, "offline", false, "use what is in the cache, and no network")
 			fs.BoolVar(&asJSON, "json", false, "print events and the result as JSON, one object a line")
 		},
 		Run: func(ctx context.Context, io command.IO, args []string) error {
@@ -45,7 +48,7 @@ ELEMENTS_PATH, then among goldsmith's own.`,
 			p := command.NewProgress("imgbuild", io, asJSON)
 			defer p.Close()
 			res, err := build(ctx, args[0], elements, imagebuild.Options{
-				Out: out, Cache: cache, Refresh: refresh, HookTimeout: hookTimeout, Progress: p,
+				Out: out, Cache: cache, Refresh: refresh, Locked: locked, Offline: offline, HookTimeout: hookTimeout, Progress: p,
 			})
 			if err != nil {
 				p.Error(err)
@@ -65,7 +68,7 @@ func build(ctx context.Context, definition, elements string, given imagebuild.Op
 	if err != nil {
 		return nil, err
 	}
-	given.Bin, given.Elements = o.Bin, o.Elements
+	given.Bin, given.Elements, given.Lock = o.Bin, o.Elements, lockPath(definition)
 	return imagebuild.Build(ctx, def, given)
 }
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"goldsmith/internal/command"
@@ -16,6 +17,10 @@ import (
 
 // version is set when the program is linked.
 var version = "dev"
+
+// isolated are the commands that work on an image's tree, in namespaces of
+// their own.
+var isolated = []string{"build", "plan", "lock"}
 
 func main() { os.Exit(run()) }
 
@@ -28,7 +33,7 @@ func run() int {
 	if len(os.Args) == 3 && os.Args[1] == imagebuild.InMachine {
 		return inMachine(os.Args[2])
 	}
-	if len(os.Args) > 1 && (os.Args[1] == "build" || os.Args[1] == "plan") && os.Geteuid() == 0 {
+	if len(os.Args) > 1 && slices.Contains(isolated, os.Args[1]) && os.Geteuid() == 0 {
 		if err := rootfs.Isolate(); err != nil {
 			command.Print(os.Stderr, "imgbuild", command.Missing(err, "a build needs root and the right to make namespaces"))
 			return command.StatusMissing
@@ -60,7 +65,7 @@ func program() *command.Program {
 			"package lists and files (docs/elements.md). Software is installed when the image is built;\n" +
 			"configuration is written when a machine boots.",
 		Commands: []*command.Command{
-			buildCommand(), planCommand(), cacheCommand(), elementsCommand(), inspectCommand(), runCommand(), extractCommand(), diffCommand(), pushCommand(), pullCommand(),
+			buildCommand(), planCommand(), lockCommand(), cacheCommand(), elementsCommand(), inspectCommand(), runCommand(), extractCommand(), diffCommand(), pushCommand(), pullCommand(),
 			bootstrapCommand(),
 		},
 	}

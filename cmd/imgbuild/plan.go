@@ -41,7 +41,7 @@ listed from then on only.`,
 			if err != nil {
 				return err
 			}
-			opts.Cache, opts.Refresh, opts.Progress = cache, refresh, p
+			opts.Cache, opts.Refresh, opts.Progress, opts.Lock = cache, refresh, p, lockPath(args[0])
 			steps, err := imagebuild.Plan(ctx, def, opts)
 			if err != nil {
 				return err

@@ -48,6 +48,9 @@ func cacheURL(ctx context.Context, c *caller, name string, args []string) error 
 	if err != nil {
 		return err
 	}
+	if err := c.checkURL(words[0], words[1]); err != nil {
+		return err
+	}
 	fmt.Fprintln(c.Stdout, map[download.Outcome]string{
 		download.First:     "Downloaded and cached for the first time",
 		download.Forced:    "Downloaded and cached, having forced upstream caches to revalidate",
@@ -101,7 +104,12 @@ func sources(ctx context.Context, c *caller, _ string, args []string) error {
 		return err
 	}
 	files = slices.DeleteFunc(files, func(f string) bool { return strings.HasSuffix(f, "~") })
+	pins, err := c.pins()
+	if err != nil {
+		return err
+	}
 	f := sourcerepo.Fetcher{
+		Pins: pins, Record: c.fetched,
 		Root: c.env["TMP_MOUNT_PATH"], Cache: filepath.Join(c.env["DIB_IMAGE_CACHE"], "source-repositories"),
 		Work: c.env["TMP_BUILD_DIR"], Offline: c.env["DIB_OFFLINE"] != "", Env: c.env, Log: c.Stderr,
 	}

@@ -41,6 +41,12 @@ type Options struct {
 	Cache    string       // cache directory; empty means the user's own
 	Bin      string       // directory of our static programs, which elements install
 	Refresh  bool         // make the base tree anew: packages as the mirror has them now
+	// Lock is the lock file, which pins what is fetched where it has the image;
+	// empty means none. Locked demands that it does, and fits.
+	Lock   string
+	Locked bool
+	// Offline lets nothing reach a network: what is not in the cache fails.
+	Offline bool
 	// HookTimeout is how long one hook may run; 0 means for ever.
 	HookTimeout time.Duration
 	Progress    *command.Progress
@@ -86,6 +92,7 @@ type build struct {
 	elements []*element.Element
 	packages []string
 	outputs  []string // names of formats
+	pins     *Pins    // nil where nothing is pinned
 	layout   *layout  // nil for goldsmith's own disk
 	cache    *cache
 	work     *work
@@ -207,6 +214,9 @@ func (b *build) resolve() error {
 			return err
 		}
 		b.packages = slices.Compact(slices.Sorted(slices.Values(append(asked, b.def.Packages...))))
+		if err := b.choosePins(); err != nil {
+			return err
+		}
 	}
 	if c := b.opts.Compat; c != nil {
 		b.outputs = compatFiles(c, b.def.Outputs, elementNames(b.elements))
@@ -264,6 +274,9 @@ func (b *build) prepare(at string) error {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(at, packagesName), []byte(strings.Join(b.packages, "\n")+"\n"), 0o644); err != nil {
+		return err
+	}
+	if err := b.writePins(at); err != nil {
 		return err
 	}
 	host := b.paths("")

@@ -92,6 +92,9 @@ func (b *build) settings(p phase) map[string]string {
 		maps.Copy(env, b.opts.Compat.Environ)
 	}
 	maps.Copy(env, b.def.Environment)
+	if b.opts.Offline {
+		env["DIB_OFFLINE"] = "1"
+	}
 	maps.Copy(env, map[string]string{
 		"LC_ALL":            "C",
 		"SOURCE_DATE_EPOCH": scriptEpoch,
@@ -164,6 +167,8 @@ func (b *build) paths(root string) map[string]string {
 		"TMP_HOOKS_PATH":                      b.hooks(),
 		"GOLDSMITH_BIN":                       b.opts.Bin,
 		"GOLDSMITH_MIRROR":                    strings.Join(b.def.Mirror, "\n"),
+		"GOLDSMITH_LOCK":                      "",
+		"GOLDSMITH_PINS":                      filepath.Join(b.dir(), fetchedName),
 		"GOLDSMITH_PACKAGES":                  filepath.Join(b.dir(), packagesName),
 		"_LIB":                                filepath.Join(b.dir(), libName),
 		"DIB_BLOCK_DEVICE_PARAMS_YAML":        filepath.Join(b.dir(), blockDeviceDir, "params.yaml"),
@@ -171,6 +176,9 @@ func (b *build) paths(root string) map[string]string {
 		"ELEMENTS_PATH":                       strings.Join(b.opts.Elements, ":"),
 		"IMAGE_ELEMENT_YAML":                  element.YAML(b.elements),
 		"BASH_FUNC_get_image_element_array%%": element.ArrayFunction(b.elements),
+	}
+	if b.pins != nil {
+		env["GOLDSMITH_LOCK"] = filepath.Join(b.dir(), pinnedName)
 	}
 	if b.opts.Compat == nil {
 		// The element manifests would write below the working directory.

@@ -107,6 +107,9 @@ func (b *build) writeOutputs(ctx context.Context, t *tree.Tree) (*Result, error)
 	if err != nil {
 		return nil, err
 	}
+	if err := b.checkPinned(m.Packages); err != nil {
+		return nil, err
+	}
 	inside, err := encode(m)
 	if err != nil {
 		return nil, err

@@ -62,6 +62,7 @@ type keyMaker struct {
 	files   []elementFile // of all elements
 	snippet []byte        // all of environment.d
 	sums    map[string]string
+	pins    map[bool]string // what is pinned, for root.d and for the other phases
 }
 
 // elementFile is a file of an element that hooks may read: neither a hook
@@ -78,7 +79,13 @@ type elementFile struct {
 const maxScript = 256 << 10
 
 func newKeyMaker(b *build) (*keyMaker, error) {
-	k := &keyMaker{b: b, sums: map[string]string{}}
+	k := &keyMaker{b: b, sums: map[string]string{}, pins: map[bool]string{}}
+	for _, p := range []phase{rootPhase, treePhases[0]} {
+		var err error
+		if k.pins[p == rootPhase], err = b.pinDigest(p); err != nil {
+			return nil, err
+		}
+	}
 	for _, e := range b.elements {
 		if err := k.addElement(e); err != nil {
 			return nil, fmt.Errorf("element %s: %w", e.Name, err)
@@ -257,12 +264,13 @@ func (k *keyMaker) environment(in inputs, p phase, said func(string) bool) {
 	env := k.b.settings(p)
 	env["GOLDSMITH_MIRROR"] = strings.Join(k.b.def.Mirror, "\n")
 	env["GOLDSMITH_PACKAGES"] = strings.Join(k.b.packages, "\n")
+	env["GOLDSMITH_LOCK"] = k.pins[p == rootPhase]
 	if said("IMAGE_ELEMENT_YAML") || said("get_image_element_array") {
 		in["variable IMAGE_ELEMENT"] = sum([]byte(env["IMAGE_ELEMENT"]))
 	}
 	for name, value := range env {
 		switch {
-		case slices.Contains(proxies, name), strings.HasPrefix(name, "break"):
+		case slices.Contains(proxies, name), strings.HasPrefix(name, "break"), name == "DIB_OFFLINE":
 		case name == "DIB_IMAGE_SIZE" && k.b.layout != nil: // follows from the tree
 		case (slices.Contains(asWhole, name) || strings.HasPrefix(name, "GOLDSMITH_")) && !said(name):
 		default:

@@ -1,6 +1,7 @@
 package imagebuild
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"goldsmith/internal/atomicfile"
 	"goldsmith/internal/hook"
 	"goldsmith/internal/rootfs"
+	"goldsmith/internal/sourcerepo"
 	"goldsmith/internal/tree"
 )
 
@@ -126,14 +128,7 @@ func (b *build) imageOf(ctx context.Context, r *resumer) (*Result, error) {
 
 // goThrough goes through all steps.
 func (b *build) goThrough(ctx context.Context, r *resumer) error {
-	generation := r.st.key
-	if err := r.phase(ctx, rootPhase); err != nil {
-		return err
-	}
-	if err := r.own(ctx, r.keys.own(r.st.key, "base tree", false, nil), r.finishBase); err != nil {
-		return err
-	}
-	if err := r.endBase(generation); err != nil {
+	if err := b.baseTree(ctx, r); err != nil {
 		return err
 	}
 	for _, p := range treePhases {
@@ -163,6 +158,18 @@ func (b *build) goThrough(ctx context.Context, r *resumer) error {
 		}
 	}
 	return nil
+}
+
+// baseTree goes through the steps that make the base tree.
+func (b *build) baseTree(ctx context.Context, r *resumer) error {
+	generation := r.st.key
+	if err := r.phase(ctx, rootPhase); err != nil {
+		return err
+	}
+	if err := r.own(ctx, r.keys.own(r.st.key, "base tree", false, nil), r.finishBase); err != nil {
+		return err
+	}
+	return r.endBase(generation)
 }
 
 // diskInMachine is the build's, with the host's resolv.conf in the tree.
@@ -268,5 +275,17 @@ func (b *build) readEpoch() error {
 
 // always says why a step runs in every build; empty when its result is kept.
 func (b *build) always(hookFile string) string {
+	if b.pins != nil {
+		return ""
+	}
+	text, err := os.ReadFile(hookFile)
+	if err != nil || !bytes.Contains(text, []byte("source-repositories")) {
+		return ""
+	}
+	for _, e := range b.elements {
+		if list, _ := filepath.Glob(filepath.Join(e.Dir, sourcerepo.FilePrefix+"*")); len(list) > 0 {
+			return "sources are not pinned (imgbuild lock)"
+		}
+	}
 	return ""
 }

@@ -33,6 +33,10 @@ type Fetcher struct {
 	Log      io.Writer     // what is being done; nil means nobody is told
 	Delay    time.Duration // between tries of what a network may have spoilt; 0 means 5 seconds
 	LockWait time.Duration // how long another process may hold the cache; 0 means 10 minutes
+	// Pins are what the repositories must be; nil means whatever they are now.
+	// With them, one that is not pinned is an error.
+	Pins   []Pin
+	Record func(Pin) error // told what each repository was; may be nil
 }
 
 // tries is how often git is called before its failure counts.
@@ -192,20 +196,23 @@ func (f *Fetcher) download(ctx context.Context, r *Repository, force bool) (stri
 	if f.Offline && !strings.HasPrefix(r.Location, "file://") {
 		return "", f.notCached(r)
 	}
-	f.say("Caching %s %s from %s in %s", r.Name, r.Type, public(r.Location), to)
+	f.say("Caching %s %s from %s in %s", r.Name, r.Type, Public(r.Location), to)
 	g := download.Getter{Force: force, Delay: f.delay(), Retrying: func(err error) { f.say("%v; trying again", err) }}
 	_, err := g.Get(ctx, r.Location, to)
 	return to, err
 }
 
 func (f *Fetcher) notCached(r *Repository) error {
-	return command.Missing(fmt.Errorf("%s is not in the cache %s, and DIB_OFFLINE is set", public(r.Location), f.Cache),
+	return command.Missing(fmt.Errorf("%s is not in the cache %s, and DIB_OFFLINE is set", Public(r.Location), f.Cache),
 		"build once without DIB_OFFLINE")
 }
 
 func (f *Fetcher) file(ctx context.Context, r *Repository) error {
 	from, err := f.download(ctx, r, false)
 	if err != nil {
+		return err
+	}
+	if err := f.verify(r, from); err != nil {
 		return err
 	}
 	to, err := f.dest(r.Dest)
@@ -285,7 +292,10 @@ func (f *Fetcher) unpack(ctx context.Context, r *Repository, tmp string) error {
 	}
 	unpack := func() error { return f.run(ctx, "tar", "-C", tmp, "--no-same-owner", "-xf", from) }
 	err = unpack()
-	if err == nil || ctx.Err() != nil {
+	if err == nil {
+		return f.verify(r, from)
+	}
+	if ctx.Err() != nil {
 		return err
 	}
 	if f.Offline {
@@ -297,9 +307,9 @@ func (f *Fetcher) unpack(ctx context.Context, r *Repository, tmp string) error {
 		return err
 	}
 	if err := unpack(); err != nil {
-		return errors.Join(fmt.Errorf("%s: no tarball, or a broken one: %w", public(r.Location), err), os.Remove(from))
+		return errors.Join(fmt.Errorf("%s: no tarball, or a broken one: %w", Public(r.Location), err), os.Remove(from))
 	}
-	return nil
+	return f.verify(r, from)
 }
 
 func (f *Fetcher) run(ctx context.Context, args ...string) error {
@@ -319,9 +329,9 @@ func (f *Fetcher) say(format string, args ...any) {
 	}
 }
 
-// public is a location without user and password. SSH's users alone are no
+// Public is a location without user and password. SSH's users alone are no
 // secret, and part of the address; others may be tokens.
-func public(location string) string {
+func Public(location string) string {
 	u, err := url.Parse(location)
 	if err != nil || u.User == nil {
 		return location

@@ -17,8 +17,15 @@ import (
 // git brings a repository into the cache up to date and clones it into the
 // tree from there.
 func (f *Fetcher) git(ctx context.Context, r *Repository) error {
-	cache := f.cached(r)
-	if err := f.mirror(ctx, r, cache); err != nil {
+	cache, want := f.cached(r), r.Ref
+	pin, err := f.pin(r)
+	if err != nil {
+		return err
+	}
+	if pin != nil {
+		want = pin.Commit
+	}
+	if err := f.mirror(ctx, r, cache, want); err != nil {
 		return err
 	}
 	dest, err := f.dest(r.Dest)
@@ -29,24 +36,28 @@ func (f *Fetcher) git(ctx context.Context, r *Repository) error {
 	if _, err := os.Stat(dest); err == nil {
 		return f.same(ctx, r, dest)
 	}
-	commit, err := f.clone(ctx, r, cache, dest)
+	commit, err := f.clone(ctx, r, cache, dest, want)
 	if err != nil {
 		return errors.Join(err, os.RemoveAll(dest))
+	}
+	if err := f.pinned(r, commit, ""); err != nil {
+		return err
 	}
 	if f.Manifest == "" {
 		return nil
 	}
-	return f.record(f.Manifest, strings.Join([]string{r.Name, "git", r.Dest, public(r.Location), commit}, " "))
+	return f.record(f.Manifest, strings.Join([]string{r.Name, "git", r.Dest, Public(r.Location), commit}, " "))
 }
 
-// mirror makes the cache have the reference that is wanted.
-func (f *Fetcher) mirror(ctx context.Context, r *Repository, cache string) error {
+// mirror makes the cache have what is wanted: the reference, or a commit that
+// is pinned.
+func (f *Fetcher) mirror(ctx context.Context, r *Repository, cache, want string) error {
 	dir := "--git-dir=" + filepath.Join(cache, ".git")
 	if _, err := os.Stat(cache); os.IsNotExist(err) {
 		if f.Offline && remote(r.Location) {
 			return f.notCached(r)
 		}
-		f.say("Caching %s from %s in %s", r.Name, public(r.Location), cache)
+		f.say("Caching %s from %s in %s", r.Name, Public(r.Location), cache)
 		err := f.again(ctx, func() error {
 			if err := os.RemoveAll(cache + ".tmp"); err != nil {
 				return err
@@ -61,21 +72,24 @@ func (f *Fetcher) mirror(ctx context.Context, r *Repository, cache string) error
 			return err
 		}
 	}
+	if want != r.Ref && f.has(ctx, dir, want) {
+		return nil // a commit does not change
+	}
 	if f.Offline {
-		if r.Ref == "*" || f.has(ctx, dir, r.Ref) {
+		if r.Ref == "*" || f.has(ctx, dir, want) {
 			return nil
 		}
 		if remote(r.Location) {
 			return f.notCached(r)
 		}
 	}
-	f.say("Updating cache of %s in %s with ref %s", public(r.Location), cache, r.Ref)
+	f.say("Updating cache of %s in %s with ref %s", Public(r.Location), cache, r.Ref)
 	err := f.again(ctx, func() error { return f.update(ctx, r, dir) })
 	if err != nil {
 		return err
 	}
-	if r.Ref != "*" && !f.has(ctx, dir, r.Ref) {
-		return command.BadInput(fmt.Errorf("%s has no %s", public(r.Location), r.Ref),
+	if r.Ref != "*" && !f.has(ctx, dir, want) {
+		return command.BadInput(fmt.Errorf("%s has no %s", Public(r.Location), want),
 			"the fifth word is a branch, tag or commit that can be reached from one; it is master if left out")
 	}
 	return nil
@@ -103,7 +117,7 @@ func (f *Fetcher) has(ctx context.Context, dir, ref string) bool {
 // location and reference.
 func (f *Fetcher) same(ctx context.Context, r *Repository, dest string) error {
 	origin, err := f.call(ctx, "-C", dest, "config", "remote.origin.url")
-	if err != nil || origin != public(r.Location) {
+	if err != nil || origin != Public(r.Location) {
 		return command.BadInput(fmt.Errorf("%s holds something else already (%s)", r.Dest, origin),
 			"give each repository a destination of its own")
 	}
@@ -117,21 +131,25 @@ func (f *Fetcher) same(ctx context.Context, r *Repository, dest string) error {
 // clone makes the repository in the tree and returns its commit. Nothing in it
 // leads back to this machine: no name of the cache, no time or user of today,
 // no file that the cache shares.
-func (f *Fetcher) clone(ctx context.Context, r *Repository, cache, dest string) (string, error) {
+func (f *Fetcher) clone(ctx context.Context, r *Repository, cache, dest, want string) (string, error) {
 	const noLog = "core.logAllRefUpdates=false"
 	steps := [][]string{{"-c", noLog, "clone", "-q", "--no-hardlinks", "--template=", "--", cache, dest}}
-	at := []string{"-C", dest, "-c", noLog}
+	if want != r.Ref {
+		// A pinned commit alone: what else the cache has changes.
+		steps = [][]string{{"-c", noLog, "init", "-q", "--template=", "--", dest}}
+	}
+	at := []string{"-C", dest, "-c", noLog, "-c", "pack.threads=1"}
 	head := "HEAD"
 	if r.Ref == "*" {
 		steps = append(steps, append(at, "fetch", "-q", "--prune", "--update-head-ok", "--", cache,
 			"+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"))
 	} else {
 		steps = append(steps,
-			append(at, "fetch", "-q", "--", cache, r.Ref+":fetch_"+r.Ref),
+			append(at, "fetch", "-q", "--", cache, want+":fetch_"+r.Ref),
 			append(at, "reset", "-q", "--hard", "FETCH_HEAD"))
 		head = "fetch_" + r.Ref
 	}
-	steps = append(steps, append(at, "config", "remote.origin.url", public(r.Location)))
+	steps = append(steps, append(at, "config", "remote.origin.url", Public(r.Location)))
 	for _, args := range steps {
 		if _, err := f.call(ctx, args...); err != nil {
 			return "", err

@@ -523,8 +523,8 @@ func TestPublic(t *testing.T) {
 	for in, want := range map[string]string{
 		"https://u:p@h/x": "https://h/x", "git@h:x": "git@h:x", "/a": "/a", "ssh://git@h/x": "ssh://git@h/x", "ssh://git:p@h/x": "ssh://h/x", "https://token@h/x": "https://h/x", "http://h/x": "http://h/x",
 	} {
-		if got := public(in); got != want {
-			t.Errorf("public(%q) = %q; want %q", in, got, want)
+		if got := Public(in); got != want {
+			t.Errorf("Public(%q) = %q; want %q", in, got, want)
 		}
 	}
 	if d := cmp.Diff("fatal: http://h/x", secrets([]string{"http://u:p@h/x"}).Replace("fatal: http://u:p@h/x")); d != "" {
