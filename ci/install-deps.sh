@@ -6,7 +6,7 @@ set -eu -o pipefail
 
 packages=(
     # building images
-    ca-certificates debian-archive-keyring gpgv squashfs-tools xz-utils
+    ca-certificates debian-archive-keyring gpgv squashfs-tools uidmap xz-utils
     # virtual machines
     dnsmasq-base iproute2 libvirt-clients libvirt-daemon
     libvirt-daemon-config-network libvirt-daemon-driver-qemu
@@ -17,7 +17,7 @@ packages=(
     # smoke tests
     jq redis-tools
     # what tests run with: the race detector needs a C compiler
-    gcc libc6-dev procps
+    gcc libc6-dev libcap2-bin procps
     # what tests hold our formats against
     busybox-static bzip2 dosfstools erofs-utils fdisk gdisk gpg gpg-agent mtools shellcheck
     skopeo

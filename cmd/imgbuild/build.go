@@ -8,6 +8,7 @@ import (
 	"goldsmith/internal/command"
 	"goldsmith/internal/element"
 	"goldsmith/internal/imagebuild"
+	"goldsmith/internal/rootfs"
 )
 
 func buildCommand() *command.Command {
@@ -47,6 +48,10 @@ ELEMENTS_PATH, then among goldsmith's own.`,
 			}
 			p := command.NewProgress("imgbuild", io, asJSON)
 			defer p.Close()
+			if err := rootfs.Isolate(); err != nil {
+				p.Error(err)
+				return err
+			}
 			res, err := build(ctx, args[0], elements, imagebuild.Options{
 				Out: out, Cache: cache, Refresh: refresh, Locked: locked, Offline: offline, HookTimeout: hookTimeout, Progress: p,
 			})

@@ -10,6 +10,7 @@ import (
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/imagebuild"
+	"goldsmith/internal/rootfs"
 )
 
 // cacheFlags are the flags of 'imgbuild cache'.
@@ -58,6 +59,10 @@ imgbuild cache prune --keep-size 10GiB`,
 				keep, err := imagebuild.ParseSize(f.keep)
 				if err != nil {
 					return command.Usage("--keep-size: "+err.Error(), "")
+				}
+				// An ordinary user's layers have files of subordinate ids.
+				if err := rootfs.Isolate(); err != nil {
+					return err
 				}
 				removed, err := c.Prune(ctx, keep)
 				if err != nil {

@@ -82,11 +82,8 @@ func createImage(name string, args []string) int {
 	case err != nil:
 		return failed(name, command.Hint(err, "'"+name+" --help' lists the options"))
 	}
-	if os.Geteuid() != 0 {
-		return failed(name, command.Missing(errors.New("a build needs root"), "sudo -E "+name+" …"))
-	}
 	if err := rootfs.Isolate(); err != nil {
-		return failed(name, command.Missing(err, "a build needs the right to make namespaces"))
+		return failed(name, err)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()

@@ -9,6 +9,7 @@ import (
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/imagebuild"
+	"goldsmith/internal/rootfs"
 )
 
 func lockCommand() *command.Command {
@@ -40,6 +41,9 @@ imgbuild lock --update ci/demo/image.yaml`,
 			}
 			p := command.NewProgress("imgbuild", command.IO{Stdout: io.Stderr, Stderr: io.Stderr}, false)
 			defer p.Close()
+			if err := rootfs.Isolate(); err != nil {
+				return err
+			}
 			def, opts, err := buildOptions(args[0], elements)
 			if err != nil {
 				return err

@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"slices"
 	"syscall"
 
 	"goldsmith/internal/command"
@@ -18,10 +17,6 @@ import (
 // version is set when the program is linked.
 var version = "dev"
 
-// isolated are the commands that work on an image's tree, in namespaces of
-// their own.
-var isolated = []string{"build", "plan", "lock"}
-
 func main() { os.Exit(run()) }
 
 func run() int {
@@ -32,12 +27,6 @@ func run() int {
 	}
 	if len(os.Args) == 3 && os.Args[1] == imagebuild.InMachine {
 		return inMachine(os.Args[2])
-	}
-	if len(os.Args) > 1 && slices.Contains(isolated, os.Args[1]) && os.Geteuid() == 0 {
-		if err := rootfs.Isolate(); err != nil {
-			command.Print(os.Stderr, "imgbuild", command.Missing(err, "a build needs root and the right to make namespaces"))
-			return command.StatusMissing
-		}
 	}
 	return program().Main(os.Args[1:])
 }

@@ -9,6 +9,7 @@ import (
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/imagebuild"
+	"goldsmith/internal/rootfs"
 )
 
 func planCommand() *command.Command {
@@ -34,6 +35,9 @@ listed from then on only.`,
 		Run: func(ctx context.Context, io command.IO, args []string) error {
 			if len(args) != 1 {
 				return command.Usage("plan needs one image definition", "imgbuild plan ci/demo/image.yaml")
+			}
+			if err := rootfs.Isolate(); err != nil {
+				return err
 			}
 			p := command.NewProgress("imgbuild", command.IO{Stdout: io.Stderr, Stderr: io.Stderr}, false)
 			defer p.Close()

@@ -138,7 +138,7 @@ func Build(ctx context.Context, def *Definition, opts Options) (_ *Result, err e
 // directory.
 func open(ctx context.Context, def *Definition, opts Options) (_ *build, err error) {
 	if !rootfs.Isolated() {
-		return nil, command.Missing(errors.New("a build needs mount namespaces"), "run it as root")
+		return nil, errors.New("a build needs the namespaces of rootfs.Isolate")
 	}
 	b := &build{def: def, opts: opts, progress: opts.Progress, work: &work{}, log: io.Discard, timeline: newTimeline()}
 	if b.cwd, err = os.Getwd(); err != nil {

@@ -27,9 +27,13 @@ const (
 	enterDevices = "goldsmith-enter-chroot-devices"
 )
 
-// Init is the other half of [Chroot.Exec]. A program that runs chroots calls
-// it first in main: in the helper process it does not return.
+// Init is the other half of [Chroot.Exec] and [Isolate]. A program that calls
+// these calls it first in main: in their helper processes it does not return.
 func Init() {
+	if len(os.Args) > 2 && os.Args[0] == self && os.Args[1] == enterMapped {
+		fmt.Fprintln(os.Stderr, becomeRoot(os.Args[2:]))
+		os.Exit(notInside)
+	}
 	Isolated() // before anybody looks at the environment
 	if len(os.Args) < 5 || os.Args[0] != self || os.Args[1] != enter && os.Args[1] != enterDevices {
 		return
@@ -51,9 +55,10 @@ type Chroot struct {
 }
 
 // Exec runs x inside the tree: x.Args[0] is looked up there and x.Dir is
-// ignored, the program starts in "/". It sees its own process numbers, a
-// fresh /proc and /dev, a read-only /sys, and the host's network. Of x.Sys only
-// the terminal is kept. Whatever it leaves running ends with it.
+// ignored, the program starts in "/", as user and group 0 and in no other
+// group. It sees its own process numbers, a fresh /proc and /dev, a read-only
+// /sys, and the host's network. Of x.Sys only the terminal is kept. Whatever it
+// leaves running ends with it.
 func (c Chroot) Exec(ctx context.Context, x command.Exec) error {
 	args, how := x.Args, enter
 	if c.Devices {
@@ -84,6 +89,10 @@ const notInside = 127
 func runInside(root, hooks string, devices bool, args []string) (int, error) {
 	if err := enterTree(root, hooks, devices); err != nil {
 		return notInside, err
+	}
+	// The caller's other groups must not decide what a hook does.
+	if err := syscall.Setgroups([]int{0}); err != nil {
+		return notInside, fmt.Errorf("groups: %w", err)
 	}
 	path, err := exec.LookPath(args[0])
 	if err != nil {
@@ -119,7 +128,10 @@ func enterTree(root, hooks string, devices bool) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
-	if err := mountKernelFS(root); err != nil {
+	if err := mountProc(root); err != nil {
+		return err
+	}
+	if err := mountSys(root); err != nil {
 		return err
 	}
 	dev := makeDev
@@ -158,93 +170,4 @@ func mountPoint(root, dir string) (string, error) {
 		}
 	}
 	return p, nil
-}
-
-func mountKernelFS(root string) error {
-	for _, m := range []struct {
-		fs, dir string
-		flags   uintptr
-	}{
-		{"proc", "proc", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC},
-		{"sysfs", "sys", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_RDONLY},
-	} {
-		p, err := mountPoint(root, m.dir)
-		if err != nil {
-			return err
-		}
-		if err := unix.Mount(m.fs, p, m.fs, m.flags, ""); err != nil {
-			return fmt.Errorf("mount %s: %w", p, err)
-		}
-	}
-	return nil
-}
-
-// makeDev mounts a small /dev with what programs expect everywhere (pts(4),
-// null(4), random(4)) and nothing of the host's hardware.
-func makeDev(root string) error {
-	dev, err := mountPoint(root, "dev")
-	if err != nil {
-		return err
-	}
-	if err := unix.Mount("tmpfs", dev, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC, "mode=755,size=4m"); err != nil {
-		return fmt.Errorf("mount %s: %w", dev, err)
-	}
-	umask := unix.Umask(0)
-	defer unix.Umask(umask)
-	for name, minor := range map[string]uint32{"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9} {
-		if err := unix.Mknod(filepath.Join(dev, name), unix.S_IFCHR|0o666, int(unix.Mkdev(1, minor))); err != nil {
-			return fmt.Errorf("make /dev/%s: %w", name, err)
-		}
-	}
-	if err := unix.Mknod(filepath.Join(dev, "tty"), unix.S_IFCHR|0o666, int(unix.Mkdev(5, 0))); err != nil {
-		return fmt.Errorf("make /dev/tty: %w", err)
-	}
-	for name, target := range map[string]string{
-		"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1",
-		"stderr": "/proc/self/fd/2", "ptmx": "pts/ptmx",
-	} {
-		if err := os.Symlink(target, filepath.Join(dev, name)); err != nil {
-			return err
-		}
-	}
-	for dir, opts := range map[string]string{"pts": "newinstance,ptmxmode=0666,mode=620,gid=5", "shm": "mode=1777"} {
-		p := filepath.Join(dev, dir)
-		if err := os.Mkdir(p, 0o755); err != nil {
-			return err
-		}
-		fs := "devpts"
-		if dir == "shm" {
-			fs = "tmpfs"
-		}
-		if err := unix.Mount(fs, p, fs, unix.MS_NOSUID|unix.MS_NOEXEC, opts); err != nil {
-			return fmt.Errorf("mount %s: %w", p, err)
-		}
-	}
-	return nil
-}
-
-// shareDev shows this machine's devices in the tree.
-func shareDev(root string) error {
-	dev, err := mountPoint(root, "dev")
-	if err != nil {
-		return err
-	}
-	if err := unix.Mount("/dev", dev, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
-		return fmt.Errorf("bind %s: %w", dev, err)
-	}
-	return nil
-}
-
-func bindReadOnly(src, root, dir string) error {
-	p, err := mountPoint(root, dir)
-	if err != nil {
-		return err
-	}
-	if err := unix.Mount(src, p, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("bind %s: %w", p, err)
-	}
-	if err := unix.Mount("", p, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
-		return fmt.Errorf("bind %s read-only: %w", p, err)
-	}
-	return nil
 }

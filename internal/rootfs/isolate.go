@@ -4,8 +4,10 @@
 //
 // A process that builds runs in namespaces of its own ([Isolate]): its mounts
 // are seen by nobody else and, with every process it started, they end with
-// it, even when it is killed. Programs inside the tree run in a chroot with
-// their own /proc, /dev and process numbers ([Chroot]).
+// it, even when it is killed. An ordinary user's process is also in a user
+// namespace, where it is root and has the ids that an image's files belong to.
+// Programs inside the tree run in a chroot with their own /proc, /dev and
+// process numbers ([Chroot]).
 //
 // It refuses to be a container runtime: the network is the host's and a hook
 // is trusted as much as whoever wrote the image definition.
@@ -22,6 +24,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"goldsmith/internal/command"
 )
 
 // isolated marks the inner process of Isolate in its environment.
@@ -45,16 +49,14 @@ const self = "/proc/self/exe"
 func Isolated() bool { return inner() }
 
 // Isolate moves the program into mount, process and IPC namespaces of its
-// own: it starts itself once more with the same arguments, waits, and exits
-// with that process's status. In the inner process it returns nil. Call it
-// first in main. Without the rights for it, it returns an error in the outer
-// process.
+// own, and where it is not root into a user namespace: it starts itself once
+// more with the same arguments, waits, and exits with that process's status.
+// In the inner process it returns nil. Call it on the main goroutine, before
+// anything is done that should not be done twice, and [Init] first in main.
+// Without the rights for it, it returns an error that says what to enable.
 func Isolate() error {
 	if Isolated() {
 		return arrange()
-	}
-	if os.Geteuid() != 0 {
-		return errors.New("only root can make mount namespaces")
 	}
 	// The parent-death signal follows the thread, not the process.
 	runtime.LockOSThread()
@@ -66,10 +68,18 @@ func Isolate() error {
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC,
 		Pdeathsig:  syscall.SIGKILL,
 	}
+	start := cmd.Start
+	if os.Geteuid() != 0 {
+		ids, err := findIDs()
+		if err != nil {
+			return err
+		}
+		start = func() error { return startMapped(cmd, ids) }
+	}
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("namespaces: %w", err)
+	if err := start(); err != nil {
+		return whyNot("/proc/sys", isSuperuser(), fmt.Errorf("namespaces: %w", err))
 	}
 	go func() {
 		// The inner process sees an interrupt from the terminal by itself; a
@@ -97,10 +107,31 @@ func Isolate() error {
 func arrange() error {
 	unix.Umask(0o022) // the caller's must not reach an image
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make mounts private: %w", err)
+		return whyNot("/proc/sys", isSuperuser(), fmt.Errorf("make mounts private: %w", err))
 	}
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
-		return fmt.Errorf("mount /proc: %w", err)
+		err = fmt.Errorf("mount /proc: %w", err)
+		if inUserNamespace() {
+			// The kernel shows no more of /proc than was seen before, mount_namespaces(7).
+			return command.Missing(err, "something lies over parts of /proc, as in a container: "+
+				"start that with --security-opt systempaths=unconfined (docker) or unmask=ALL (podman)")
+		}
+		return err
+	}
+	return hideHome(home)
+}
+
+// home is the home directory that hooks are told, as root's.
+const home = "/root"
+
+// hideHome lays an empty directory over one that its user, though root of a
+// namespace, may not look into.
+func hideHome(dir string) error {
+	if err := unix.Access(dir, unix.R_OK|unix.X_OK); err != unix.EACCES {
+		return nil
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=700"); err != nil {
+		return fmt.Errorf("mount %s: %w", dir, err)
 	}
 	return nil
 }

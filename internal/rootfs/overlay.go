@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"goldsmith/internal/command"
 )
 
 // Names inside the scratch directory of an overlay.
@@ -78,10 +80,17 @@ func Overlay(target string, lower []string, scratch string) error {
 		return err
 	}
 	opts := "lowerdir=" + strings.Join(names, ":") + ",upperdir=" + upper + ",workdir=" + tmp
-	if err := unix.Mount("overlay", target, "overlay", 0, opts); err != nil {
-		return fmt.Errorf("mount overlay on %s: %w", target, err)
+	if inUserNamespace() {
+		opts += ",userxattr" // others are only for the superuser of the machine
 	}
-	return nil
+	err = unix.Mount("overlay", target, "overlay", 0, opts)
+	if err != nil {
+		err = fmt.Errorf("mount overlay on %s: %w", target, err)
+	}
+	if err != nil && inUserNamespace() {
+		return command.Missing(err, "for ordinary users this needs Linux 5.12, and the cache on ext4, xfs or btrfs; or run as root")
+	}
+	return err
 }
 
 // EndOverlay unmounts what Overlay mounted, and everything below it, and
