@@ -46,6 +46,11 @@ func normalise(t *tree.Tree, epoch time.Time) error {
 		t.Remove("etc/machine-id") // whatever it is
 		t.AddFile("etc/machine-id", 0o444, nil)
 	}
+	for _, dir := range emptied { // when they were last changed depends on what was in them
+		if e := t.Lookup(dir); e != nil && e.IsDir() {
+			e.ModTime = epoch
+		}
+	}
 	t.ClampTimes(epoch)
 	return nil
 }

@@ -25,6 +25,7 @@ func TestNormalise(t *testing.T) {
 	}
 	tr.AddFile("etc/machine-id", 0o600, []byte("0123456789abcdef"))
 	tr.Add(&tree.Entry{Path: "var/log/current", Mode: tree.ModeSymlink | 0o777, Target: "x"})
+	tr.Add(&tree.Entry{Path: "dev", Mode: tree.ModeDir | 0o755, ModTime: epoch.Add(-time.Hour)})
 	if err := normalise(tr, epoch); err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +37,7 @@ func TestNormalise(t *testing.T) {
 		}
 	}
 	want := []string{
-		".", "etc", "etc/hosts", "etc/machine-id", "etc/passwd", "etc/ssh", "etc/ssh/sshd_config", "root", "run", "tmp",
+		".", "dev", "etc", "etc/hosts", "etc/machine-id", "etc/passwd", "etc/ssh", "etc/ssh/sshd_config", "root", "run", "tmp",
 		"usr", "usr/run", "usr/run/kept", "var", "var/cache", "var/cache/apt", "var/cache/apt/archives",
 		"var/lib", "var/lib/apt", "var/lib/apt/lists", "var/lib/dpkg", "var/lib/systemd", "var/log", "var/log/apt", "var/log/current",
 	}
