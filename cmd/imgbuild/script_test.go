@@ -23,7 +23,7 @@ func TestMain(m *testing.M) {
 
 func TestScript(t *testing.T) {
 	testenv.NeedRoot(t)
-	testenv.Need(t, "fsck.erofs", "unshare", "newuidmap", "setcap")
+	testenv.Need(t, "fsck.erofs", "unshare", "newuidmap", "setcap", "sudo")
 	testenv.NeedFile(t, "/bin/busybox")
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",

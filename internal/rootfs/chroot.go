@@ -28,11 +28,19 @@ const (
 )
 
 // Init is the other half of [Chroot.Exec] and [Isolate]. A program that calls
-// these calls it first in main: in their helper processes it does not return.
+// these calls it first in main: in their helper processes it does not return,
+// nor where hooks call the program in the place of sudo.
 func Init() {
 	if len(os.Args) > 2 && os.Args[0] == self && os.Args[1] == enterMapped {
 		fmt.Fprintln(os.Stderr, becomeRoot(os.Args[2:]))
 		os.Exit(notInside)
+	}
+	if filepath.Base(os.Args[0]) == sudo {
+		if err := runSudo(os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, "sudo:", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	Isolated() // before anybody looks at the environment
 	if len(os.Args) < 5 || os.Args[0] != self || os.Args[1] != enter && os.Args[1] != enterDevices {

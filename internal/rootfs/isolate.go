@@ -118,7 +118,10 @@ func arrange() error {
 		}
 		return err
 	}
-	return hideHome(home)
+	if !inUserNamespace() {
+		return nil
+	}
+	return errors.Join(hideHome(home), replaceSudo())
 }
 
 // home is the home directory that hooks are told, as root's.
