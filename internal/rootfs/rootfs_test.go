@@ -52,7 +52,7 @@ func base(t *testing.T) string {
 	if err := os.WriteFile(filepath.Join(root, "bin/busybox"), b, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"sh", "ls", "cat", "sleep", "touch", "hostname", "stat", "dd"} {
+	for _, name := range []string{"sh", "ls", "cat", "sleep", "touch", "hostname", "stat", "dd", "chmod", "grep", "wc"} {
 		if err := os.Symlink("busybox", filepath.Join(root, "bin", name)); err != nil {
 			t.Fatal(err)
 		}
@@ -73,7 +73,9 @@ func TestChroot(t *testing.T) {
 		{"sh -c 'kill -TERM $$'; echo $?", "143"},
 		{"cat " + HooksDir + "/hello", "from a hook"},
 		{"touch " + HooksDir + "/x 2>/dev/null || echo refused", "refused"},
-		{"touch /sys/x 2>/dev/null || echo refused", "refused"},
+		{"touch /sys/x 2>&1 | grep -o 'Read-only file system'", "Read-only file system"},
+		{"ls /sys/fs/cgroup", ""}, // what is mounted there on the host is not
+		{"chmod 666 /dev/null 2>&1 | grep -o 'Read-only file system'", "Read-only file system"},
 		{"ls /dev", "fd full null ptmx pts random shm stderr stdin stdout tty urandom zero"},
 		{"echo x >/dev/null && dd if=/dev/zero bs=1 count=3 2>/dev/null | wc -c", "3"},
 		{"hostname changed && hostname", "changed"},

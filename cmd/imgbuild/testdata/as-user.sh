@@ -28,7 +28,7 @@ for name in passwd group subuid subgid; do
 done
 umount --lazy "$etc"
 rmdir "$etc"
-set -- setpriv --reuid=12345 --regid=12345 --clear-groups env USER=builder LOGNAME=builder HOME="$PWD" "$@"
+set -- setpriv --reuid=12345 --regid=12345 --groups=12345,4 env USER=builder LOGNAME=builder HOME="$PWD" "$@"
 if [ -n "${NAMESPACES:-}" ]; then
     # The limit is that of a user namespace.
     set -- unshare --user --map-users=0,0,65536 --map-groups=0,0,65536 --setuid=0 --setgid=0 \
