@@ -31,6 +31,7 @@ rmdir "$etc"
 set -- setpriv --reuid=12345 --regid=12345 --groups=12345,4 env USER=builder LOGNAME=builder HOME="$PWD" "$@"
 if [ -n "${NAMESPACES:-}" ]; then
     # The limit is that of a user namespace.
+    # shellcheck disable=SC2016 # for the inner shell
     set -- unshare --user --map-users=0,0,65536 --map-groups=0,0,65536 --setuid=0 --setgid=0 \
         sh -c 'echo "$0" >/proc/sys/user/max_user_namespaces && exec "$@"' "$NAMESPACES" "$@"
 fi
