@@ -51,7 +51,8 @@ func mountSys(root string) error {
 		if point == p || hidden != "" && strings.HasPrefix(point, hidden+"/") {
 			continue
 		}
-		if err := unix.Mount("tmpfs", point, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_RDONLY, "mode=755"); err != nil {
+		const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_RDONLY
+		if err := unix.Mount("tmpfs", point, "tmpfs", flags, "mode=755"); err != nil {
 			return fmt.Errorf("hide %s: %w", point, err)
 		}
 		hidden = point

@@ -88,7 +88,8 @@ func Overlay(target string, lower []string, scratch string) error {
 		err = fmt.Errorf("mount overlay on %s: %w", target, err)
 	}
 	if err != nil && inUserNamespace() {
-		return command.Missing(err, "for ordinary users this needs Linux 5.12, and the cache on ext4, xfs or btrfs; or run as root")
+		return command.Missing(err,
+			"for ordinary users this needs Linux 5.12, and the cache on ext4, xfs or btrfs; or run as root")
 	}
 	return err
 }

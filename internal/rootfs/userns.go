@@ -68,7 +68,8 @@ func findIDs() (*idMaps, error) {
 		return nil, err
 	}
 	free := max(firstFree(string(users)), firstFree(string(groups)))
-	remedy := fmt.Sprintf("sudo usermod --add-subuids %[1]d-%[2]d --add-subgids %[1]d-%[2]d %[3]s; or run as root", free, free+imageIDs-1, name)
+	remedy := fmt.Sprintf("sudo usermod --add-subuids %[1]d-%[2]d --add-subgids %[1]d-%[2]d %[3]s; or run as root",
+		free, free+imageIDs-1, name)
 	m := &idMaps{}
 	if m.users, err = mapIDs(string(users), os.Getuid(), name, id); err != nil {
 		return nil, command.Missing(fmt.Errorf("%s: %w", subUID, err), remedy)
@@ -235,8 +236,10 @@ func whyNot(proc string, root bool, err error) error {
 	for _, r := range restrictions {
 		text, readErr := os.ReadFile(filepath.Join(proc, r.file))
 		if readErr == nil && strings.TrimSpace(string(text)) == r.value {
-			return command.Missing(fmt.Errorf("%w (%s is %s)", err, strings.ReplaceAll(r.file, "/", "."), r.value), r.remedy+"; or run as root")
+			err = fmt.Errorf("%w (%s is %s)", err, strings.ReplaceAll(r.file, "/", "."), r.value)
+			return command.Missing(err, r.remedy+"; or run as root")
 		}
 	}
-	return command.Missing(err, "this kernel, or the container that this runs in, allows ordinary users no user namespaces; or run as root")
+	return command.Missing(err,
+		"this kernel, or the container that this runs in, allows ordinary users no user namespaces; or run as root")
 }
