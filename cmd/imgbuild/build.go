@@ -48,7 +48,11 @@ ELEMENTS_PATH, then among goldsmith's own.`,
 			}
 			p := command.NewProgress("imgbuild", io, asJSON)
 			defer p.Close()
-			if err := rootfs.Isolate(); err != nil {
+			var more []rootfs.Namespace
+			if offline {
+				more = append(more, rootfs.WithoutNetwork)
+			}
+			if err := rootfs.Isolate(more...); err != nil {
 				p.Error(err)
 				return err
 			}

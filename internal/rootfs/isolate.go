@@ -20,6 +20,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -54,8 +55,15 @@ func Isolated() bool { return inner() }
 // In the inner process it returns nil. Call it on the main goroutine, before
 // anything is done that should not be done twice, and [Init] first in main.
 // Without the rights for it, it returns an error that says what to enable.
-func Isolate() error {
+// With [WithoutNetwork], the namespaces have no network but a loopback
+// interface of their own.
+func Isolate(more ...Namespace) error {
 	if Isolated() {
+		if slices.Contains(more, WithoutNetwork) {
+			if err := raiseLoopback(); err != nil {
+				return err
+			}
+		}
 		return arrange()
 	}
 	// The parent-death signal follows the thread, not the process.
@@ -67,6 +75,9 @@ func Isolate() error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC,
 		Pdeathsig:  syscall.SIGKILL,
+	}
+	for _, n := range more {
+		cmd.SysProcAttr.Cloneflags |= uintptr(n)
 	}
 	start := cmd.Start
 	if os.Geteuid() != 0 {
@@ -100,6 +111,31 @@ func Isolate() error {
 		os.Exit(1)
 	}
 	return err
+}
+
+// Namespace is one more that [Isolate] makes.
+type Namespace uintptr
+
+// WithoutNetwork is a network namespace that leads nowhere.
+const WithoutNetwork Namespace = unix.CLONE_NEWNET
+
+// raiseLoopback brings up the interface lo: programs talk to themselves over it
+// (netdevice(7)).
+func raiseLoopback() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("loopback: %w", err)
+	}
+	defer unix.Close(fd)
+	r, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	r.SetUint16(unix.IFF_UP)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, r); err != nil {
+		return fmt.Errorf("loopback: %w", err)
+	}
+	return nil
 }
 
 // arrange makes the inner process's mounts private and gives it a /proc that
