@@ -61,11 +61,22 @@ func TestNewestBefore(t *testing.T) {
 	if err := os.Symlink("old", filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
 	}
-	got, err := newestBefore(dir, now)
+	got, _, err := newestBefore(dir, now)
 	if want := now.Add(-24 * time.Hour); !got.Equal(want) || err != nil {
 		t.Errorf("newestBefore = %v, %v; want %v", got, err, want)
 	}
-	if got, err := newestBefore(t.TempDir(), now); !got.Equal(time.Unix(0, 0)) || err != nil {
+	if got, _, err := newestBefore(t.TempDir(), now); !got.Equal(time.Unix(0, 0)) || err != nil {
 		t.Errorf("newestBefore of nothing = %v, %v; want the epoch", got, err)
+	}
+}
+
+func TestCheckClock(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for newest, bad := range map[time.Time]bool{
+		{}: false, now: false, now.Add(23 * time.Hour): false, now.Add(25 * time.Hour): true,
+	} {
+		if err := checkClock(newest, now); (err != nil) != bad {
+			t.Errorf("%s: %v", newest, err)
+		}
 	}
 }

@@ -305,7 +305,7 @@ func (b *build) treeInOneGo(ctx context.Context) (*tree.Tree, error) {
 		return nil, err
 	}
 	var err error
-	if b.epoch, err = newestBefore(root, started); err != nil {
+	if b.epoch, _, err = newestBefore(root, started); err != nil {
 		return nil, err
 	}
 	if err := b.lateEnvironment(b.hooks()); err != nil {

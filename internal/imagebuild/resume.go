@@ -307,8 +307,11 @@ func (r *resumer) finishBase() error {
 	if err != nil {
 		return err
 	}
-	epoch, err := newestBefore(root, time.Unix(started, 0))
+	epoch, newest, err := newestBefore(root, time.Unix(started, 0))
 	if err != nil {
+		return err
+	}
+	if err := checkClock(newest, time.Now()); err != nil {
 		return err
 	}
 	return r.st.note(epochNote, epoch.Unix())

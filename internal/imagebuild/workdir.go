@@ -69,6 +69,9 @@ type work struct {
 func (c *cache) newWork(ctx context.Context, p *command.Progress) (*work, error) {
 	starting, err := filelock.Lock(ctx, filepath.Join(c.dir, "work.lock"), filelock.Exclusive,
 		func() { say(p, "waiting for another build to start") })
+	if errors.Is(err, unix.EROFS) || errors.Is(err, fs.ErrPermission) {
+		err = command.BadInput(fmt.Errorf("cache: %w", err), "the cache must be one that this user can write to; --cache names another")
+	}
 	if err != nil {
 		return nil, err
 	}
