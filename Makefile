@@ -13,7 +13,7 @@ HOST_PROGRAMS  = $(filter-out $(IMAGE_PROGRAMS),$(PROGRAMS))
 # The programs that imgbuild is by other names.
 ORIGINALS = disk-image-create ramdisk-image-create diskimage-builder element-info
 
-.PHONY: help build deps check test race system-test system-core proof torture demo clean
+.PHONY: help build deps check test race system-test system-core proof bench torture demo clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -48,6 +48,9 @@ demo: deps build ## build, boot, test and promote the demo image
 
 proof: build ## compare with the originals over all cases, and write the table in docs/compatibility.md
 	ci/proof.sh
+
+bench: build ## measure builds of set M beside other builders' (root, a mirror); BENCH_PEERS="mmdebstrap dib"
+	ci/bench.sh
 
 N ?= 10
 torture: build ## the torture tier: N times, figures go to docs/reliability.md

@@ -398,6 +398,7 @@ func BenchmarkWrite(b *testing.B) {
 		}
 	}
 	var r Result
+	before := cpu(b)
 	for b.Loop() {
 		var err error
 		if r, err = Write(discard{}, tr, Options{}); err != nil {
@@ -405,6 +406,17 @@ func BenchmarkWrite(b *testing.B) {
 		}
 	}
 	b.SetBytes(r.Size)
+	b.ReportMetric(float64(r.Size)*float64(b.N)/1e6/(cpu(b)-before).Seconds(), "MB/cpu-s")
+}
+
+// cpu is the time that this process took of processors.
+func cpu(tb testing.TB) time.Duration {
+	tb.Helper()
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		tb.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 var _ io.WriterAt = (*memory)(nil)

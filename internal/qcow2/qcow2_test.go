@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -132,5 +133,28 @@ func BenchmarkWrite(b *testing.B) {
 				write(b, src, c)
 			}
 		})
+	}
+}
+
+var diskFile = flag.String("disk", "", "BenchmarkDisk packs this raw disk")
+
+// BenchmarkDisk packs a whole disk into a file, as a build does.
+func BenchmarkDisk(b *testing.B) {
+	if *diskFile == "" {
+		b.Skip("no -disk")
+	}
+	src, err := os.Open(*diskFile)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer src.Close()
+	for b.Loop() {
+		f, err := os.Create(filepath.Join(b.TempDir(), "disk.qcow2"))
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := errors.Join(Write(b.Context(), f, src, Zstd), f.Close()); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

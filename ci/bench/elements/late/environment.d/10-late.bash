@@ -1,0 +1,2 @@
+# The disk brings an initramfs of its own.
+export INITRD=No
