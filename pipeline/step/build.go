@@ -1,9 +1,7 @@
 package step
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -103,7 +101,7 @@ const imgbuildGrace = 30 * time.Second
 func (b *build) imgbuild(ctx context.Context, out string, j *pipeline.Job) error {
 	r, w := io.Pipe()
 	said := make(chan error, 1)
-	go func() { said <- relay(r, j.Progress) }()
+	go func() { said <- j.Progress.Relay(r) }()
 	args := []string{filepath.Join(b.env.Bin, "imgbuild"), "build", "--json", "-o", out, b.definition}
 	if b.refresh {
 		args = append(args, "--refresh")
@@ -137,46 +135,6 @@ func (b *build) explain(msg error, out string, j *pipeline.Job) error {
 		e.Hint = "free some space there, or keep runs in another directory with --dir"
 	}
 	return e
-}
-
-// relay turns imgbuild's events into progress of the pipeline, and returns the
-// error that it reports, if any.
-func relay(r io.Reader, p *command.Progress) (said error) {
-	steps := map[string]*command.Step{}
-	s := bufio.NewScanner(r)
-	s.Buffer(nil, 16<<20)
-	for s.Scan() {
-		var e command.Event
-		if json.Unmarshal(s.Bytes(), &e) != nil {
-			continue
-		}
-		switch st := steps[e.Step]; {
-		case e.Event == "error":
-			said = &command.Error{Status: e.Exit, Err: errors.New(e.Detail), Hint: e.Hint}
-		case e.Event == "start":
-			steps[e.Step] = p.Start(e.Step)
-		case e.Event != "done" || st == nil:
-		default:
-			delete(steps, e.Step)
-			endStep(st, e)
-		}
-	}
-	for _, st := range steps { // the program died in the middle of them
-		st.Done(errors.New("not ended"), "")
-	}
-	_, _ = io.Copy(io.Discard, r)
-	return said
-}
-
-func endStep(st *command.Step, e command.Event) {
-	switch e.Status {
-	case "cached":
-		st.Cached(e.Detail)
-	case "failed":
-		st.Done(errors.New(e.Detail), e.Detail)
-	default:
-		st.Done(nil, "")
-	}
 }
 
 // store puts what was built into the layout.

@@ -271,23 +271,6 @@ func TestSweep(t *testing.T) {
 	}
 }
 
-// The error of imgbuild reaches the run whole: every line, hint and status.
-func TestRelay(t *testing.T) {
-	events := `{"event":"start","step":"install.d"}
-{"event":"done","step":"install.d","status":"failed"}
-not an event
-{"event":"error","detail":"element x: install.d/10-a: exit status 3\n    1\n    2","hint":"look","exit":3}
-{"event":"start","step":"never ended"}`
-	err := relay(strings.NewReader(events), job(t, "").Progress)
-	if err == nil || err.Error() != "element x: install.d/10-a: exit status 3\n    1\n    2" ||
-		command.HintOf(err) != "look" || command.Status(err) != 3 {
-		t.Errorf("relay = %v, hint %q, status %d", err, command.HintOf(err), command.Status(err))
-	}
-	if err := relay(strings.NewReader(`{"event":"result"}`), job(t, "").Progress); err != nil {
-		t.Errorf("relay of a success = %v", err)
-	}
-}
-
 func TestReceiver(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
