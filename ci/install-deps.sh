@@ -22,6 +22,8 @@ packages=(
     busybox-static bzip2 dosfstools erofs-utils fdisk gdisk gpg gpg-agent mtools shellcheck
     skopeo
     xorriso zstd
+    # what hooks see another time with, in a second build
+    libfaketime
     # the programs that ours replace, for comparison
     python3-os-apply-config python3-os-collect-config python3-os-refresh-config
     mmdebstrap python3-diskimage-builder sudo

@@ -16,6 +16,8 @@ import (
 	"goldsmith/internal/apt"
 	"goldsmith/internal/bootstrap"
 	"goldsmith/internal/command"
+	"goldsmith/internal/imagebuild"
+	"goldsmith/internal/rootfs"
 )
 
 // bootstrapArgs are the command line of "imgbuild bootstrap".
@@ -132,6 +134,7 @@ func (a *bootstrapArgs) run(ctx context.Context, std command.IO, args []string) 
 		return err
 	}
 	o := bootstrap.Options{Filters: a.filters, Initramfs: a.initramfs, Meter: meter}
+	o.Env, o.Show = scriptTime()
 	if a.verbose {
 		o.Log = std.Stderr
 	}
@@ -139,6 +142,22 @@ func (a *bootstrapArgs) run(ctx context.Context, std command.IO, args []string) 
 		return err
 	}
 	return a.report(std.Stdout, say, plan, meter.End())
+}
+
+// scriptTime is what packages' scripts are told of the time: what this program
+// was told, with the library that a second build shows them another time with.
+func scriptTime() (env []string, show string) {
+	if epoch, ok := os.LookupEnv("SOURCE_DATE_EPOCH"); ok {
+		env = append(env, "SOURCE_DATE_EPOCH="+epoch)
+	}
+	lib := os.Getenv("LD_PRELOAD")
+	if filepath.Base(lib) != filepath.Base(faketimeLibrary) {
+		return env, ""
+	}
+	for _, name := range imagebuild.FaketimeVariables() {
+		env = append(env, name+"="+os.Getenv(name))
+	}
+	return append(env, "LD_PRELOAD="+filepath.Join(rootfs.HooksDir, filepath.Base(lib))), filepath.Dir(lib)
 }
 
 func retrying(say func(string, ...any)) func(error) {

@@ -25,6 +25,7 @@ func TestScript(t *testing.T) {
 	testenv.NeedRoot(t)
 	testenv.Need(t, "fsck.erofs", "unshare", "newuidmap", "setcap", "sudo")
 	testenv.NeedFile(t, "/bin/busybox")
+	testenv.NeedFile(t, "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(e *testscript.Env) error {

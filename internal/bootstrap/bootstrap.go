@@ -40,7 +40,12 @@ type Options struct {
 	Initramfs bool
 	// Log receives what dpkg and the packages' scripts print; nil means it is
 	// only kept for the error.
-	Log   io.Writer
+	Log io.Writer
+	// Env is more for dpkg and the packages' scripts, as NAME=VALUE, such as
+	// SOURCE_DATE_EPOCH: without it, shadow(5) has the day of today.
+	Env []string
+	// Show is a directory that they see as rootfs.HooksDir; empty means none.
+	Show  string
 	Meter *Meter // measures the stages; nil means nobody wants to know
 }
 
@@ -82,7 +87,8 @@ func makeTree(ctx context.Context, plan *apt.Plan, cache, root string, o Options
 	}
 	defer t.close()
 	s := &system{
-		plan: plan, options: o, tree: t, root: root, workers: workers, owners: newOwners(), chroot: rootfs.Chroot{Root: root},
+		plan: plan, options: o, tree: t, root: root, workers: workers, owners: newOwners(),
+		chroot: rootfs.Chroot{Root: root, Hooks: o.Show},
 	}
 	defer s.closePackages()
 	for _, step := range []func(context.Context) error{

@@ -220,7 +220,7 @@ func (s *system) configure(ctx context.Context, packages []*pkg) error {
 // run runs a program in the tree.
 func (s *system) run(ctx context.Context, what string, args []string) error {
 	err := withoutSync(func() error {
-		return s.chroot.Exec(ctx, command.Exec{Args: args, Env: environment(), Log: s.options.Log})
+		return s.chroot.Exec(ctx, command.Exec{Args: args, Env: append(environment(), s.options.Env...), Log: s.options.Log})
 	})
 	ee, ended := errors.AsType[*command.ExitError](err)
 	if !ended {

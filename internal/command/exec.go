@@ -19,6 +19,7 @@ import (
 // usable; Args must name at least the program.
 type Exec struct {
 	Args  []string // the program (looked up in PATH unless it has a slash) and its arguments
+	Path  string   // the program's file, where Args[0] is only what it is called; empty means Args[0]
 	Dir   string   // working directory; empty means the caller's
 	Env   []string // NAME=value; nil means the caller's environment
 	Stdin io.Reader
@@ -69,14 +70,12 @@ const tailLines = 8
 // its end and the error is theirs. What the program leaves running in its
 // group is killed after it has ended.
 func (x Exec) Run(ctx context.Context) error {
-	path, err := exec.LookPath(x.Args[0])
+	path, err := exec.LookPath(cmp.Or(x.Path, x.Args[0]))
 	if err != nil && x.Sys == nil {
 		return Missing(fmt.Errorf("%s: not installed", x.Args[0]), x.Remedy)
 	}
-	cmd := exec.CommandContext(ctx, x.Args[0], x.Args[1:]...)
-	if path != "" {
-		cmd.Path = path
-	}
+	cmd := exec.CommandContext(ctx, cmp.Or(path, x.Args[0]))
+	cmd.Args = x.Args
 	tail := &lineTail{max: tailLines}
 	kept, out := &sink{w: x.Log}, &sink{w: x.Stdout}
 	cmd.Dir, cmd.Env, cmd.Stdin = x.Dir, x.Env, x.Stdin

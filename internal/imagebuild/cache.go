@@ -2,8 +2,11 @@ package imagebuild
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"time"
 
+	"goldsmith/internal/command"
 	"goldsmith/internal/layer"
 )
 
@@ -43,6 +46,31 @@ func (c *Cache) Prune(ctx context.Context, keep int64) ([]CachedLayer, error) {
 	}
 	removed, err := c.c.layers.Prune(keep)
 	return cached(removed), err
+}
+
+// Scratch makes a directory that release removes, with what is mounted below
+// it, or the next build when this process is killed.
+func (c *Cache) Scratch(ctx context.Context, p *command.Progress) (dir string, release func() error, err error) {
+	w, err := c.c.newWork(ctx, p)
+	if err != nil {
+		return "", nil, err
+	}
+	return w.dir, w.close, nil
+}
+
+// ShareDownloads makes the cache that dir is to be, empty as yet, take what
+// builds download from this one.
+func (c *Cache) ShareDownloads(dir string) error {
+	for _, name := range []string{downloadsName, locksName} {
+		kept := filepath.Join(c.c.dir, name)
+		if err := os.MkdirAll(kept, 0o755); err != nil {
+			return err
+		}
+		if err := os.Symlink(kept, filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func cached(list []layer.Meta) []CachedLayer {

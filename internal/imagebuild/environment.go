@@ -82,6 +82,7 @@ func (b *build) stageFor(p phase, root string) *stage {
 			s.Inside[k] = v
 		}
 	}
+	b.setFaketime(s)
 	return s
 }
 
@@ -185,8 +186,8 @@ func (b *build) paths(root string) map[string]string {
 		env["DIB_MANIFEST_SAVE_DIR"] = filepath.Join(b.dir(), manifestsName) + "/"
 	}
 	if b.cache != nil {
-		env["DIB_IMAGE_CACHE"] = filepath.Join(b.cache.dir, "downloads")
-		env["DIB_LOCKFILES"] = filepath.Join(b.cache.dir, "locks")
+		env["DIB_IMAGE_CACHE"] = filepath.Join(b.cache.dir, downloadsName)
+		env["DIB_LOCKFILES"] = filepath.Join(b.cache.dir, locksName)
 	}
 	if c := b.opts.Compat; c != nil {
 		env["DIB_IMAGE_CACHE"], env["DIB_LOCKFILES"] = c.ImageCache, c.LockFiles

@@ -311,7 +311,7 @@ func (r *resumer) finishBase() error {
 	if err != nil {
 		return err
 	}
-	if err := checkClock(newest, time.Now()); err != nil {
+	if err := checkClock(newest, r.b.now()); err != nil {
 		return err
 	}
 	return r.st.note(epochNote, epoch.Unix())

@@ -29,6 +29,9 @@ const (
 	layersName = "layers"
 	workName   = "work"  // scratch directories
 	mountName  = "build" // where builds see what they work on, each in its own namespace
+
+	downloadsName = "downloads" // DIB_IMAGE_CACHE
+	locksName     = "locks"     // DIB_LOCKFILES
 )
 
 // openCache makes the cache directory if it is not there. An empty dir means

@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"goldsmith/internal/disk"
 	"goldsmith/internal/dpkg"
@@ -45,8 +46,9 @@ type Image struct {
 	Notes []string
 
 	manifest manifest
-	os       string            // PRETTY_NAME
-	text     map[string][]byte // content of the files that wanted says, by File.Path
+	os       string               // PRETTY_NAME
+	text     map[string][]byte    // content of the files that wanted says, by File.Path
+	times    map[string]time.Time // of the last change of a file's content, by File.Path
 }
 
 // manifest is what of an image's own manifest is compared.
@@ -218,10 +220,12 @@ func (c *collector) finish() error {
 	}
 	paths := slices.SortedFunc(maps.Keys(c.files), tree.Compare)
 	kernels := map[string]bool{}
+	m.times = make(map[string]time.Time, len(paths))
 	for _, p := range paths {
 		f := c.files[p]
 		f.Package = owners[p]
 		m.Files = append(m.Files, f.File)
+		m.times[f.Path] = f.entry.ModTime
 		if k := kernelFile.FindStringSubmatch(p); k != nil {
 			kernels[cmp.Or(k[1], k[2])] = true
 		}

@@ -7,7 +7,7 @@
 // [Find] takes a name, [Same] compares bytes, [Read] reads an image as a list
 // of files with digests, and [Compare] is a pure function of two of those.
 //
-// Times of files, SELinux labels and sockets are not compared. Nothing is
+// Times of files (but by [FirstOrTime]), SELinux labels and sockets are not compared. Nothing is
 // written and nothing mounted, and what a hostile image can make this read is
 // bounded (image.go).
 package imagediff
