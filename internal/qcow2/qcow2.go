@@ -16,6 +16,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"sync"
 
 	"github.com/klauspost/compress/flate"
 	"github.com/klauspost/compress/zstd"
@@ -77,9 +78,18 @@ func Write(ctx context.Context, dst *os.File, src *os.File, c Compression) error
 type writer struct {
 	dst         *os.File
 	compression Compression
-	end         int64    // of what has been written
-	table       []uint64 // the L2 entry of each cluster of the disk
-	refs        []uint16 // of each cluster of the file
+	end         int64     // of what has been written
+	table       []uint64  // the L2 entry of each cluster of the disk
+	refs        []uint16  // of each cluster of the file
+	free        sync.Pool // of *[]byte, a cluster each
+}
+
+// buffer returns room for a cluster, with whatever is in it.
+func (w *writer) buffer() []byte {
+	if b, ok := w.free.Get().(*[]byte); ok {
+		return *b
+	}
+	return make([]byte, clusterSize)
 }
 
 // cluster is one cluster of the disk on its way.
@@ -110,6 +120,7 @@ func (w *writer) data(ctx context.Context, r io.Reader) error {
 			if <-c.done; err == nil {
 				err = w.put(c)
 			}
+			w.free.Put(&c.raw)
 		}
 		return err
 	})
@@ -119,14 +130,18 @@ func (w *writer) data(ctx context.Context, r io.Reader) error {
 // read cuts the disk into clusters.
 func (w *writer) read(ctx context.Context, r io.Reader, queue, work chan<- *cluster) error {
 	zeros := make([]byte, clusterSize)
+	raw := w.buffer()
 	for i := range w.table {
-		c := &cluster{index: i, raw: make([]byte, clusterSize), done: make(chan struct{})}
-		if _, err := io.ReadFull(r, c.raw); err != nil && err != io.ErrUnexpectedEOF {
+		n, err := io.ReadFull(r, raw)
+		if err != nil && err != io.ErrUnexpectedEOF {
 			return fmt.Errorf("read cluster %d: %w", i, err)
 		}
-		if bytes.Equal(c.raw, zeros) {
+		clear(raw[n:])
+		if bytes.Equal(raw, zeros) {
 			continue
 		}
+		c := &cluster{index: i, raw: raw, done: make(chan struct{})}
+		raw = w.buffer()
 		for _, to := range []chan<- *cluster{work, queue} {
 			select {
 			case to <- c:
@@ -158,7 +173,7 @@ func (c Compression) packer() (func([]byte) ([]byte, error), error) {
 	case None:
 		return func([]byte) ([]byte, error) { return nil, nil }, nil
 	case Zstd:
-		enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false))
+		enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false))
 		if err != nil {
 			return nil, err
 		}
