@@ -26,7 +26,7 @@ func TestTortureKilledBuilds(t *testing.T) {
 	if *torture == 0 {
 		t.Skip("torture tier: make torture N=…")
 	}
-	need(t, true)
+	ready(t)
 	killBuilds(t, *torture)
 }
 
