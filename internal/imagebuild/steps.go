@@ -25,6 +25,10 @@ import (
 // stepFormat changes when this code makes another result of the same inputs.
 const stepFormat = "step/1"
 
+// programFormat stands for imgbuild itself where a hook runs it (bootstrap,
+// extract): it changes when these make another tree of the same input.
+const programFormat = "imgbuild/2"
+
 // step is a piece of a build whose result can be kept: a hook, or what the
 // builder does between phases. Its key names everything that it depends on,
 // all steps before it included.
@@ -282,13 +286,13 @@ func (k *keyMaker) environment(in inputs, p phase, said func(string) bool) {
 // programRE finds which of our programs a script uses.
 var programRE = regexp.MustCompile(`GOLDSMITH_BIN[^/\s]*/([a-z]+)`)
 
-// programs adds our programs that a step puts into the image or runs. imgbuild
-// itself is not one of them: stepFormat stands for what it does.
+// programs adds our programs that a step puts into the image or runs.
 func (k *keyMaker) programs(in inputs, words [][]byte) error {
 	for _, text := range words {
 		for _, m := range programRE.FindAllSubmatch(text, -1) {
 			name := string(m[1])
-			if name == "imgbuild" {
+			if name == "imgbuild" { // not its bytes, which every commit changes
+				in["program imgbuild"] = programFormat
 				continue
 			}
 			digest, err := k.sumFile(filepath.Join(k.b.opts.Bin, name))
