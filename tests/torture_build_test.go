@@ -95,7 +95,7 @@ func killBuilds(t *testing.T, rounds int) {
 		time.Sleep(moment)
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-		checkGone(t, mark, dir) // its locks live a moment longer than it
+		checkGone(t, mark, dir)                                    // its locks live a moment longer than it
 		for line := range strings.Lines(digests(t, dir+"/"+out)) { // killed between two renames, some are there
 			if !strings.Contains(want, line) {
 				t.Fatalf("round %d: killed after %s: wrong output:\n%s\nwant\n%s\n%s", i, moment, line, want, text)
