@@ -52,15 +52,33 @@ func newBootFiles(ctx context.Context, c Config, live initramfs.Live) (*bootFile
 	if b.osRelease, err = c.osRelease(); err != nil {
 		return nil, err
 	}
-	var out bytes.Buffer
-	_, err = initramfs.Build(stopper{ctx, &out}, initramfs.Config{
-		Init: c.Init, Root: c.Root, Kernel: version, State: c.State, Time: c.Time, Live: live,
-	})
-	if ctx.Err() != nil {
-		return nil, ctx.Err()
-	}
-	b.initramfs = out.Bytes()
+	b.initramfs, err = c.initramfs(ctx, version, live)
 	return b, err
+}
+
+// initramfs returns the compressed archive. Compressing takes longer than all
+// else that is done for it, and from one build to the next it seldom changes.
+func (c *Config) initramfs(ctx context.Context, kernel string, live initramfs.Live) ([]byte, error) {
+	var archive bytes.Buffer
+	_, err := initramfs.Build(&archive, initramfs.Config{
+		Init: c.Init, Root: c.Root, Kernel: kernel, State: c.State, Time: c.Time, Live: live,
+	})
+	if err != nil {
+		return nil, err
+	}
+	compress := func() ([]byte, error) {
+		var out bytes.Buffer
+		err := initramfs.Compress(stopper{ctx, &out}, archive.Bytes())
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return out.Bytes(), err
+	}
+	if c.Memo == nil {
+		return compress()
+	}
+	sum := sha256.Sum256(archive.Bytes())
+	return c.Memo(initramfs.Compression+hex.EncodeToString(sum[:]), compress)
 }
 
 // stopper ends a long computation when its output is no longer wanted.

@@ -34,6 +34,7 @@ import (
 	"os"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -58,6 +59,11 @@ type Config struct {
 
 	State []string  // directories kept on the state partition; nil is DefaultState
 	Time  time.Time // of everything that has no time of its own
+
+	// Memo returns what was computed for that key before, or else computes
+	// and remembers it; nil always computes. The key names all that the result
+	// depends on.
+	Memo func(key string, compute func() ([]byte, error)) ([]byte, error)
 }
 
 // DefaultState are the directories that outlive an update unless Config.State
@@ -189,16 +195,10 @@ func (c *Config) finalRoot() *tree.Tree {
 		entry := *e
 		t.Add(&entry)
 	}
-	for _, e := range t.Below("boot") {
-		if path.Dir(e.Path) == "boot" {
-			t.Remove(e.Path)
-		}
-	}
-	for _, link := range []string{"vmlinuz", "vmlinuz.old", "initrd.img", "initrd.img.old"} {
-		if e := t.Lookup(link); e != nil && e.Kind() == tree.ModeSymlink {
-			t.Remove(link)
-		}
-	}
+	links := []string{"vmlinuz", "vmlinuz.old", "initrd.img", "initrd.img.old"}
+	t.RemoveFunc(func(e *tree.Entry) bool {
+		return strings.HasPrefix(e.Path, "boot/") || e.Kind() == tree.ModeSymlink && slices.Contains(links, e.Path)
+	})
 	for _, dir := range append([]string{"boot", "dev", "etc", "proc", "run", "sys", "tmp"}, c.State...) {
 		dir = tree.Clean(dir)
 		if t.Lookup(dir) != nil {

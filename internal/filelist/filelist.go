@@ -79,9 +79,17 @@ func New(e *tree.Entry) File {
 	return f
 }
 
-// List describes every entry of a tree, in its order, and reads every file
-// once for its digest.
-func List(ctx context.Context, t *tree.Tree) ([]File, error) {
+// Sums are digests of files that were read before: by path, the file's stamp
+// and digest.
+type Sums map[string]Sum
+
+// Sum is what a file holds, and the [tree.Entry.Stamp] that it had.
+type Sum struct{ Stamp, SHA256 string }
+
+// List describes every entry of a tree, in its order. Every file is read once
+// for its digest, but for those that known has with the stamp they have now;
+// known may be nil.
+func List(ctx context.Context, t *tree.Tree, known Sums) ([]File, error) {
 	owners, err := Owners(t)
 	if err != nil {
 		return nil, err
@@ -93,8 +101,10 @@ func List(ctx context.Context, t *tree.Tree) ([]File, error) {
 		f := New(e)
 		f.Package = owners[e.Path]
 		if e.Kind() == tree.ModeRegular {
-			if e.LinkTo != "" {
+			if k, ok := known[e.Path]; e.LinkTo != "" {
 				f.SHA256 = sums[e.LinkTo]
+			} else if ok && k.Stamp != "" && k.Stamp == e.Stamp() {
+				f.SHA256 = k.SHA256
 			} else if f.SHA256, err = digest(ctx, e, buf); err != nil {
 				return nil, fmt.Errorf("%s: %w", f.Path, err)
 			}

@@ -40,7 +40,7 @@ func debian() *tree.Tree {
 func sum(s string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(s))) }
 
 func TestList(t *testing.T) {
-	files, err := filelist.List(context.Background(), debian())
+	files, err := filelist.List(context.Background(), debian(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +76,7 @@ func TestList(t *testing.T) {
 }
 
 func TestWrite(t *testing.T) {
-	files, err := filelist.List(context.Background(), debian())
+	files, err := filelist.List(context.Background(), debian(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +120,7 @@ func TestChanged(t *testing.T) {
 	if err := os.WriteFile(p, []byte("longer"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := filelist.List(context.Background(), tr); err == nil || !strings.Contains(err.Error(), "/a: ") {
+	if _, err := filelist.List(context.Background(), tr, nil); err == nil || !strings.Contains(err.Error(), "/a: ") {
 		t.Errorf("error %v; want one that names /a", err)
 	}
 }
@@ -148,7 +148,7 @@ func BenchmarkList(b *testing.B) {
 	}
 	b.SetBytes(size)
 	for b.Loop() {
-		if _, err := filelist.List(context.Background(), tr); err != nil {
+		if _, err := filelist.List(context.Background(), tr, nil); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -69,7 +69,14 @@ func (b *build) describe(ctx context.Context, files *pending, t *tree.Tree, res 
 	}
 	bill.Name, bill.Version, bill.Release, bill.Arch = b.def.Name, b.def.Version, b.def.Release, b.def.Arch
 	bill.Elements, bill.Time = elementNames(b.elements), b.epoch
-	if b.files, err = filelist.List(ctx, t); err != nil {
+	known, err := b.cache.sums(b.def.Name + " " + b.def.Arch)
+	if err != nil {
+		return err
+	}
+	if b.files, err = filelist.List(ctx, t, known); err != nil {
+		return err
+	}
+	if err := b.cache.keepSums(b.def.Name+" "+b.def.Arch, t, b.files); err != nil {
 		return err
 	}
 	for _, d := range []struct {

@@ -146,7 +146,7 @@ func (s *source) diskConfig() (disk.Config, error) {
 	size, err := b.def.size()
 	return disk.Config{
 		Name: b.def.Name, Version: b.def.Version, Root: s.tree, Init: init,
-		Size: size, State: b.def.State, Time: s.epoch,
+		Size: size, State: b.def.State, Time: s.epoch, Memo: b.cache.memo,
 	}, err
 }
 

@@ -52,7 +52,7 @@ func sampleTree() *tree.Tree {
 // sampleSource is a source of outputs that needs no build.
 func sampleSource(t *testing.T, tr *tree.Tree) *source {
 	t.Helper()
-	b := &build{def: &Definition{Name: "t", Version: "1", Arch: "amd64"}, log: io.Discard, work: &work{dir: t.TempDir()}}
+	b := &build{def: &Definition{Name: "t", Version: "1", Arch: "amd64"}, log: io.Discard, work: &work{dir: t.TempDir()}, cache: &cache{dir: t.TempDir()}}
 	return &source{build: b, tree: tr, epoch: sampleEpoch}
 }
 
@@ -259,7 +259,7 @@ func TestSeveralFiles(t *testing.T) {
 	defer delete(formats, "test")
 	p, _ := progress(t)
 	out := t.TempDir()
-	b := &build{def: &Definition{Name: "t"}, work: &work{dir: t.TempDir()}, timeline: newTimeline(), epoch: sampleEpoch, outputs: []string{"test"}, progress: p, opts: Options{Out: out}}
+	b := &build{def: &Definition{Name: "t"}, work: &work{dir: t.TempDir()}, cache: &cache{dir: t.TempDir()}, timeline: newTimeline(), epoch: sampleEpoch, outputs: []string{"test"}, progress: p, opts: Options{Out: out}}
 	res, err := b.writeOutputs(t.Context(), tree.New())
 	if err != nil || len(res.Outputs) != 2 {
 		t.Fatal(res, err)

@@ -15,7 +15,7 @@ func TestOutputsAppearTogether(t *testing.T) {
 	out := t.TempDir()
 	p, _ := progress(t)
 	b := &build{
-		def: &Definition{Name: "t", Version: "1"}, work: &work{dir: t.TempDir()}, timeline: newTimeline(), epoch: time.Unix(1e9, 0), outputs: []string{"erofs", "raw"}, progress: p,
+		def: &Definition{Name: "t", Version: "1"}, work: &work{dir: t.TempDir()}, cache: &cache{dir: t.TempDir()}, timeline: newTimeline(), epoch: time.Unix(1e9, 0), outputs: []string{"erofs", "raw"}, progress: p,
 		opts: Options{Out: out, Bin: filepath.Join(out, "nothing here")}, // so that raw fails
 	}
 	old := []string{"t.erofs", "t.manifest.json", "t.raw"}

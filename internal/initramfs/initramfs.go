@@ -14,6 +14,7 @@
 package initramfs
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -72,7 +73,8 @@ type Config struct {
 	Time    time.Time  // modification time of everything
 }
 
-// Build writes the compressed archive to w and returns the plan it carries.
+// Build writes the archive to w, uncompressed (see [Compress]), and returns the
+// plan it carries.
 func Build(w io.Writer, c Config) (*Plan, error) {
 	if len(c.Init) == 0 {
 		return nil, fmt.Errorf("initramfs: no program for /init")
@@ -101,31 +103,32 @@ func Build(w io.Writer, c Config) (*Plan, error) {
 	for _, dir := range []string{"dev", "proc", "sys", "run", "sysroot"} {
 		t.Add(&tree.Entry{Path: dir, Mode: tree.ModeDir | 0o755})
 	}
-	return plan, Compress(w, t, c.Time)
+	return plan, Archive(w, t, c.Time)
 }
 
-// Compress writes t as a cpio archive compressed with zstd. Every entry gets
-// the time mtime and belongs to root. Trees with anything but directories,
-// regular files and symbolic links are refused; a hard link becomes a copy.
-func Compress(w io.Writer, t *tree.Tree, mtime time.Time) error {
+// Compression names what Compress does, for caches: another compressor or
+// level has another name.
+const Compression = "zstd-best-8M-1"
+
+// Compress writes an archive compressed with zstd.
+func Compress(w io.Writer, archive []byte) error {
 	// More than one goroutine would cut blocks in other places, and a window
 	// beyond 8 MiB costs the booting kernel memory.
 	z, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedBestCompression),
 		zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(8<<20))
+	if err == nil {
+		_, err = z.Write(archive)
+		err = errors.Join(err, z.Close())
+	}
 	if err != nil {
-		return fmt.Errorf("initramfs: %w", err)
-	}
-	if err := Archive(z, t, mtime); err != nil {
-		_ = z.Close()
-		return err
-	}
-	if err := z.Close(); err != nil {
 		return fmt.Errorf("initramfs: %w", err)
 	}
 	return nil
 }
 
-// Archive is [Compress] without the compression.
+// Archive writes t as a cpio archive. Every entry gets the time mtime and
+// belongs to root. Trees with anything but directories, regular files and
+// symbolic links are refused; a hard link becomes a copy.
 func Archive(w io.Writer, t *tree.Tree, mtime time.Time) error {
 	if mtime.IsZero() {
 		mtime = time.Unix(0, 0)

@@ -93,7 +93,11 @@ func TestBuild(t *testing.T) {
 		t.Errorf("two builds differ (%v)", err)
 	}
 	got := map[string]string{}
-	z, err := zstd.NewReader(&out)
+	var packed bytes.Buffer
+	if err := Compress(&packed, out.Bytes()); err != nil {
+		t.Fatal(err)
+	}
+	z, err := zstd.NewReader(&packed)
 	if err != nil {
 		t.Fatal(err)
 	}

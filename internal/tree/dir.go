@@ -82,6 +82,7 @@ func (e *Entry) fill(p string, st *unix.Stat_t) error {
 	switch e.Kind() {
 	case ModeRegular:
 		e.Size = st.Size
+		e.stamp = fmt.Sprintf("%d %d %d.%d %d.%d", st.Size, st.Ino, st.Mtim.Sec, st.Mtim.Nsec, st.Ctim.Sec, st.Ctim.Nsec)
 		e.open = func() (io.ReadCloser, error) { return os.Open(p) }
 	case ModeSymlink:
 		target, err := os.Readlink(p)

@@ -51,8 +51,15 @@ type Entry struct {
 	// links are always to an earlier path.
 	LinkTo string
 
-	open func() (io.ReadCloser, error)
+	open  func() (io.ReadCloser, error)
+	stamp string
 }
+
+// Stamp says what stat(2) told of the file that the content comes from: size,
+// inode number, and when it was last changed. While it is the same, so is the
+// content, but for a restart of the machine. Empty where the content is not a
+// file's. It is of this machine, and must not reach an output.
+func (e *Entry) Stamp() string { return e.stamp }
 
 // Kind returns the type bits of Mode.
 func (e *Entry) Kind() uint32 { return e.Mode & ModeType }
@@ -84,10 +91,15 @@ func (e *Entry) ReadFile() ([]byte, error) {
 		return nil, err
 	}
 	defer rc.Close()
-	b := make([]byte, 0, e.Size)
-	buf := bytes.NewBuffer(b)
-	_, err = io.Copy(buf, rc)
-	return buf.Bytes(), err
+	b := make([]byte, e.Size)
+	if n, err := io.ReadFull(rc, b); err != nil && err != io.EOF {
+		return b[:n], err
+	}
+	// What is there beyond Size is an error.
+	if _, err := rc.Read(make([]byte, 1)); err != io.EOF {
+		return b, err
+	}
+	return b, nil
 }
 
 // exact reads exactly left bytes and fails when there are fewer or more.
