@@ -27,15 +27,16 @@ func cacheCommand() *command.Command {
 		Short: "list and remove what builds keep",
 		Long: `
 ls lists the layers of steps, the last used first: when that was, their size,
-the step and its element. prune removes those that were not used for longest
-until the rest fits --keep-size, and scratch directories of builds that were
-killed. What a build that runs now uses stays. Without a word, layers are listed.`,
+the step and its element; of downloads and other results it shows the sum, with
+--json each. prune removes what was not used for longest until the rest fits
+--keep-size, and what builds left that were killed. What a build that runs now
+uses stays: its layers, and all downloads. Without a word, the cache is listed.`,
 		Example: `imgbuild cache ls
 imgbuild cache prune --keep-size 10GiB`,
 		Flags: func(fs *flag.FlagSet) {
 			fs.StringVar(&f.dir, "cache", "", "the cache is in `directory` (default ~/.cache/goldsmith)")
 			fs.StringVar(&f.keep, "keep-size", "", "prune: keep at most `size`, such as 0, 500MiB or 10GiB")
-			fs.BoolVar(&f.json, "json", false, "print the layers as JSON")
+			fs.BoolVar(&f.json, "json", false, "print the list as JSON")
 		},
 		Run: func(ctx context.Context, io command.IO, args []string) error {
 			c, err := imagebuild.OpenCache(f.dir)
@@ -75,21 +76,28 @@ imgbuild cache prune --keep-size 10GiB`,
 	}
 }
 
-func (f *cacheFlags) print(io command.IO, list []imagebuild.CachedLayer, what string) error {
+func (f *cacheFlags) print(io command.IO, list []imagebuild.Cached, what string) error {
 	if f.json {
 		e := json.NewEncoder(io.Stdout)
 		e.SetIndent("", "  ")
 		return e.Encode(list)
 	}
 	w := tabwriter.NewWriter(io.Stdout, 0, 0, 2, ' ', 0)
-	var total int64
+	count, size := map[string]int{}, map[string]int64{}
 	for _, l := range list {
-		total += l.Size
-		fmt.Fprintf(w, "%s\t%s\t%.1f MiB\t%s\t%s\n", l.Key[:12], l.Used.Format(time.DateTime), float64(l.Size)/(1<<20), l.Step, l.Element)
+		count[l.Kind]++
+		size[l.Kind] += l.Size
+		if l.Kind == imagebuild.KindLayer {
+			fmt.Fprintf(w, "%s\t%s\t%.1f MiB\t%s\t%s\n", l.Key[:12], l.Used.Format(time.DateTime), mib(l.Size), l.Step, l.Element)
+		}
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(io.Stdout, "%d layers, %.1f MiB %s\n", len(list), float64(total)/(1<<20), what)
+	_, err := fmt.Fprintf(io.Stdout, "%d layers of %.1f MiB, %d downloads of %.1f MiB, %d results of %.1f MiB %s\n",
+		count[imagebuild.KindLayer], mib(size[imagebuild.KindLayer]), count[imagebuild.KindDownload], mib(size[imagebuild.KindDownload]),
+		count[imagebuild.KindResult], mib(size[imagebuild.KindResult]), what)
 	return err
 }
+
+func mib(bytes int64) float64 { return float64(bytes) / (1 << 20) }

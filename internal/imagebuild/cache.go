@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"goldsmith/internal/command"
@@ -13,13 +14,14 @@ import (
 // Cache is what builds keep, for whoever looks after it.
 type Cache struct{ c *cache }
 
-// CachedLayer is a layer of the cache.
-type CachedLayer struct {
-	Key     string    `json:"key"`
-	Step    string    `json:"step"`
+// Cached is something in the cache.
+type Cached struct {
+	Kind    string    `json:"kind"` // KindLayer, …
+	Key     string    `json:"key"`  // of a layer; else a path
+	Step    string    `json:"step,omitempty"`
 	Element string    `json:"element,omitempty"`
 	Size    int64     `json:"size"` // bytes of its files
-	Used    time.Time `json:"used"` // the last time
+	Used    time.Time `json:"used"` // the last time; of what is no layer as exact as the file system's access times
 }
 
 // OpenCache opens the cache in a directory; empty means the user's own.
@@ -28,24 +30,27 @@ func OpenCache(dir string) (*Cache, error) {
 	return &Cache{c}, err
 }
 
-// List returns all layers, the last used first.
-func (c *Cache) List() ([]CachedLayer, error) {
+// List returns everything, the last used first, layers before the rest.
+func (c *Cache) List() ([]Cached, error) {
 	all, err := c.c.layers.All()
-	return cached(all), err
-}
-
-// Prune removes the layers that were not used for longest until the rest has
-// at most keep bytes, and what killed builds left. It returns what it removed.
-func (c *Cache) Prune(ctx context.Context, keep int64) ([]CachedLayer, error) {
-	w, err := c.c.newWork(ctx, nil) // which sweeps
 	if err != nil {
 		return nil, err
 	}
-	if err := w.close(); err != nil {
-		return nil, err
+	beside, err := c.c.beside()
+	slices.SortStableFunc(beside, func(a, b Cached) int { return b.Used.Compare(a.Used) })
+	return append(cached(all), beside...), err
+}
+
+// Prune removes what was not used for longest until the rest has at most keep
+// bytes, and what killed builds left. What running builds use stays. It returns
+// what it removed.
+func (c *Cache) Prune(ctx context.Context, keep int64) ([]Cached, error) {
+	beside, left, err := c.c.pruneBeside(ctx, keep)
+	if err != nil {
+		return beside, err
 	}
-	removed, err := c.c.layers.Prune(keep)
-	return cached(removed), err
+	removed, err := c.c.layers.Prune(max(0, keep-left))
+	return append(cached(removed), beside...), err
 }
 
 // Scratch makes a directory that release removes, with what is mounted below
@@ -73,10 +78,10 @@ func (c *Cache) ShareDownloads(dir string) error {
 	return nil
 }
 
-func cached(list []layer.Meta) []CachedLayer {
-	out := make([]CachedLayer, len(list))
+func cached(list []layer.Meta) []Cached {
+	out := make([]Cached, len(list))
 	for i, m := range list {
-		out[i] = CachedLayer{m.Key, m.Step, m.Element, m.Size, m.Used}
+		out[i] = Cached{KindLayer, m.Key, m.Step, m.Element, m.Size, m.Used}
 	}
 	return out
 }

@@ -27,8 +27,9 @@ type cache struct {
 // Names in a cache directory.
 const (
 	layersName = "layers"
-	workName   = "work"  // scratch directories
-	mountName  = "build" // where builds see what they work on, each in its own namespace
+	workName   = "work"      // scratch directories
+	startName  = "work.lock" // taken while a build starts
+	mountName  = "build"     // where builds see what they work on, each in its own namespace
 
 	downloadsName = "downloads" // DIB_IMAGE_CACHE
 	locksName     = "locks"     // DIB_LOCKFILES
@@ -70,7 +71,7 @@ type work struct {
 // makes a new one; p hears of trouble with that, and may be nil. One process at a time does that: a directory whose lock is
 // not taken yet looks like one that was left.
 func (c *cache) newWork(ctx context.Context, p *command.Progress) (*work, error) {
-	starting, err := filelock.Lock(ctx, filepath.Join(c.dir, "work.lock"), filelock.Exclusive,
+	starting, err := filelock.Lock(ctx, filepath.Join(c.dir, startName), filelock.Exclusive,
 		func() { say(p, "waiting for another build to start") })
 	if errors.Is(err, unix.EROFS) || errors.Is(err, fs.ErrPermission) {
 		err = command.BadInput(fmt.Errorf("cache: %w", err), "the cache must be one that this user can write to; --cache names another")
