@@ -1,7 +1,8 @@
 // Package fat writes FAT12, FAT16 and FAT32 file systems: EFI system
-// partitions and seed disks.
+// partitions and seed disks. A [Reader] reads single files of such volumes,
+// whoever made them.
 //
-// It only writes, and only whole volumes: a [tree.Tree] goes in, the bytes of
+// It writes only whole volumes: a [tree.Tree] goes in, the bytes of
 // a volume come out, the same bytes for the same tree and options. Every file
 // and directory is one contiguous run of clusters, in path order, so files
 // can be streamed and a volume is written in one pass.

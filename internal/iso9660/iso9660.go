@@ -7,6 +7,8 @@
 // contiguous, at a multiple of 2048 bytes. There is one directory, and names
 // are those of interchange level 2. The same input gives the same bytes.
 //
+// A [Reader] reads single files of volumes that other programs made.
+//
 // Formats: ECMA-119 (3rd edition), and "El Torito" Bootable CD-ROM Format
 // Specification, version 1.0, with the UEFI Specification's platform 0xEF.
 package iso9660
