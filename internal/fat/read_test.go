@@ -52,7 +52,7 @@ func made(t testing.TB, files map[string]string, args ...string) []byte {
 func TestReadOthersVolumes(t *testing.T) {
 	files := map[string]string{
 		"meta-data": "instance-id: i\n", "USER.TXT": "u", "empty": "", "big": strings.Repeat("0123456789abcdef", 50_000),
-		"openstack/latest/meta_data.json": "{}", "a name of more than thirteen letters.json": "long", "é.txt": "accent",
+		"openstack/latest/meta_data.json": "{}", "a name of more than thirteen letters.json": "long", "name with é.txt": "accent",
 	}
 	for i := range 300 { // the directory takes several clusters
 		files[fmt.Sprintf("many/file number %d", i)] = fmt.Sprint(i)
