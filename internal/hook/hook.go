@@ -24,6 +24,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"goldsmith/internal/command"
@@ -109,13 +110,12 @@ func (r *Runner) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var sh *shell
+	var s *Session
 	if r.Skip == nil {
-		if sh, err = r.environment(ctx); err != nil {
+		if s, err = r.Start(ctx); err != nil {
 			return err
 		}
 	}
-	took := map[string]time.Duration{}
 	for _, name := range names {
 		if r.Skip != nil && r.Skip(name) {
 			continue
@@ -125,54 +125,87 @@ func (r *Runner) Run(ctx context.Context) error {
 				return err
 			}
 		}
-		if sh == nil {
-			if sh, err = r.environment(ctx); err != nil {
+		if s == nil {
+			if s, err = r.Start(ctx); err != nil {
 				return err
 			}
 		}
-		if err := r.timed(ctx, sh, name, took); err != nil {
+		took, err := s.Hook(ctx, name, Output{})
+		if r.After != nil {
+			if after := r.After(name, took, err); err == nil {
+				err = after
+			}
+		}
+		if err != nil {
 			return err
 		}
+		r.say("%s completed", name)
 	}
-	if len(took) > 0 || r.Skip == nil {
-		r.profile(took)
+	if s != nil {
+		s.End()
 	}
 	return nil
 }
 
-// timed runs one hook and notes how long it took.
-func (r *Runner) timed(ctx context.Context, sh *shell, name string, took map[string]time.Duration) error {
-	r.say("Running %s", r.in(name))
-	start := time.Now()
-	err := r.one(ctx, sh, name)
-	took[name] = time.Since(start)
-	if r.After != nil {
-		if after := r.After(name, took[name], err); err == nil {
-			err = after
-		}
-	}
-	if err == nil {
-		r.say("%s completed", name)
-	}
-	return err
+// Session is a directory whose environment.d has been sourced: its hooks may
+// run now, in any order and at the same time.
+type Session struct {
+	r    *Runner
+	sh   *shell
+	mu   sync.Mutex
+	took map[string]time.Duration
 }
 
-// one runs one hook.
-func (r *Runner) one(ctx context.Context, sh *shell, name string) error {
+// Start sources environment.d. Skip, Before and After are Run's alone.
+func (r *Runner) Start(ctx context.Context) (*Session, error) {
+	sh, err := r.environment(ctx)
+	return &Session{r: r, sh: sh, took: map[string]time.Duration{}}, err
+}
+
+// Output is where the output of one hook goes, and what it finds in its
+// environment beside what environment.d made. Nil writers are the Runner's.
+type Output struct {
+	Stdout, Log io.Writer
+	Env         []string // NAME=value
+}
+
+// Hook runs one hook, and says how long that took. The error is an [*Error]
+// when the hook failed, and the context's when that was cancelled.
+func (s *Session) Hook(ctx context.Context, name string, o Output) (time.Duration, error) {
+	r := s.r
+	r.say("Running %s", r.in(name))
 	args := []string{r.in(name)}
 	plain, err := needsShell(filepath.Join(r.Dir, name))
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if plain {
 		args = []string{"bash", r.in(name)}
 	}
 	x := command.Exec{
-		Args: sh.wrap(args), Env: sh.env, Dir: r.Work,
+		Args: s.sh.wrap(args), Env: s.sh.env, Dir: r.Work,
 		Stdin: r.Stdin, Stdout: r.Stdout, Log: r.Log,
 	}
-	return r.fault(ctx, r.in(name), r.exec(ctx, x))
+	if o.Stdout != nil {
+		x.Stdout = o.Stdout
+	}
+	if o.Log != nil {
+		x.Log = o.Log
+	}
+	if o.Env != nil {
+		x.Env = slices.Concat(x.Env, o.Env)
+	}
+	start := time.Now()
+	err = r.fault(ctx, r.in(name), r.exec(ctx, x))
+	took := time.Since(start)
+	s.mu.Lock()
+	s.took[name] = took
+	s.mu.Unlock()
+	return took, err
 }
+
+// End prints how long each hook took.
+func (s *Session) End() { s.r.profile(s.took) }
 
 // fault makes the typed error of what Exec returned.
 func (r *Runner) fault(ctx context.Context, path string, err error) error {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -329,28 +328,15 @@ type header struct {
 	Reads []string `json:"reads"`
 }
 
-const headerMark = "## goldsmith:"
-
 func readHeader(text []byte) (header, error) {
 	var h header
-	n := 0
-	for line := range bytes.Lines(text) {
-		n++
-		rest, ok := bytes.CutPrefix(line, []byte(headerMark))
-		if !ok {
-			continue
+	if err := hook.Header(text, &h); err != nil {
+		return h, err
+	}
+	for _, p := range h.Reads {
+		if _, err := path.Match(p, ""); err != nil {
+			return h, fmt.Errorf("pattern %q: %w", p, err)
 		}
-		d := json.NewDecoder(bytes.NewReader(rest))
-		d.DisallowUnknownFields()
-		if err := d.Decode(&h); err != nil {
-			return h, fmt.Errorf("line %d: %w", n, err)
-		}
-		for _, p := range h.Reads {
-			if _, err := path.Match(p, ""); err != nil {
-				return h, fmt.Errorf("line %d: pattern %q: %w", n, p, err)
-			}
-		}
-		return h, nil
 	}
 	return h, nil
 }
