@@ -28,8 +28,9 @@ type app struct {
 	name                   string // the name it was called by
 	lock, list, level      string
 	timeout                int
+	state                  string
 	base, phases, noSignal bool
-	version                bool
+	version, noop          bool
 }
 
 func program(name string) *command.Program {
@@ -39,11 +40,16 @@ func program(name string) *command.Program {
 		Long: "The phases pre-configure, configure, post-configure and migration run in this order; each is a directory\n" +
 			"PHASE.d of hooks below " + refreshcfg.DefaultBase + " (or $OS_REFRESH_CONFIG_BASE_DIR). The first hook that fails\n" +
 			"ends the run with status 1, after error.d has run. If the metadata has the key completion-signal, the outcome\n" +
-			"is sent there, with completion-token as bearer token and instance-id as name. --timeout ends what still runs.",
+			"is sent there, with completion-token as bearer token and instance-id as name. --timeout ends what still runs.\n\n" +
+			"A hook may say in a line '## goldsmith: {...}' when it has to run, what it waits for, and how long it may take\n" +
+			"(docs/templates.md).",
 		Example: "refreshcfg --timeout 600",
 		Flags:   a.flags,
 		Run:     a.run,
 	}}
+	if name != original {
+		p.Commands = []*command.Command{a.planCommand()}
+	}
 	if name == original {
 		p.Status = func(err error) int { return command.OriginalStatus(err, int(syscall.EAGAIN)) }
 	}
@@ -63,13 +69,21 @@ func (a *app) flags(fs *flag.FlagSet) {
 	fs.BoolVar(&a.noSignal, "no-signal", false, "do not report how it ended")
 	fs.StringVar(&a.level, "log-level", "INFO", "ERROR, WARN, CRITICAL, INFO or DEBUG; the `level` below which nothing is logged")
 	fs.BoolVar(&a.version, "version", false, "print the version and exit")
+	if a.name != original {
+		fs.BoolVar(&a.noop, "noop", false, "say what would run and why, run nothing")
+		fs.StringVar(&a.state, "state", refreshcfg.DefaultState, "`directory` for what is remembered between runs")
+	}
+}
+
+// baseDir is the directory of the phases.
+func baseDir() string {
+	if base := os.Getenv("OS_REFRESH_CONFIG_BASE_DIR"); base != "" {
+		return base
+	}
+	return refreshcfg.DefaultBase
 }
 
 func (a *app) run(ctx context.Context, io command.IO, words []string) error {
-	base := os.Getenv("OS_REFRESH_CONFIG_BASE_DIR")
-	if base == "" {
-		base = refreshcfg.DefaultBase
-	}
 	switch {
 	case len(words) > 0:
 		return command.Usage(fmt.Sprintf("unexpected argument %q", words[0]), "see '"+a.name+" --help'")
@@ -78,7 +92,7 @@ func (a *app) run(ctx context.Context, io command.IO, words []string) error {
 	case !strings.Contains(" ERROR WARN CRITICAL INFO DEBUG ", " "+a.level+" "):
 		return command.Usage(fmt.Sprintf("no such log level: %q", a.level), "one of ERROR, WARN, CRITICAL, INFO, DEBUG")
 	case a.base:
-		fmt.Fprintln(io.Stdout, base)
+		fmt.Fprintln(io.Stdout, baseDir())
 		return nil
 	case a.phases:
 		fmt.Fprintln(io.Stdout, strings.Join(refreshcfg.Phases, "\t"))
@@ -87,16 +101,29 @@ func (a *app) run(ctx context.Context, io command.IO, words []string) error {
 	say := func(format string, args ...any) { fmt.Fprintf(io.Stderr, a.name+": "+format+"\n", args...) }
 	quiet := a.level != "INFO" && a.level != "DEBUG"
 	c := refreshcfg.Config{
-		Base: base, Lock: a.lock, Timeout: time.Duration(a.timeout) * time.Second,
+		Base: baseDir(), Lock: a.lock, Timeout: time.Duration(a.timeout) * time.Second,
 		Stdout: io.Stdout, Log: io.Stderr,
+		Plain: a.name == original, State: a.state, Noop: a.noop,
 		Say: func(format string, args ...any) {
 			if !quiet {
 				say(format, args...)
 			}
 		},
 	}
+	if !c.Plain {
+		c.Image, c.Metadata = refreshcfg.Running(), applycfg.FromEnvironment(nil, a.list).Load
+		changed, err := os.CreateTemp("", "refreshcfg-changed-*")
+		if err != nil {
+			return err
+		}
+		defer os.Remove(changed.Name())
+		c.Changed = changed.Name()
+		if err := changed.Close(); err != nil {
+			return err
+		}
+	}
 	err := refreshcfg.Run(ctx, c)
-	if command.Status(err) == command.StatusBusy || a.noSignal || a.name == original || ctx.Err() != nil {
+	if command.Status(err) == command.StatusBusy || a.noSignal || a.noop || a.name == original || ctx.Err() != nil {
 		return err
 	}
 	return a.signal(ctx, err, c.Say)

@@ -54,7 +54,8 @@ type Program struct {
 	Long     string
 	Version  string
 	Commands []*Command
-	// Root, when set, is the whole program: it has no verbs.
+	// Root, when set, is what the program does without a verb. Commands may be
+	// beside it: a first word that is the name of one is that verb.
 	Root *Command
 	// Status is the exit status for an error; nil means the package's Status.
 	Status func(error) int
@@ -100,6 +101,11 @@ func (p *Program) dispatch(ctx context.Context, args []string, io IO) error {
 	if p.Root != nil {
 		if len(args) == 2 && args[0] == "completion" {
 			return p.complete(io.Stdout, args[1])
+		}
+		if len(args) > 0 {
+			if c := p.find(args[0]); c != nil {
+				return p.runCommand(ctx, c, args[1:], io)
+			}
 		}
 		return p.runCommand(ctx, p.Root, args, io)
 	}
@@ -157,7 +163,7 @@ func (p *Program) runCommand(ctx context.Context, c *Command, args []string, io 
 	case err != nil:
 		return Usage(err.Error(), "see '"+p.path(c)+" --help'")
 	}
-	if v := fs.Lookup("version"); v != nil && p.Root != nil && v.Value.String() == "true" {
+	if v := fs.Lookup("version"); v != nil && c == p.Root && v.Value.String() == "true" {
 		fmt.Fprintf(io.Stdout, "%s %s\n", p.Name, p.Version)
 		return nil
 	}
@@ -203,6 +209,13 @@ func (p *Program) usage(w io.Writer) {
 		fmt.Fprintf(w, "%s\n\n", strings.TrimSpace(p.Long))
 	}
 	fmt.Fprintf(w, "Usage: %s COMMAND [flags] [arguments]\n\n", p.Name)
+	p.list(w)
+	fmt.Fprintf(w, "\nExit status: %s\n", statusText)
+	fmt.Fprintf(w, "Each command explains itself: %s COMMAND --help\n", p.Name)
+}
+
+// list prints the commands.
+func (p *Program) list(w io.Writer) {
 	width := len("completion")
 	for _, c := range p.Commands {
 		width = max(width, len(c.Name))
@@ -211,8 +224,6 @@ func (p *Program) usage(w io.Writer) {
 		fmt.Fprintf(w, "  %-*s  %s\n", width, c.Name, c.Short)
 	}
 	fmt.Fprintf(w, "  %-*s  %s\n", width, "completion", "print a completion script for bash, zsh or fish")
-	fmt.Fprintf(w, "\nExit status: %s\n", statusText)
-	fmt.Fprintf(w, "Each command explains itself: %s COMMAND --help\n", p.Name)
 }
 
 func (p *Program) help(w io.Writer, c *Command) {
@@ -226,6 +237,10 @@ func (p *Program) help(w io.Writer, c *Command) {
 		fmt.Fprintf(w, " %s", c.Args)
 	}
 	fmt.Fprintf(w, "\n\n%s\n", strings.TrimSpace(c.Long))
+	if c == p.Root && len(p.Commands) > 0 {
+		fmt.Fprintf(w, "\nOr: %s COMMAND ...\n", p.Name)
+		p.list(w)
+	}
 	if len(flags) > 0 {
 		fmt.Fprint(w, "\nFlags:\n")
 		fs.VisitAll(func(f *flag.Flag) {

@@ -256,3 +256,30 @@ func TestOriginalStatus(t *testing.T) {
 		}
 	}
 }
+
+// A program that does something without a verb may have verbs, too.
+func TestRootAndCommands(t *testing.T) {
+	var ran []string
+	p := testProgram(func(out string, words []string) error {
+		ran = append(ran, "make "+strings.Join(words, " "))
+		return nil
+	})
+	p.Root = &Command{Short: "does", Long: "Does.", Run: func(_ context.Context, _ IO, words []string) error {
+		ran = append(ran, "root "+strings.Join(words, " "))
+		return nil
+	}}
+	var out, errs bytes.Buffer
+	for _, args := range []string{"make it", "made", "", "--help", "make --help", "completion bash"} {
+		if status := p.Run(t.Context(), strings.Fields(args), IO{Stdout: &out, Stderr: &errs}); status != StatusOK {
+			t.Errorf("%q: status %d: %s", args, status, errs.String())
+		}
+	}
+	if diff := cmp.Diff([]string{"make it", "root made", "root "}, ran); diff != "" {
+		t.Errorf("ran (-want +got):\n%s", diff)
+	}
+	for _, want := range []string{"Or: prog COMMAND ...\n  make        make a thing\n", "prog make: make a thing", "make) words='-o' ;;"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("printed\n%s\nwant %q in it", out.String(), want)
+		}
+	}
+}

@@ -29,17 +29,22 @@ func (p *Program) complete(w io.Writer, shell string) error {
 func (p *Program) completeBash(b *strings.Builder) {
 	fn := "_" + strings.ReplaceAll(p.Name, "-", "_")
 	fmt.Fprintf(b, "%s() {\n  local cur=${COMP_WORDS[COMP_CWORD]} words=''\n", fn)
+	var first []string
 	if p.Root != nil {
-		fmt.Fprintf(b, "  words='%s'\n", strings.Join(flagNames(p.Root.flagSet()), " "))
-	} else {
-		var names []string
+		first = flagNames(p.Root.flagSet())
+		fmt.Fprintf(b, "  words='%s'\n", strings.Join(first, " "))
+	}
+	if len(p.Commands) > 0 {
 		fmt.Fprint(b, "  case ${COMP_WORDS[1]} in\n")
 		for _, c := range p.Commands {
-			names = append(names, c.Name)
+			first = append(first, c.Name)
 			fmt.Fprintf(b, "  %s) words='%s' ;;\n", c.Name, strings.Join(flagNames(c.flagSet()), " "))
 		}
-		names = append(names, "help", "completion")
-		fmt.Fprintf(b, "  esac\n  if [ \"$COMP_CWORD\" -eq 1 ]; then words='%s'; fi\n", strings.Join(names, " "))
+		if p.Root == nil {
+			first = append(first, "help")
+		}
+		first = append(first, "completion")
+		fmt.Fprintf(b, "  esac\n  if [ \"$COMP_CWORD\" -eq 1 ]; then words='%s'; fi\n", strings.Join(first, " "))
 	}
 	fmt.Fprint(b, "  mapfile -t COMPREPLY < <(compgen -W \"$words\" -- \"$cur\")\n")
 	fmt.Fprintf(b, "}\ncomplete -o default -F %s %s\n", fn, p.Name)
@@ -55,9 +60,10 @@ func (p *Program) completeFish(b *strings.Builder) {
 			fmt.Fprintf(b, "complete -c %s %s%s %s\n", p.Name, cond, opt, strings.TrimLeft(f, "-"))
 		}
 	}
-	if p.Root != nil {
+	if p.Root != nil && len(p.Commands) > 0 {
+		flags(p.Root, "-n __fish_use_subcommand ")
+	} else if p.Root != nil {
 		flags(p.Root, "")
-		return
 	}
 	for _, c := range p.Commands {
 		fmt.Fprintf(b, "complete -c %s -n __fish_use_subcommand -a %s -d '%s'\n", p.Name, c.Name, strings.ReplaceAll(c.Short, "'", ""))

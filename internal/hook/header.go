@@ -3,6 +3,7 @@ package hook
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 )
 
@@ -24,7 +25,11 @@ func Header(text []byte, into any) error {
 		}
 		d := json.NewDecoder(bytes.NewReader(rest))
 		d.DisallowUnknownFields()
-		if err := d.Decode(into); err != nil {
+		err := d.Decode(into)
+		if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+			err = fmt.Errorf("%q: a %s does not belong there", e.Field, e.Value)
+		}
+		if err != nil {
 			return fmt.Errorf("line %d: %w", n, err)
 		}
 		if d.More() {

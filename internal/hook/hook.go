@@ -139,7 +139,6 @@ func (r *Runner) Run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		r.say("%s completed", name)
 	}
 	if s != nil {
 		s.End()
@@ -201,6 +200,9 @@ func (s *Session) Hook(ctx context.Context, name string, o Output) (time.Duratio
 	s.mu.Lock()
 	s.took[name] = took
 	s.mu.Unlock()
+	if err == nil {
+		r.say("%s completed", name)
+	}
 	return took, err
 }
 

@@ -22,6 +22,7 @@ import (
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/hook"
+	"goldsmith/internal/metadata"
 )
 
 // DefaultBase is where elements put their hooks, DefaultLock the lock file.
@@ -41,6 +42,19 @@ type Config struct {
 	Stdout  io.Writer     // what the hooks print on standard output
 	Log     io.Writer     // everything else
 	Say     func(format string, args ...any)
+
+	// Plain runs hooks as the original does: each one, every time, one after
+	// the other, whatever its header says.
+	Plain bool
+	State string // the directory for what is remembered; empty means DefaultState
+	Image Image  // what this machine runs; see Running
+	// Metadata is asked when a hook waits for a key to change; nil means that
+	// there is none.
+	Metadata func() (*metadata.Object, error)
+	// Changed is a file to which applycfg adds the paths that it changes, for
+	// the hooks after it. Empty: they are not told.
+	Changed string
+	Noop    bool // say what would run, and run nothing
 }
 
 // Failure says which hook ended the run.
@@ -87,23 +101,45 @@ func Run(ctx context.Context, c Config) (err error) {
 		limited, stop = context.WithTimeoutCause(ctx, c.Timeout, cause)
 		defer stop()
 	}
+	if !c.Plain && !c.Noop {
+		if err := (state{or(c.State, DefaultState)}).giveBack(ctx, c.Image, c.Say); err != nil {
+			return err
+		}
+	}
 	for _, phase := range Phases {
 		c.Say("phase %s", phase)
 		if err := c.phase(limited, phase); err != nil {
 			f := &Failure{phase, err}
 			c.Say("%s", f.Reason())
 			// Without the time limit: it is over, and error.d is to run.
-			if err := c.phase(ctx, "error"); err != nil {
+			if err := c.plain(ctx, "error"); err != nil {
 				c.Say("error.d: %v", err)
 			}
 			return f
 		}
 	}
-	return nil
+	if c.Plain || c.Noop {
+		return nil
+	}
+	return c.succeeded()
 }
 
-// phase runs the hooks of one phase; one without a directory has none.
-func (c Config) phase(ctx context.Context, name string) error {
+// succeeded remembers in which image everything went well.
+func (c Config) succeeded() error {
+	s := state{or(c.State, DefaultState)}
+	var last Image
+	if there, err := s.read(imageRecord, &last); err == nil && there && last == c.Image || c.Image == (Image{}) {
+		return nil
+	}
+	if err := s.write(imageRecord, c.Image); err != nil {
+		return err
+	}
+	return s.forget(c.Image)
+}
+
+// plain runs the hooks of a directory as dib-run-parts does; one that is not
+// there has none.
+func (c Config) plain(ctx context.Context, name string) error {
 	dir := filepath.Join(or(c.Base, DefaultBase), name+".d")
 	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
 		return nil

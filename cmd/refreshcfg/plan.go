@@ -1,0 +1,125 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"text/tabwriter"
+
+	"goldsmith/internal/applycfg"
+	"goldsmith/internal/command"
+	"goldsmith/internal/refreshcfg"
+)
+
+// planFlags are the flags of 'refreshcfg plan'.
+type planFlags struct {
+	state, list, templates string
+	json                   bool
+}
+
+func (a *app) planCommand() *command.Command {
+	var f planFlags
+	return &command.Command{
+		Name:  "plan",
+		Short: "say which hooks would run, in which order, and why",
+		Long: "Nothing is run, but for templates: files that applycfg would change count as changed. Executable templates\n" +
+			"are run to know that. For each hook it says what it waits for, whether others may run beside it, and why it\n" +
+			"would run or would be passed over. Headers that are wrong are errors, so that the command is a check, too.",
+		Example: "refreshcfg plan --json",
+		Flags: func(fs *flag.FlagSet) {
+			fs.StringVar(&f.state, "state", refreshcfg.DefaultState, "`directory` for what is remembered between runs")
+			fs.StringVar(&f.list, "os-config-files", "", "JSON `file` that lists the metadata files; empty means "+applycfg.DefaultList)
+			fs.StringVar(&f.templates, "templates", os.Getenv("OS_CONFIG_APPLIER_TEMPLATES"), "applycfg's `directory` of templates; empty means "+applycfg.DefaultTemplates)
+			fs.BoolVar(&f.json, "json", false, "print the plan as JSON")
+		},
+		Run: f.run,
+	}
+}
+
+func (f *planFlags) run(ctx context.Context, io command.IO, words []string) error {
+	if len(words) > 0 {
+		return command.Usage(fmt.Sprintf("unexpected argument %q", words[0]), "see 'refreshcfg plan --help'")
+	}
+	sources := applycfg.FromEnvironment(nil, f.list)
+	coming, err := f.coming(ctx, sources)
+	if err != nil {
+		return err
+	}
+	c := refreshcfg.Config{Base: baseDir(), State: f.state, Image: refreshcfg.Running(), Metadata: sources.Load}
+	p, err := c.Plan(coming)
+	if err != nil {
+		return err
+	}
+	if f.json {
+		e := json.NewEncoder(io.Stdout)
+		e.SetIndent("", "  ")
+		return e.Encode(p)
+	}
+	return printPlan(io, p)
+}
+
+// coming are the files that applycfg would change.
+func (f *planFlags) coming(ctx context.Context, sources applycfg.Sources) ([]string, error) {
+	templates := f.templates
+	if templates == "" {
+		templates = applycfg.DefaultTemplates
+		if _, err := os.Stat(templates); os.IsNotExist(err) {
+			return nil, nil
+		}
+	}
+	doc, err := sources.Load()
+	if err != nil {
+		return nil, err
+	}
+	files, err := applycfg.Render(ctx, templates, doc)
+	if err != nil {
+		return nil, err
+	}
+	changes, err := applycfg.Output{DryRun: true}.Apply(files)
+	var paths []string
+	for _, c := range changes {
+		if c.Action != applycfg.Unchanged {
+			paths = append(paths, c.Path)
+		}
+	}
+	return paths, err
+}
+
+func printPlan(io command.IO, p refreshcfg.Plan) error {
+	var table bytes.Buffer
+	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "image\t%s\n", p.Image)
+	for _, m := range p.Back {
+		fmt.Fprintf(w, "back\t%s/%s\t%s\n", m.Phase, m.Name, strings.Join(m.Paths, " "))
+	}
+	for _, ph := range p.Phases {
+		for _, h := range ph.Hooks {
+			what := "run"
+			if !h.Run {
+				what = "pass"
+			}
+			after := ""
+			if len(h.After) > 0 {
+				after = "after " + strings.Join(h.After, ", ")
+			}
+			if h.Beside {
+				after = strings.TrimSpace(after + " (beside others)")
+			}
+			fmt.Fprintf(w, "%s\t%s/%s\t%s\t%s\n", what, ph.Name, h.Name, h.Why, after)
+		}
+		for _, name := range ph.Ignored {
+			fmt.Fprintf(w, "ignored\t%s/%s\t%s\t\n", ph.Name, name, "not a hook's name: only letters, digits, - and _")
+		}
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for line := range strings.Lines(table.String()) {
+		fmt.Fprintln(io.Stdout, strings.TrimRight(line, " \n"))
+	}
+	return nil
+}

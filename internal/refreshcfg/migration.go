@@ -1,0 +1,259 @@
+package refreshcfg
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"goldsmith/internal/atomicfile"
+	"goldsmith/internal/command"
+)
+
+// Migration is what became of a hook that a machine runs once.
+type Migration struct {
+	Phase string `json:"phase"`
+	Name  string `json:"name"`
+	State string `json:"state"` // MigrationStarted, …
+	From  Image  `json:"from"`  // the image before; empty on a new machine
+	To    Image  `json:"to"`
+	// Paths were kept as they were, for a return to From. Kept is false while
+	// they are copied, and when the copies are gone.
+	Paths    []string `json:"paths,omitempty"`
+	Kept     bool     `json:"kept,omitempty"`
+	Sequence int      `json:"sequence"` // the later, the higher
+}
+
+// States of a migration.
+const (
+	MigrationStarted   = "started"   // or it was, when power failed: it runs again
+	MigrationDone      = "done"      // it never runs again
+	MigrationReturning = "returning" // the older image runs, and its data are put back
+	MigrationReturned  = "returned"  // and were: the next newer image migrates anew
+)
+
+func migrationRecord(name string) string { return filepath.Join("migrations", name+".json") }
+
+// same tells whether two images are one.
+func (i Image) same(o Image) bool {
+	if i.Root != "" && o.Root != "" {
+		return i.Root == o.Root
+	}
+	return i.Name == o.Name && i.Version == o.Version
+}
+
+// migrations returns the records, the oldest first.
+func (s state) migrations() ([]Migration, error) {
+	dir := filepath.Join(s.dir, "migrations")
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var all []Migration
+	for _, e := range entries {
+		if filepath.Ext(e.Name()) != ".json" || e.Name()[0] == '.' {
+			continue
+		}
+		var m Migration
+		if _, err := s.read(filepath.Join("migrations", e.Name()), &m); err != nil {
+			return nil, command.Hint(err, "what was migrated is not known without it; restore the file, or write it anew if you know")
+		}
+		all = append(all, m)
+	}
+	slices.SortFunc(all, func(a, b Migration) int { return cmp.Compare(a.Sequence, b.Sequence) })
+	return all, err
+}
+
+// begin notes that a migration starts and keeps what it may change. It returns
+// what the hook finds in its environment.
+func (s state) begin(ctx context.Context, phase, name string, h Header, now Image) (*Migration, []string, error) {
+	all, err := s.migrations()
+	if err != nil {
+		return nil, nil, err
+	}
+	m := &Migration{Phase: phase, Name: name, State: MigrationStarted, To: now, Paths: h.Snapshot, Sequence: 1}
+	for _, o := range all {
+		m.Sequence = max(m.Sequence, o.Sequence+1)
+	}
+	resumed := "GOLDSMITH_RESUMED="
+	if i := slices.IndexFunc(all, func(o Migration) bool { return o.Name == name && o.State == MigrationStarted }); i >= 0 {
+		m, resumed = &all[i], "GOLDSMITH_RESUMED=1"
+	} else {
+		if _, err := s.read(imageRecord, &m.From); err != nil {
+			return nil, nil, err
+		}
+		if err := s.write(migrationRecord(name), m); err != nil {
+			return nil, nil, err
+		}
+	}
+	if len(m.Paths) > 0 && !m.Kept {
+		if err := s.keep(ctx, m); err != nil {
+			return nil, nil, fmt.Errorf("keep what %s changes: %w", name, err)
+		}
+	}
+	return m, []string{"GOLDSMITH_OLD_VERSION=" + m.From.Version, "GOLDSMITH_NEW_VERSION=" + m.To.Version, resumed}, nil
+}
+
+func (s state) done(m *Migration) error {
+	m.State = MigrationDone
+	return s.write(migrationRecord(m.Name), m)
+}
+
+// imageRecord names the image in which the last run succeeded.
+const imageRecord = "image.json"
+
+func (s state) snapshot(m *Migration, i int) string {
+	return filepath.Join(s.dir, "snapshots", m.Name, strconv.Itoa(i))
+}
+
+// keep copies the migration's paths; one that is not there has no copy.
+func (s state) keep(ctx context.Context, m *Migration) error {
+	dir := filepath.Join(s.dir, "snapshots", m.Name)
+	if err := os.RemoveAll(dir); err != nil { // of one that was cut short
+		return err
+	}
+	if err := mkdirSynced(filepath.Dir(dir)); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	for i, p := range m.Paths {
+		if _, err := os.Lstat(p); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err := copyTree(ctx, p, s.snapshot(m, i)); err != nil {
+			return err
+		}
+	}
+	if err := syncFS(dir); err != nil {
+		return err
+	}
+	m.Kept = true
+	return s.write(migrationRecord(m.Name), m)
+}
+
+// copyTree copies what is at a path, whatever it is, with all that a file
+// system knows of it.
+func copyTree(ctx context.Context, from, to string) error {
+	x := command.Exec{Args: []string{"cp", "-a", "--reflink=auto", "-T", "--", from, to}, Remedy: "cp is part of coreutils"}
+	return x.Run(ctx)
+}
+
+func syncFS(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.Syncfs(int(f.Fd()))
+}
+
+// back returns the migrations that were made since the image that runs now ran
+// before, the latest first: it is an older one, to which the machine returned.
+func back(all []Migration, now Image) []Migration {
+	var list []Migration
+	for _, m := range all {
+		if m.State == MigrationReturned {
+			continue
+		}
+		older := m.From != (Image{}) && m.From.same(now) && !m.To.same(now)
+		if m.State == MigrationReturning || len(list) > 0 || older {
+			list = append(list, m)
+		}
+	}
+	slices.Reverse(list)
+	return list
+}
+
+// giveBack puts everything back that newer images migrated, when an older
+// image runs again. It must be called before anything uses the data.
+func (s state) giveBack(ctx context.Context, now Image, say func(string, ...any)) error {
+	all, err := s.migrations()
+	if err != nil {
+		return err
+	}
+	for _, m := range back(all, now) {
+		m.State = MigrationReturning
+		if err := s.write(migrationRecord(m.Name), &m); err != nil {
+			return err
+		}
+		for i, p := range m.Paths {
+			if !m.Kept {
+				break // it had not begun
+			}
+			say("back from %s: %s as it was before %s", m.To, p, m.Name)
+			if err := s.putBack(ctx, s.snapshot(&m, i), p); err != nil {
+				return command.Hint(fmt.Errorf("%s as it was before %s: %w", p, m.Name, err), "it is kept as "+s.snapshot(&m, i))
+			}
+		}
+		m.State, m.Kept = MigrationReturned, false
+		if err := s.write(migrationRecord(m.Name), &m); err != nil {
+			return err
+		}
+		if err := os.RemoveAll(filepath.Join(s.dir, "snapshots", m.Name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// putBack makes a path what its copy is, or removes it where there is none.
+// Whenever it is cut short, doing it again ends well.
+func (s state) putBack(ctx context.Context, kept, path string) error {
+	fresh, old := path+".goldsmith-new", path+".goldsmith-old"
+	if err := errors.Join(os.RemoveAll(fresh), os.RemoveAll(old)); err != nil {
+		return err
+	}
+	_, err := os.Lstat(kept)
+	there := err == nil
+	if there {
+		if err := copyTree(ctx, kept, fresh); err != nil {
+			return err
+		}
+		if err := syncFS(filepath.Dir(path)); err != nil {
+			return err
+		}
+	}
+	if err := os.Rename(path, old); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if there {
+		if err := os.Rename(fresh, path); err != nil {
+			return err
+		}
+	}
+	if err := atomicfile.SyncDir(filepath.Dir(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.RemoveAll(old)
+}
+
+// forget removes copies for a return that has become impossible: of the two
+// images that a machine has, neither is the one the copies are for.
+func (s state) forget(now Image) error {
+	all, err := s.migrations()
+	if err != nil {
+		return err
+	}
+	for _, m := range all {
+		if !m.Kept || m.State != MigrationDone || m.To.same(now) || m.From.same(now) {
+			continue
+		}
+		m.Kept = false
+		if err := s.write(migrationRecord(m.Name), &m); err != nil {
+			return err
+		}
+		if err := os.RemoveAll(filepath.Join(s.dir, "snapshots", m.Name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,190 @@
+package refreshcfg
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"goldsmith/internal/hook"
+	"goldsmith/internal/metadata"
+)
+
+// Plan is what a run would do.
+type Plan struct {
+	Image  Image          `json:"image"`
+	Back   []Migration    `json:"back,omitempty"` // what would be put back first
+	Phases []PlannedPhase `json:"phases"`
+}
+
+// PlannedPhase is a phase that this machine has.
+type PlannedPhase struct {
+	Name  string        `json:"name"`
+	Hooks []PlannedHook `json:"hooks"`
+	// Ignored are executable files whose names are no hooks' names.
+	Ignored []string `json:"ignored,omitempty"`
+}
+
+// PlannedHook is a hook, what it waits for, and whether it would run.
+type PlannedHook struct {
+	Name   string   `json:"name"`
+	After  []string `json:"after,omitempty"`  // hooks of its phase that it waits for directly
+	Beside bool     `json:"beside,omitempty"` // others may run at the same time
+	Run    bool     `json:"run"`
+	Why    string   `json:"why"`
+	Header Header   `json:"header,omitzero"`
+}
+
+// Plan says what a run would do now. Hooks change what later hooks look at: of
+// those that wait for a change it says what is known before the run, with
+// coming (paths that will be written) counted as changed.
+func (c Config) Plan(coming []string) (Plan, error) {
+	s := state{or(c.State, DefaultState)}
+	all, err := s.migrations()
+	if err != nil {
+		return Plan{}, err
+	}
+	p := Plan{Image: c.Image, Back: back(all, c.Image), Phases: []PlannedPhase{}}
+	for _, name := range Phases {
+		ph, err := c.readPhase(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return Plan{}, err
+		}
+		planned := PlannedPhase{Name: name, Hooks: []PlannedHook{}, Ignored: ph.ignored}
+		after := needs(ph.nodes)
+		for i, n := range ph.nodes {
+			d, err := c.decide(name, n, coming)
+			if err != nil {
+				return Plan{}, err
+			}
+			planned.Hooks = append(planned.Hooks, PlannedHook{n.name, after[i], n.beside, d.run, d.why, n.head})
+		}
+		p.Phases = append(p.Phases, planned)
+	}
+	return p, nil
+}
+
+// phase is a directory of hooks as it is read before it runs.
+type phase struct {
+	name, dir string
+	nodes     []node
+	ignored   []string
+}
+
+// readPhase reads a phase; fs.ErrNotExist says that the machine has it not.
+func (c Config) readPhase(name string) (phase, error) {
+	p := phase{name: name, dir: filepath.Join(or(c.Base, DefaultBase), name+".d")}
+	names, err := hook.List(p.dir)
+	if err != nil {
+		return p, err
+	}
+	heads := make([]Header, len(names))
+	for i, n := range names {
+		if heads[i], err = readHeader(filepath.Join(p.dir, n)); err != nil {
+			return p, err
+		}
+	}
+	if p.ignored, err = ignoredIn(p.dir); err != nil {
+		return p, err
+	}
+	// Migrations change data that others may look at.
+	p.nodes, err = newGraph(name, names, heads, name == "migration")
+	return p, err
+}
+
+// ignoredIn lists the executable files of a directory that are no hooks for
+// their names: somebody may believe that they run.
+func ignoredIn(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	var names []string
+	for _, e := range entries {
+		if hook.Name.MatchString(e.Name()) {
+			continue
+		}
+		if fi, err := os.Stat(filepath.Join(dir, e.Name())); err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0 {
+			names = append(names, e.Name())
+		}
+	}
+	return names, err
+}
+
+// decision says whether a hook runs now.
+type decision struct {
+	run bool
+	why string
+	saw map[string]string // of Header.Changed, for the record of success
+}
+
+func (c Config) decide(phase string, n node, coming []string) (decision, error) {
+	s := state{or(c.State, DefaultState)}
+	switch {
+	case n.head.Once == onceMachine:
+		return s.decideMigration(n.name)
+	case n.head.Once == onceImage:
+		var last success
+		there := s.last(phase, n.name, &last)
+		switch {
+		case there && last.Image.same(c.Image):
+			return decision{false, "done once in this image", nil}, nil
+		case there:
+			return decision{true, "not yet in this image (last in " + last.Image.String() + ")", nil}, nil
+		}
+		return decision{true, "not yet in this image", nil}, nil
+	case n.head.Changed != nil:
+		return c.decideChanged(phase, n, coming)
+	}
+	return decision{true, "every run", nil}, nil
+}
+
+func (s state) decideMigration(name string) (decision, error) {
+	var m Migration
+	there, err := s.read(migrationRecord(name), &m)
+	switch {
+	case err != nil:
+		return decision{}, err
+	case !there:
+		return decision{true, "never done on this machine", nil}, nil
+	case m.State == MigrationDone:
+		return decision{false, "done for " + m.To.String(), nil}, nil
+	case m.State == MigrationStarted:
+		return decision{true, "was cut short", nil}, nil
+	}
+	return decision{true, "taken back when " + m.From.String() + " ran again", nil}, nil
+}
+
+func (c Config) decideChanged(phase string, n node, coming []string) (decision, error) {
+	var doc *metadata.Object
+	if slices.ContainsFunc(n.head.Changed, func(w string) bool { return !strings.HasPrefix(w, "/") }) && c.Metadata != nil {
+		var err error
+		if doc, err = c.Metadata(); err != nil {
+			return decision{}, err
+		}
+	}
+	now, err := saw(n.head.Changed, doc)
+	if err != nil {
+		return decision{}, fmt.Errorf("%s/%s: %w", phase, n.name, err)
+	}
+	var last success
+	there := (state{or(c.State, DefaultState)}).last(phase, n.name, &last)
+	for _, p := range coming {
+		for _, w := range n.head.Changed {
+			if ok, _ := filepath.Match(w, p); ok || strings.HasPrefix(p, w+"/") {
+				return decision{true, "will change: " + p, now}, nil
+			}
+		}
+	}
+	changed := differs(last.Saw, now)
+	switch {
+	case !there:
+		return decision{true, "has not succeeded yet", now}, nil
+	case len(changed) > 0:
+		return decision{true, "changed: " + strings.Join(changed, ", "), now}, nil
+	}
+	return decision{false, "unchanged: " + strings.Join(n.head.Changed, ", "), now}, nil
+}

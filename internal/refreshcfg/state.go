@@ -1,0 +1,230 @@
+package refreshcfg
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"goldsmith/internal/atomicfile"
+	"goldsmith/internal/metadata"
+)
+
+// DefaultState is where a machine keeps what its runs have to remember. It is
+// on the state partition and outlives an image.
+const DefaultState = "/var/lib/goldsmith/refreshcfg"
+
+// Image is what a machine runs.
+type Image struct {
+	Name    string `json:"name,omitempty"`
+	Version string `json:"version,omitempty"`
+	// Root is the GUID of the root partition that the machine was started
+	// with. It is made of the digest of the root's content, so that it tells
+	// apart images of one name and version.
+	Root string `json:"root,omitempty"`
+}
+
+// String is NAME VERSION, or "unknown image".
+func (i Image) String() string {
+	if i == (Image{}) {
+		return "unknown image"
+	}
+	return strings.TrimSpace(i.Name + " " + i.Version)
+}
+
+var rootRE = regexp.MustCompile(`(?:^|\s)root=PARTUUID=([0-9A-Fa-f-]{36})(?:\s|$)`)
+
+// Running is the image that this machine runs, as its own manifest and the
+// kernel command line tell. What they do not tell is empty.
+func Running() Image {
+	var i Image
+	if text, err := readBounded("/usr/share/goldsmith/manifest.json", 64<<20); err == nil {
+		_ = json.Unmarshal(text, &i)
+	}
+	i.Root = ""
+	if text, err := readBounded("/proc/cmdline", 64<<10); err == nil {
+		if m := rootRE.FindSubmatch(text); m != nil {
+			i.Root = strings.ToLower(string(m[1]))
+		}
+	}
+	return i
+}
+
+// state is the directory of what is remembered:
+//
+//	image.json            the image in which the last run succeeded
+//	hooks/PHASE/NAME.json the hook's last success
+//	migrations/NAME.json  what became of a migration
+//	snapshots/NAME/       what the migration's paths held before
+type state struct{ dir string }
+
+// success is hooks/PHASE/NAME.json.
+type success struct {
+	Image Image             `json:"image"`
+	Saw   map[string]string `json:"saw,omitempty"` // digests of what Header.Changed names
+}
+
+// read reads one JSON file; one that is not there leaves v alone and is false.
+func (s state) read(name string, v any) (bool, error) {
+	path := filepath.Join(s.dir, name)
+	text, err := readBounded(path, 1<<20)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(text, v)
+	}
+	if err != nil {
+		return false, fmt.Errorf("%s: %w", path, err)
+	}
+	return true, nil
+}
+
+// write writes one JSON file, which is on the disk when it returns.
+func (s state) write(name string, v any) error {
+	path := filepath.Join(s.dir, name)
+	if err := mkdirSynced(filepath.Dir(path)); err != nil {
+		return err
+	}
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(path, append(text, '\n'), 0o644)
+}
+
+// mkdirSynced makes a directory and its parents so that they survive a power
+// cut.
+func mkdirSynced(dir string) error {
+	if fi, err := os.Stat(dir); err == nil && fi.IsDir() {
+		return nil
+	}
+	parent := filepath.Dir(dir)
+	if err := mkdirSynced(parent); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return atomicfile.SyncDir(parent)
+}
+
+func hookRecord(phase, name string) string { return filepath.Join("hooks", phase, name+".json") }
+
+// last reads a hook's last success. A record that cannot be read counts as
+// none: the hook runs once more.
+func (s state) last(phase, name string, last *success) bool {
+	there, err := s.read(hookRecord(phase, name), last)
+	return there && err == nil
+}
+
+// saw are the digests of what the words of Header.Changed name now. A path
+// that is not there, and a key that the metadata has not, count as such. A
+// pattern that matches nothing has one entry, so that the first match counts.
+func saw(words []string, doc *metadata.Object) (map[string]string, error) {
+	now := map[string]string{}
+	for _, w := range words {
+		if !strings.HasPrefix(w, "/") {
+			now[w] = "absent"
+			if v, ok := metadata.Lookup(doc, w); ok {
+				now[w] = sum([]byte(metadata.JSON(v)))
+			}
+			continue
+		}
+		paths, err := filepath.Glob(w)
+		if err != nil {
+			return nil, err
+		}
+		if len(paths) == 0 {
+			now[w] = "absent"
+		}
+		for _, p := range paths {
+			if now[p], err = pathDigest(p); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return now, nil
+}
+
+func sum(b []byte) string {
+	s := sha256.Sum256(b)
+	return hex.EncodeToString(s[:])
+}
+
+// pathDigest is of what a path holds: a file's mode, owner and content, a
+// link's target, and of a directory the names and all that is below it.
+func pathDigest(path string) (string, error) {
+	h := sha256.New()
+	err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // gone meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(p, &st); err != nil {
+			return fmt.Errorf("%s: %w", p, err)
+		}
+		fmt.Fprintf(h, "%q %o %d %d\n", p, st.Mode, st.Uid, st.Gid)
+		switch d.Type() {
+		case fs.ModeSymlink:
+			target, err := os.Readlink(p)
+			fmt.Fprintf(h, "%q\n", target)
+			return err
+		case 0:
+			f, err := os.OpenFile(p, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			fmt.Fprintf(h, "%d\n", st.Size)
+			_, err = io.Copy(h, f)
+			return err
+		}
+		return nil
+	})
+	return hex.EncodeToString(h.Sum(nil)), err
+}
+
+// differs returns the words that are not what they were, sorted.
+func differs(before, now map[string]string) []string {
+	var words []string
+	for w, v := range now {
+		if before[w] != v {
+			words = append(words, w)
+		}
+	}
+	for w := range before {
+		if _, ok := now[w]; !ok {
+			words = append(words, w)
+		}
+	}
+	slices.Sort(words)
+	return words
+}
+
+// readBounded reads a file of at most limit bytes.
+func readBounded(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(text)) > limit {
+		err = fmt.Errorf("%s: larger than %d bytes", path, limit)
+	}
+	return text, err
+}
