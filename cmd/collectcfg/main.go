@@ -1,5 +1,5 @@
 // Collectcfg gathers a machine's metadata and runs a command when it changes.
-// Called as os-collect-config it takes that program's flags.
+// Called as os-collect-config it does as that program does.
 package main
 
 import (
@@ -7,13 +7,17 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io/fs"
+	"math/rand/v2"
 	"os"
+	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"goldsmith/internal/collectcfg"
+	"goldsmith/internal/collectcfg/oslo"
 	"goldsmith/internal/command"
 	"goldsmith/internal/metadata"
 )
@@ -21,149 +25,196 @@ import (
 // version is set when the program is linked.
 var version = "dev"
 
-func main() { os.Exit(program(filepath.Base(os.Args[0])).Main(os.Args[1:])) }
+// original is the program that this one replaces, in the version that it does
+// as.
+const (
+	original        = "os-collect-config"
+	originalVersion = "12.0.0"
+)
 
-// app is the program with its flags.
-type app struct {
-	name       string // the name it was called by
-	fs         *flag.FlagSet
-	configFile string
-	flags      collectcfg.Config // of these, those that were given
-	min, max   float64
-	local      list
-	printCache bool
-	version    bool
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	hangUp := make(chan os.Signal, 1)
+	signal.Notify(hangUp, syscall.SIGHUP)
+	a := &app{name: filepath.Base(os.Args[0]), hangUp: hangUp}
+	status := a.main(ctx, os.Args[1:], command.IO{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr})
+	if a.reread {
+		status = a.again()
+	}
+	os.Exit(status)
 }
 
-func program(name string) *command.Program {
-	a := &app{name: name}
-	p := &command.Program{Name: name, Version: version, Root: &command.Command{
+// app is one run of the program.
+type app struct {
+	name   string // the name it was called by
+	hangUp <-chan os.Signal
+	reread bool // start again, with the settings as they are now
+}
+
+// again replaces this process by a new one, which reads the settings anew. It
+// returns only when that is not possible.
+func (a *app) again() int {
+	path, err := exec.LookPath(os.Args[0])
+	if err == nil {
+		err = syscall.Exec(path, os.Args, os.Environ())
+	}
+	command.Print(os.Stderr, a.name, fmt.Errorf("start again: %w", err))
+	return command.StatusFailed
+}
+
+// program explains itself, and completes command lines.
+func (a *app) program() *command.Program {
+	return &command.Program{Name: a.name, Version: version, Root: &command.Command{
 		Args:  "[SOURCE...]",
 		Short: "gather metadata and run a command when it changes",
-		Long: "Sources are nocloud, a seed device labelled CIDATA, and local, a directory of JSON files. Each document is\n" +
-			"kept as NAME.json below the cache directory. When one differs from the one with which the command last\n" +
-			"succeeded, and once after every boot, the command is run by the shell with OS_CONFIG_FILES naming the files;\n" +
-			"a command that fails is run again at the next poll. Without a command, or with --print, everything is printed as JSON. Settings come\n" +
-			"from " + collectcfg.DefaultConfig + "; the command line overrides them. With --one-time the exit status is the command's.",
+		Long: "Each document of a source is kept as NAME.json below the cache directory. When one differs from the one with\n" +
+			"which the command last succeeded, and once after every boot, the command is run by the shell with\n" +
+			"OS_CONFIG_FILES naming the files; a command that fails is run again. Without a command, or with --print,\n" +
+			"everything is printed as JSON. Settings come from ~/" + collectcfg.ConfigName + " or, without that, from\n" +
+			"/etc/" + collectcfg.ConfigName + ", and from the command line; of two the later wins. With --one-time the exit\n" +
+			"status is the command's. SIGHUP: read the settings again. The sources:\n\n" + collectcfg.SourceHelp(),
 		Example: "collectcfg --one-time --command refreshcfg nocloud",
 		Flags:   a.declare,
-		Run:     a.run,
+		Run:     func(context.Context, command.IO, []string) error { return nil },
 	}}
-	if name == original {
-		p.Status = func(err error) int {
-			if e, ok := errors.AsType[*collectcfg.CommandError](err); ok {
-				return e.Status()
-			}
-			return command.OriginalStatus(err, 1)
-		}
-	}
-	return p
 }
 
-// original is the program that this one replaces.
-const original = "os-collect-config"
-
+// declare declares the flags for the help text and for completion.
 func (a *app) declare(fs *flag.FlagSet) {
-	*a = app{name: a.name, fs: fs} // help declares the flags once more
-	f := &a.flags
-	fs.StringVar(&a.configFile, "config-file", "", "read settings from `file`")
-	fs.StringVar(&f.Command, "command", "", "`command` to run on change")
-	fs.StringVar(&f.Command, "c", "", "short for --command")
-	fs.StringVar(&f.Cache, "cachedir", collectcfg.DefaultCache, "`directory` to keep documents in")
-	fs.BoolVar(&f.OneTime, "one-time", false, "end after the first collection")
-	fs.BoolVar(&f.Force, "force", false, "run the command without a change too; implies --one-time")
-	fs.BoolVar(&f.Print, "print", false, "print what was collected and exit")
-	fs.BoolVar(&a.printCache, "print-cachedir", false, "print the cache directory and exit")
-	fs.Float64Var(&a.min, "min-polling-interval", 1, "first pause between polls, in `seconds`")
-	fs.Float64Var(&a.max, "polling-interval", 30, "longest pause between polls, in `seconds`")
-	fs.Float64Var(&a.max, "i", 30, "short for --polling-interval")
-	fs.Var(&a.local, "local-path", "`directory` of the local source; may be repeated")
-	fs.StringVar(&f.Seed, "nocloud-seed", "", "read the seed from a `directory` instead of a device")
-	fs.BoolVar(&a.version, "version", false, "print the version and exit")
-}
-
-// config is the configuration file with the flags over it.
-func (a *app) config(words []string) (collectcfg.Config, error) {
-	c := collectcfg.Defaults()
-	var err error
-	if a.configFile == "" {
-		err = c.ReadDefault()
-	} else if err = c.Read(a.configFile); errors.Is(err, fs.ErrNotExist) {
-		err = command.BadInput(err, "see --config-file")
-	}
-	given := map[string]func(){
-		"command":              func() { c.Command = a.flags.Command },
-		"c":                    func() { c.Command = a.flags.Command },
-		"cachedir":             func() { c.Cache = a.flags.Cache },
-		"one-time":             func() { c.OneTime = a.flags.OneTime },
-		"force":                func() { c.Force = a.flags.Force },
-		"print":                func() { c.Print = a.flags.Print },
-		"min-polling-interval": func() { c.Min = time.Duration(a.min * float64(time.Second)) },
-		"polling-interval":     func() { c.Max = time.Duration(a.max * float64(time.Second)) },
-		"i":                    func() { c.Max = time.Duration(a.max * float64(time.Second)) },
-		"local-path":           func() { c.LocalDirs = a.local },
-		"nocloud-seed":         func() { c.Seed = a.flags.Seed },
-	}
-	a.fs.Visit(func(f *flag.Flag) {
-		if take, ok := given[f.Name]; ok {
-			take()
+	for _, o := range collectcfg.Options(a.name != original) {
+		switch {
+		case o.Words || o.Help == "":
+		case o.Kind == oslo.Bool:
+			fs.Bool(o.Flag(), false, o.Help)
+		default:
+			fs.String(o.Flag(), strings.Join(o.Default, " "), o.Help)
 		}
-	})
-	if len(words) > 0 {
-		c.Collectors = words
+		if o.Short != "" && o.Help != "" {
+			fs.String(o.Short, "", "short for --"+o.Flag())
+		}
 	}
-	if err == nil && (c.Min <= 0 || c.Max <= 0) {
-		err = command.Usage("a polling interval is a positive number of seconds", "such as --polling-interval 30")
-	}
-	return c, err
+	fs.String("config-file", "", "read settings from `file`; may be repeated")
+	fs.String("config-dir", "", "read settings from the files *.conf of a `directory`")
+	fs.Bool("version", false, "print the version and exit")
 }
 
-func (a *app) run(ctx context.Context, io command.IO, words []string) error {
-	c, err := a.config(words)
+// main does the work and says what went wrong; it returns the exit status.
+func (a *app) main(ctx context.Context, args []string, io command.IO) int {
+	if len(args) == 2 && args[0] == "completion" {
+		return a.program().Run(ctx, args, io)
+	}
+	err := a.run(ctx, io, args)
+	switch {
+	case err == nil:
+		return command.StatusOK
+	case errors.Is(err, oslo.ErrHelp):
+		return a.program().Run(ctx, []string{"--help"}, io)
+	case errors.Is(err, oslo.ErrVersion):
+		a.printVersion(io)
+		return command.StatusOK
+	case errors.Is(err, collectcfg.ErrReread):
+		a.reread = true
+		return command.StatusOK
+	case ctx.Err() != nil:
+		fmt.Fprintf(io.Stderr, "%s: interrupted\n", a.name)
+		return command.StatusInterrupted
+	}
+	command.Print(io.Stderr, a.name, err)
+	if e, ok := errors.AsType[*collectcfg.CommandError](err); ok {
+		return e.Status()
+	}
+	if _, usage := errors.AsType[*oslo.UsageError](err); a.name == original && !usage {
+		return command.StatusFailed
+	}
+	return command.Status(err)
+}
+
+func (a *app) printVersion(io command.IO) {
+	if a.name == original {
+		fmt.Fprintln(io.Stdout, originalVersion)
+		return
+	}
+	fmt.Fprintf(io.Stdout, "%s %s\n", a.name, version)
+}
+
+func (a *app) run(ctx context.Context, io command.IO, args []string) error {
+	c, err := collectcfg.Load(args, a.name == original)
 	if err != nil {
 		return err
 	}
-	if a.printCache {
+	if c.Bool("print_cachedir") {
 		fmt.Fprintln(io.Stdout, c.Cache)
 		return nil
 	}
-	sources, err := c.Sources()
+	logs, err := c.Log(io.Stderr)
 	if err != nil {
 		return err
 	}
-	r := collectcfg.Runner{
-		Cache: &collectcfg.Cache{Dir: c.Cache}, Sources: sources, Command: c.Command, Force: c.Force,
-		Min: c.Min, Max: max(c.Min, c.Max), Stdout: io.Stdout, Log: io.Stderr,
-		Say: func(format string, args ...any) { fmt.Fprintf(io.Stderr, a.name+": "+format+"\n", args...) },
+	defer logs.Close()
+	r, err := a.runner(c, command.IO{Stdin: io.Stdin, Stdout: io.Stdout, Stderr: logs})
+	if err != nil {
+		return err
 	}
-	if a.name != original {
-		// The original runs its command after a reboot only if something changed.
-		id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-		if err != nil {
+	if !c.OneTime && c.Splay > 0 {
+		if err := a.splay(ctx, c.Splay); err != nil {
 			return err
 		}
-		r.Boot = strings.TrimSpace(string(id))
 	}
-	if c.Command == "" || c.Print {
+	switch {
+	case c.Command == "" || c.Print:
 		all, err := r.Print(ctx)
-		if err != nil {
-			return err
+		if err == nil {
+			_, err = fmt.Fprintln(io.Stdout, metadata.Indented(all))
 		}
-		fmt.Fprintln(io.Stdout, metadata.Indented(all))
-		return nil
-	}
-	if !c.OneTime && !c.Force {
+		return err
+	case c.OneTime:
+		_, err := r.Once(ctx)
+		if e, ok := errors.AsType[*collectcfg.CommandError](err); ok {
+			return command.Hint(e, "its messages are above; it is run again next time")
+		}
+		return err
+	case a.name == original:
 		return r.Poll(ctx)
 	}
-	_, err = r.Once(ctx)
-	if e, ok := errors.AsType[*collectcfg.CommandError](err); ok {
-		return &command.Error{Status: e.Status(), Err: e, Hint: "its messages are above; it is run again next time"}
-	}
-	return err
+	return r.Run(ctx)
 }
 
-// list is a flag that may be repeated.
-type list []string
+// splay waits for up to so long, so that machines that start together do not
+// ask together.
+func (a *app) splay(ctx context.Context, most time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(rand.N(most)):
+		return nil
+	}
+}
 
-func (l *list) String() string     { return strings.Join(*l, " ") }
-func (l *list) Set(s string) error { *l = append(*l, s); return nil }
+func (a *app) runner(c *collectcfg.Config, io command.IO) (*collectcfg.Runner, error) {
+	cache := c.NewCache()
+	sources, err := c.Sources(cache)
+	if err != nil {
+		return nil, err
+	}
+	r := &collectcfg.Runner{
+		Cache: cache, Sources: sources, Command: c.Command, Force: c.Force, Original: c.Original,
+		Min: c.Min, Max: max(c.Min, c.Max), Converged: c.Converged, Reread: c.Changed(), HangUp: a.hangUp,
+		Stdout: io.Stdout, Log: io.Stderr,
+		Say: func(format string, args ...any) { fmt.Fprintf(io.Stderr, a.name+": "+format+"\n", args...) },
+	}
+	if c.Original {
+		return r, nil
+	}
+	// The original runs its command after a reboot only if something changed.
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, err
+	}
+	r.Boot = strings.TrimSpace(string(id))
+	if c.Repair != "" {
+		program, _ := c.Text("repair_command")
+		r.Repair = &collectcfg.Repair{Command: program, Restore: c.Repair == "restore"}
+	}
+	return r, nil
+}

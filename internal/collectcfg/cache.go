@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"goldsmith/internal/atomicfile"
 	"goldsmith/internal/command"
@@ -23,7 +24,14 @@ const listName = "os_config_files"
 // collected; NAME.json.orig, as first collected; NAME.json.last, with which
 // the command last succeeded. Documents may hold secrets: only the owner may
 // read them.
-type Cache struct{ Dir string }
+type Cache struct {
+	Dir string
+	// Backup is where Dir is copied when something has changed; empty: nowhere.
+	Backup string
+	// Original lets documents of the same name follow each other, the last one
+	// staying, and writes the list only when a document has changed.
+	Original bool
+}
 
 const (
 	dirMode  = 0o700
@@ -34,13 +42,17 @@ const (
 // changed. changed are the names of the documents the command has not yet
 // succeeded with.
 func (c *Cache) Store(docs []Document) (paths, changed []string, err error) {
-	if err := os.MkdirAll(c.Dir, dirMode); err != nil {
+	mode := os.FileMode(dirMode)
+	if c.Original {
+		mode = 0o777
+	}
+	if err := os.MkdirAll(c.Dir, mode); err != nil {
 		return nil, nil, err
 	}
 	seen := map[string]bool{listName: true}
 	list := []any{}
 	for _, d := range docs {
-		if seen[d.Name] || !filepath.IsLocal(d.Name) || filepath.Base(d.Name) != d.Name {
+		if seen[d.Name] && !c.Original || d.Name == listName || !filepath.IsLocal(d.Name) || filepath.Base(d.Name) != d.Name {
 			return nil, nil, command.BadInput(fmt.Errorf("document %q: the name is taken or no file name", d.Name), "rename it at its source")
 		}
 		seen[d.Name] = true
@@ -53,7 +65,13 @@ func (c *Cache) Store(docs []Document) (paths, changed []string, err error) {
 		}
 		paths, list = append(paths, c.path(d.Name)), append(list, c.path(d.Name))
 	}
-	return paths, changed, write(c.path(listName), []byte(metadata.JSON(list)+"\n"))
+	if !c.Original || len(changed) > 0 {
+		err = write(c.path(listName), []byte(metadata.JSON(list)))
+	}
+	if err == nil && c.Backup != "" && len(changed) > 0 {
+		err = c.backUp()
+	}
+	return paths, changed, err
 }
 
 func (c *Cache) path(name string) string { return filepath.Join(c.Dir, name+".json") }
@@ -63,14 +81,14 @@ func (c *Cache) path(name string) string { return filepath.Join(c.Dir, name+".js
 func (c *Cache) store(d Document) (changed bool, err error) {
 	path, body := c.path(d.Name), d.Raw
 	if body == nil {
-		body = []byte(metadata.Indented(d.Value) + "\n")
+		body = []byte(metadata.Indented(d.Value))
 	}
 	for name, data := range d.Keep {
 		if err := write(filepath.Join(c.Dir, name), data); err != nil {
 			return false, err
 		}
 	}
-	if _, err := os.Lstat(path + ".orig"); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(path + ".orig"); errors.Is(err, fs.ErrNotExist) {
 		if err := write(path+".orig", body); err != nil {
 			return false, err
 		}
@@ -106,8 +124,12 @@ func write(path string, data []byte) error {
 	return atomicfile.Write(path, data, fileMode)
 }
 
-// Commit remembers that the command succeeded with these documents.
+// Commit remembers that the command succeeded with these documents, and with
+// the list.
 func (c *Cache) Commit(names []string) error {
+	if !c.Original {
+		names = append([]string{listName}, names...)
+	}
 	for _, n := range names {
 		data, err := os.ReadFile(c.path(n))
 		if err != nil {
@@ -118,6 +140,139 @@ func (c *Cache) Commit(names []string) error {
 		}
 	}
 	return nil
+}
+
+// shrunk says that documents are gone with which the command succeeded.
+func (c *Cache) shrunk() bool {
+	before, err := readList(c.path(listName) + ".last")
+	if err != nil {
+		return false
+	}
+	now, err := readList(c.path(listName))
+	if err != nil {
+		return false
+	}
+	there := map[string]bool{}
+	for _, p := range now {
+		there[p] = true
+	}
+	for _, p := range before {
+		if !there[p] {
+			return true
+		}
+	}
+	return false
+}
+
+func readList(path string) ([]string, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	v, err := metadata.Parse(path, b)
+	list, _ := v.([]any)
+	var names []string
+	for _, e := range list {
+		if s, ok := e.(string); ok {
+			names = append(names, s)
+		}
+	}
+	return names, err
+}
+
+// rememberName is the file that says which documents are of which source.
+const rememberName = "sources"
+
+// remember notes which documents each source delivered, for when it cannot be
+// asked after the next start.
+func (c *Cache) remember(sources []Source, held map[string][]Document) {
+	all := &metadata.Object{}
+	for _, s := range sources {
+		names := []any{}
+		for _, d := range held[s.Name] {
+			names = append(names, d.Name)
+		}
+		all.Set(s.Name, names)
+	}
+	if err := os.MkdirAll(c.Dir, dirMode); err == nil {
+		_ = write(filepath.Join(c.Dir, rememberName), []byte(metadata.JSON(all))) // without it, only an outage is worse
+	}
+}
+
+// recall returns the documents that a source delivered when it was last
+// asked, maybe by an earlier process; nil when there are none.
+func (c *Cache) recall(source string) []Document {
+	b, err := os.ReadFile(filepath.Join(c.Dir, rememberName))
+	if err != nil {
+		return nil
+	}
+	v, _ := metadata.Parse(rememberName, b)
+	o, _ := v.(*metadata.Object)
+	names, _ := o.Get(source)
+	list, _ := names.([]any)
+	var docs []Document
+	for _, n := range list {
+		name, _ := n.(string)
+		if name == "" || strings.Contains(name, "/") {
+			return nil
+		}
+		b, err := os.ReadFile(c.path(name))
+		if err != nil {
+			return nil
+		}
+		docs = append(docs, document(name, b))
+	}
+	return docs
+}
+
+// backUp copies the directory to Backup, replacing what is there.
+func (c *Cache) backUp() error {
+	if within(c.Dir, c.Backup) || within(c.Backup, c.Dir) {
+		return command.BadInput(fmt.Errorf("backup-cachedir %s: would replace the cache %s", c.Backup, c.Dir), "name another directory")
+	}
+	if err := os.RemoveAll(c.Backup); err != nil {
+		return err
+	}
+	fi, err := os.Stat(c.Dir)
+	if err != nil {
+		return err
+	}
+	if err := copyTree(c.Dir, c.Backup); err != nil {
+		return err
+	}
+	return os.Chmod(c.Backup, fi.Mode().Perm())
+}
+
+// within says that a path is a directory, or below it.
+func within(path, dir string) bool {
+	a, err1 := filepath.Abs(path)
+	b, err2 := filepath.Abs(dir)
+	return err1 != nil || err2 != nil || a == b || b == "/" || strings.HasPrefix(a, b+"/")
+}
+
+// copyTree copies regular files and directories with their modes. What was
+// deep in the source is small: documents and what collectors keep.
+func copyTree(from, to string) error {
+	return filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		dest := filepath.Join(to, strings.TrimPrefix(path, from))
+		fi, err := e.Info()
+		switch {
+		case err != nil:
+			return err
+		case e.IsDir():
+			return os.MkdirAll(dest, fi.Mode().Perm()|0o700)
+		case !fi.Mode().IsRegular():
+			return nil
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(dest, data, fi.Mode().Perm())
+	})
 }
 
 // bootName is the file that names the boot in which the command last
@@ -134,4 +289,18 @@ func (c *Cache) mark(boot string) error {
 		return nil
 	}
 	return write(filepath.Join(c.Dir, bootName), []byte(boot+"\n"))
+}
+
+// cached returns the document of this name that was collected last, if it is
+// worth anything; nil when not.
+func (c *Cache) cached(name string) []Document {
+	b, err := os.ReadFile(c.path(name))
+	if err != nil {
+		return nil
+	}
+	d := document(name, b)
+	if d.Raw != nil || falsy(d.Value) {
+		return nil
+	}
+	return []Document{d}
 }

@@ -5,13 +5,19 @@
 // A source is a [Collector]. What the sources deliver is kept in a cache
 // directory, one file a document, beside a list of the files that applycfg
 // reads. A document has changed when it differs from the one with which the
-// command last succeeded, so a command that fails is run again at the next
-// poll. A boot counts as a change too: the image may be another one, with
-// other templates.
+// command last succeeded, so a command that fails is run again. A boot counts
+// as a change too: the image may be another one, with other templates.
 //
-// A document that is no JSON is passed on as it is: the command then fails
-// with file and line, and can report that, where leaving the document out
-// would configure the machine with half of its metadata.
+// A source that cannot be asked now is another thing than one that is not
+// there: what it delivered before goes on to count. A document that is no JSON
+// is passed on as it is: the command then fails with file and line, and can
+// report that, where leaving the document out would configure the machine with
+// half of its metadata.
+//
+// [Runner.Run] waits for events: files are watched, servers that can are asked
+// to answer when something changes, and only the others are polled.
+// [Runner.Poll] is what os-collect-config does instead, and Original makes the
+// rest of a Runner do as that program does.
 package collectcfg
 
 import (
@@ -36,8 +42,9 @@ type Document struct {
 	Note  string            // what is wrong with the source, if the document can be used all the same
 }
 
-// Collector is a source of metadata. It returns an error for which
-// [IsUnavailable] is true when the source is not there, which is no failure.
+// Collector is a source of metadata. Its errors are of three kinds: one that
+// [IsUnavailable] says the source is not there, which is no failure; one that
+// [IsTemporary] says it cannot be asked now; any other ends the collection.
 type Collector interface {
 	Collect(ctx context.Context) ([]Document, error)
 }
@@ -49,6 +56,20 @@ type unavailable struct{ error }
 // be trusted, and is passed over.
 func IsUnavailable(err error) bool {
 	_, ok := errors.AsType[unavailable](err)
+	return ok
+}
+
+// unconfigured says that a source is not there because no setting says where,
+// which nobody needs to be told.
+type unconfigured struct{ error }
+
+// temporary says that a source cannot be asked now.
+type temporary struct{ error }
+
+// IsTemporary says that err means a source which cannot be asked now; what it
+// delivered before goes on to count.
+func IsTemporary(err error) bool {
+	_, ok := errors.AsType[temporary](err)
 	return ok
 }
 
@@ -67,33 +88,87 @@ type Runner struct {
 	Boot    string        // names this boot of the machine; empty: a boot is no change
 	Min     time.Duration // the first pause between polls; it doubles
 	Max     time.Duration // the longest pause
-	Stdout  io.Writer     // the command's output
-	Log     io.Writer
-	Say     func(format string, args ...any)
+	// Converged ends Run when nothing has changed for this long; 0: never.
+	Converged time.Duration
+	// Original makes it do as os-collect-config: a source that cannot be asked
+	// is one that is not there, documents that go are no change, and the
+	// command is a plain child.
+	Original bool
+	// Reread says that the settings have changed; nil: never. Run and Poll
+	// then return ErrReread.
+	Reread func() bool
+	// HangUp delivers when somebody wants the settings to be read again.
+	HangUp <-chan os.Signal
+	// Repair, when set, looks after the configured files.
+	Repair *Repair
+	Stdout io.Writer // the command's output
+	Log    io.Writer
+	Say    func(format string, args ...any)
 
-	said map[string]string // what was last said of each source
+	said map[string]string     // what was last said of each source
+	held map[string][]Document // what each source last delivered
+}
+
+// ErrReread says that the program is to start again, with its settings as
+// they are now.
+var ErrReread = errors.New("the settings have changed")
+
+// ask asks one source and holds what it delivers. later says that the source
+// cannot be asked now.
+func (r *Runner) ask(ctx context.Context, s Source) (later bool, err error) {
+	if r.held == nil {
+		r.held = map[string][]Document{}
+	}
+	docs, err := s.Collect(ctx)
+	note := ""
+	_, silent := errors.AsType[unconfigured](err)
+	switch {
+	case IsTemporary(err) && !r.Original:
+		note = err.Error()
+		if _, ok := r.held[s.Name]; !ok {
+			if docs = r.Cache.recall(s.Name); docs != nil {
+				note += "; going on with what it delivered before"
+				r.held[s.Name] = docs
+			}
+		}
+	case silent:
+		delete(r.held, s.Name)
+	case IsUnavailable(err), IsTemporary(err):
+		note = err.Error()
+		delete(r.held, s.Name)
+	case err != nil:
+		return false, fmt.Errorf("source %s: %w", s.Name, err)
+	default:
+		var notes []string
+		for _, d := range docs {
+			if d.Note != "" {
+				notes = append(notes, d.Note)
+			}
+		}
+		note = strings.Join(notes, "; ")
+		r.held[s.Name] = docs
+	}
+	r.note(s.Name, note)
+	return IsTemporary(err), nil
 }
 
 // collect asks every source.
-func (r *Runner) collect(ctx context.Context) ([]Document, error) {
+func (r *Runner) collect(ctx context.Context) error {
+	for _, s := range r.Sources {
+		if _, err := r.ask(ctx, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// documents are what the sources last delivered, in their order.
+func (r *Runner) documents() []Document {
 	var docs []Document
 	for _, s := range r.Sources {
-		d, err := s.Collect(ctx)
-		switch {
-		case IsUnavailable(err):
-			r.note(s.Name, err.Error())
-			continue
-		case err != nil:
-			return nil, fmt.Errorf("source %s: %w", s.Name, err)
-		}
-		note := ""
-		for _, d := range d {
-			note += d.Note
-		}
-		r.note(s.Name, note)
-		docs = append(docs, d...)
+		docs = append(docs, r.held[s.Name]...)
 	}
-	return docs, nil
+	return docs
 }
 
 // note says something about a source once, not at every poll.
@@ -109,12 +184,11 @@ func (r *Runner) note(source, text string) {
 
 // Print collects and returns everything as one object, by document.
 func (r *Runner) Print(ctx context.Context) (*metadata.Object, error) {
-	docs, err := r.collect(ctx)
-	if err != nil {
+	if err := r.collect(ctx); err != nil {
 		return nil, err
 	}
 	all := &metadata.Object{}
-	for _, d := range docs {
+	for _, d := range r.documents() {
 		if d.Raw != nil {
 			_, err := metadata.Parse(d.Name, d.Raw)
 			return nil, command.BadInput(err, "the source delivers something that is no JSON")
@@ -127,9 +201,18 @@ func (r *Runner) Print(ctx context.Context) (*metadata.Object, error) {
 // Once collects and runs the command if anything changed. The error is the
 // command's when that failed.
 func (r *Runner) Once(ctx context.Context) (changed bool, err error) {
-	docs, err := r.collect(ctx)
-	if err != nil {
+	if err := r.collect(ctx); err != nil {
 		return false, err
+	}
+	return r.deliver(ctx)
+}
+
+// deliver stores what the sources last delivered and runs the command if
+// anything changed.
+func (r *Runner) deliver(ctx context.Context) (changed bool, err error) {
+	docs := r.documents()
+	if !r.Original {
+		r.Cache.remember(r.Sources, r.held)
 	}
 	paths, names, err := r.Cache.Store(docs)
 	if err != nil {
@@ -140,67 +223,16 @@ func (r *Runner) Once(ctx context.Context) (changed bool, err error) {
 	switch {
 	case len(names) > 0:
 		why = "changed: " + strings.Join(names, ", ")
+	case !r.Original && len(paths) > 0 && r.Cache.shrunk():
+		why = "documents are gone"
 	case booted:
 		why = "for the first time in this boot"
 	case !r.Force:
 		return false, nil
 	}
 	r.Say("running %s (%s)", r.Command, why)
-	x := command.Exec{
-		Args: []string{"/bin/sh", "-c", r.Command},
-		Env:  append(os.Environ(), "OS_CONFIG_FILES="+strings.Join(paths, ":")),
-		Log:  r.Log, Stdout: r.Stdout,
-	}
-	if err := x.Run(ctx); err != nil {
+	if err := r.run(ctx, paths); err != nil {
 		return true, &CommandError{r.Command, err}
 	}
 	return true, errors.Join(r.Cache.Commit(names), r.Cache.mark(r.Boot))
-}
-
-// CommandError says that the command did not succeed.
-type CommandError struct {
-	Command string
-	Err     error
-}
-
-func (e *CommandError) Error() string {
-	if x, ok := errors.AsType[*command.ExitError](e.Err); ok && x.Status >= 0 {
-		return fmt.Sprintf("command %s: exit status %d", e.Command, x.Status) // what it said has been logged
-	}
-	return fmt.Sprintf("command %s: %v", e.Command, e.Err)
-}
-
-func (e *CommandError) Unwrap() error { return e.Err }
-
-// Status is the command's exit status, 1 when it has none.
-func (e *CommandError) Status() int {
-	if x, ok := errors.AsType[*command.ExitError](e.Err); ok && x.Status > 0 {
-		return x.Status
-	}
-	return command.StatusFailed
-}
-
-// Poll collects again and again until the context ends. Errors are logged;
-// the next poll tries again. The pause starts at Min, after every change too,
-// and doubles up to Max.
-func (r *Runner) Poll(ctx context.Context) error {
-	pause := r.Min
-	for {
-		changed, err := r.Once(ctx)
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		switch {
-		case err != nil:
-			r.Say("%v; trying again in %s", err, pause)
-		case changed:
-			pause = r.Min
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(pause):
-		}
-		pause = min(2*pause, r.Max)
-	}
 }

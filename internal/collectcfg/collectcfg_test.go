@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -17,7 +16,6 @@ import (
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/metadata"
-	"goldsmith/internal/testenv"
 )
 
 func files(t *testing.T, dir string, content map[string]string) string {
@@ -141,10 +139,11 @@ func TestCacheFiles(t *testing.T) {
 		b, _ := os.ReadFile(filepath.Join(c.Dir, e.Name()))
 		got[e.Name()] = string(b)
 	}
-	x := "{\n \"b\": 1,\n \"a\": []\n}\n"
+	x := "{\n \"b\": 1,\n \"a\": []\n}"
+	list := `["` + c.Dir + `/x.json", "` + c.Dir + `/y.json"]`
 	want := map[string]string{
 		"x.json": x, "x.json.orig": x, "x.json.last": x, "x.more": "m", "y.json": "{", "y.json.orig": "{",
-		"os_config_files.json": `["` + c.Dir + `/x.json", "` + c.Dir + `/y.json"]` + "\n",
+		"os_config_files.json": list, "os_config_files.json.last": list,
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("cache (-want +got):\n%s", d)
@@ -191,7 +190,7 @@ func TestUnavailableIsSaidOnce(t *testing.T) {
 func TestLocal(t *testing.T) {
 	dir := files(t, t.TempDir(), map[string]string{"b": `{"x":1}`, "a.json": `[2]`, ".hidden": "x", "sub/y": "{}", "broken": "{"})
 	more := files(t, t.TempDir(), map[string]string{"aa": "3"})
-	docs, err := Local{[]string{dir, filepath.Join(dir, "none"), more}}.Collect(t.Context())
+	docs, err := Local{Dirs: []string{dir, filepath.Join(dir, "none"), more}}.Collect(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,14 +201,14 @@ func TestLocal(t *testing.T) {
 	if d := cmp.Diff([]string{"a.json [2] ", "aa 3 ", `b {"x": 1} `, "broken null {"}, got); d != "" {
 		t.Errorf("documents (-want +got):\n%s", d)
 	}
-	if _, err := (Local{[]string{filepath.Join(dir, "none")}}).Collect(t.Context()); !IsUnavailable(err) {
+	if _, err := (Local{Dirs: []string{filepath.Join(dir, "none")}}).Collect(t.Context()); !IsUnavailable(err) {
 		t.Errorf("no directory: %v", err)
 	}
 	for _, path := range []string{filepath.Join(more, "aa"), more} {
 		if err := os.Chmod(path, 0o777); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := (Local{[]string{more}}).Collect(t.Context()); !IsUnavailable(err) || !strings.Contains(err.Error(), path+": everybody may write it") {
+		if _, err := (Local{Dirs: []string{more}}).Collect(t.Context()); !IsUnavailable(err) || !strings.Contains(err.Error(), path+": everybody may write it") {
 			t.Errorf("%s is world-writable: %v", path, err)
 		}
 	}
@@ -283,127 +282,3 @@ func TestNoCloudTrustsNoLinks(t *testing.T) {
 	}
 }
 
-// devices makes a fake /sys/class/block and /dev with these images.
-func devices(t *testing.T, images map[string][]byte) (sys, dev string) {
-	sys, dev = t.TempDir(), t.TempDir()
-	for name, data := range images {
-		files(t, sys, map[string]string{name + "/size": fmt.Sprintln(len(data) / 512)})
-		files(t, dev, map[string]string{name: string(data)})
-	}
-	return sys, dev
-}
-
-func iso(label string) []byte {
-	b := make([]byte, 20*2048)
-	copy(b[16*2048:], "\x01CD001\x01")
-	copy(b[16*2048+40:], fmt.Sprintf("%-32s", label))
-	return b
-}
-
-func TestFindSeed(t *testing.T) {
-	testenv.Need(t, "mkfs.vfat")
-	fat := func(label string, args ...string) []byte {
-		path := filepath.Join(t.TempDir(), "fs")
-		out, err := exec.Command("mkfs.vfat", append(args, "-n", label, "-C", path, "40960")...).CombinedOutput()
-		if err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-		b, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return b
-	}
-	label := []byte("CIDATA     ")
-	noRootLabel := func(b []byte) []byte { // leaves the label of the boot sector
-		b = bytes.Clone(b)
-		b[bytes.LastIndex(b, label)] = 0xe5 // a deleted entry
-		return b
-	}
-	otherBootLabel := func(b []byte) []byte { // leaves the label of the root directory
-		b = bytes.Clone(b)
-		copy(b[bytes.Index(b, label):], "NO NAME    ")
-		return b
-	}
-	f12, f16, f32 := fat("CIDATA", "-F", "12"), fat("CIDATA", "-F", "16"), fat("CIDATA", "-F", "32", "-s", "1")
-	for name, tc := range map[string]struct {
-		image []byte
-		want  string
-	}{
-		"iso": {iso("cidata"), "iso9660"}, "ISO": {iso("CIDATA"), "iso9660"}, "other iso": {iso("CIDATA2"), ""},
-		"FAT12": {f12, "vfat"}, "FAT16": {f16, "vfat"}, "FAT32": {f32, "vfat"},
-		"FAT16, boot sector": {noRootLabel(f16), "vfat"}, "FAT32, boot sector": {noRootLabel(f32), "vfat"},
-		"FAT16, root": {otherBootLabel(f16), "vfat"}, "FAT32, root": {otherBootLabel(f32), "vfat"},
-		"FAT16, neither": {otherBootLabel(noRootLabel(f16)), ""},
-		"other FAT":      {fat("EFI", "-F", "16"), ""}, "short": {[]byte("x"), ""}, "zeros": {make([]byte, 1<<20), ""},
-	} {
-		sys, dev := devices(t, map[string][]byte{"vda": make([]byte, 4096), "vdb": tc.image, "loop0": nil})
-		got, err := findSeed(sys, dev)
-		if IsUnavailable(err) {
-			err = nil
-		}
-		wantPath := ""
-		if tc.want != "" {
-			wantPath = filepath.Join(dev, "vdb")
-		}
-		if err != nil || got.fsType != tc.want || got.path != wantPath {
-			t.Errorf("%s: findSeed = %s %s, %v; want %s", name, got.path, got.fsType, err, tc.want)
-		}
-	}
-}
-
-func FuzzLabels(f *testing.F) {
-	f.Add(iso("cidata"))
-	f.Add(bytes.Repeat([]byte{0x55, 0xaa}, 1024))
-	f.Fuzz(func(t *testing.T, image []byte) {
-		fatLabel(bytes.NewReader(image))
-		isoLabel(bytes.NewReader(image))
-	})
-}
-
-func TestConfig(t *testing.T) {
-	c := Defaults()
-	path := filepath.Join(files(t, t.TempDir(), map[string]string{"c": `
-# comment
-[DEFAULT]
-command = refreshcfg --timeout 600
-collectors=local, nocloud
-collectors: local
-polling_interval = 10
-one-time = yes
-[cfn]
-metadata-url = http://x
-[local]
-path = /a
-path = "/b c"
-[nocloud]
-seed = /seed
-`}), "c")
-	if err := c.Read(path); err != nil {
-		t.Fatal(err)
-	}
-	want := Config{
-		Command: "refreshcfg --timeout 600", Cache: DefaultCache, Collectors: []string{"local", "nocloud", "local"}, OneTime: true,
-		Min: time.Second, Max: 10 * time.Second, LocalDirs: []string{"/a", "/b c"}, Seed: "/seed",
-	}
-	if d := cmp.Diff(want, c); d != "" {
-		t.Errorf("config (-want +got):\n%s", d)
-	}
-	for text, want := range map[string]string{
-		"[DEFAULT\n":                   ":1: a section is written [name]",
-		"\nnonsense\n":                 ":2: a setting is written key = value",
-		"  x = 1\n":                    ":1: a continuation of nothing",
-		"one-time = maybe\n":           `:1: one-time: "maybe" is neither true nor false`,
-		"#\n\npolling-interval = 0\n":  `:3: polling-interval: "0" is no number of seconds`,
-		"min_polling_interval = NaN\n": `:1: min-polling-interval: "NaN" is no number of seconds`,
-	} {
-		files(t, filepath.Dir(path), map[string]string{"c": text})
-		c := Defaults()
-		if err := c.Read(path); err == nil || err.Error() != path+want || command.Status(err) != command.StatusUsage {
-			t.Errorf("Read(%q) = %v; want %s", text, err, want)
-		}
-	}
-	if _, err := (&Config{Collectors: []string{"heat"}}).Sources(); err == nil || err.Error() != `no such source: "heat"` {
-		t.Errorf("Sources = %v", err)
-	}
-}

@@ -1,202 +1,249 @@
 package collectcfg
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"os"
+	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
+	"goldsmith/internal/collectcfg/oslo"
 	"goldsmith/internal/command"
 )
 
-// DefaultConfig is the configuration file.
-const DefaultConfig = "/etc/os-collect-config.conf"
+// ConfigName is what configuration files are called, in the home directory or,
+// without one there, in /etc. A directory NAME.d beside it is read as well.
+const ConfigName = "os-collect-config.conf"
 
-// Config is what the configuration file and the command line say.
+// Config is what configuration files and command line say.
 type Config struct {
-	Command    string // for the shell; empty means to print what was collected
-	Cache      string
-	Collectors []string // names of sources, in order
-	OneTime    bool     // end after the first collection
-	Force      bool     // run the command without a change too; implies OneTime
-	Print      bool     // print what was collected; do not run the command
-	Min, Max   time.Duration
-	LocalDirs  []string
-	Seed       string // a directory to read instead of a seed device
+	*oslo.Settings
+	Original      bool     // as os-collect-config
+	Collectors    []string // names of sources, in order
+	Min, Max      time.Duration
+	Splay         time.Duration // the longest wait before the first collection
+	Converged     time.Duration // 0: does not end by itself
+	Repair        string        // report, restore or empty
+	OneTime       bool
+	Force, Print  bool
+	Command       string
+	Cache, Backup string // directories
 }
 
-// Defaults are the settings of a machine without a configuration file.
-func Defaults() Config {
-	return Config{
-		Cache: DefaultCache, Collectors: slices.Clone(Collectors), LocalDirs: []string{DefaultLocal},
-		Min: time.Second, Max: 30 * time.Second,
-	}
-}
-
-// Collectors are the names of the sources there are.
-var Collectors = []string{"nocloud", "local"}
-
-// Read takes the settings of an INI file into the configuration. Settings
-// that it does not know belong to other programs' sources, and are passed
-// over; a file that is not there is an error of its own kind, fs.ErrNotExist.
-func (c *Config) Read(path string) error {
-	data, err := os.ReadFile(path)
+// Load reads the command line and the files it names, else the machine's.
+// original reads them as os-collect-config. Errors that ask for the help text
+// or the version are those of package oslo.
+func Load(args []string, original bool) (*Config, error) {
+	p := oslo.Parser{Options: Options(!original), Getenv: os.LookupEnv, Lenient: !original}
+	p.Files, p.Dirs = machineFiles(os.Getenv("HOME"), "/etc")
+	s, err := p.Parse(args)
 	if err != nil {
-		return err
+		return nil, problem(err)
 	}
-	settings, err := parseINI(string(data))
-	for _, s := range settings {
-		if err != nil {
-			break
+	c := &Config{Settings: s, Original: original}
+	return c, problem(c.take())
+}
+
+// machineFiles are the configuration files that are there: of files and of
+// directories each the first.
+func machineFiles(dirs ...string) (files, confDirs []string) {
+	first := func(name string) []string {
+		for _, d := range dirs {
+			path := filepath.Join(d, name)
+			if _, err := os.Stat(path); d != "" && err == nil {
+				return []string{path}
+			}
 		}
-		if err = c.set(s); err != nil {
-			err = &lineError{s.line, err.Error()}
-		}
+		return nil
 	}
-	if e, ok := errors.AsType[*lineError](err); ok {
-		return command.BadInput(fmt.Errorf("%s:%d: %s", path, e.line, e.problem), "see docs/templates.md for the settings of collectcfg")
+	return first(ConfigName), first(ConfigName + ".d")
+}
+
+// problem gives an error its status and remedy.
+func problem(err error) error {
+	if e, ok := errors.AsType[*oslo.UsageError](err); ok {
+		return &command.Error{Status: command.StatusUsage, Err: e, Hint: "see --help"}
+	}
+	if e, ok := errors.AsType[*oslo.FileError](err); ok {
+		return command.BadInput(e, "see docs/templates.md for the settings of collectcfg")
+	}
+	if _, ok := errors.AsType[*os.PathError](err); ok {
+		return command.BadInput(err, "see --config-file and --config-dir")
 	}
 	return err
 }
 
-func (c *Config) set(s setting) (err error) {
-	last := s.values[len(s.values)-1]
-	switch s.section + "/" + s.key {
-	case "DEFAULT/command":
-		c.Command = last
-	case "DEFAULT/cachedir":
-		c.Cache = last
-	case "DEFAULT/collectors":
-		c.Collectors = nil
-		for _, v := range s.values {
-			c.Collectors = append(c.Collectors, strings.FieldsFunc(v, func(r rune) bool { return r == ',' || r == ' ' })...)
-		}
-	case "DEFAULT/one-time":
-		c.OneTime, err = truth(last)
-	case "DEFAULT/force":
-		c.Force, err = truth(last)
-	case "DEFAULT/print":
-		c.Print, err = truth(last)
-	case "DEFAULT/min-polling-interval":
-		c.Min, err = seconds(last)
-	case "DEFAULT/polling-interval":
-		c.Max, err = seconds(last)
-	case "local/path":
-		c.LocalDirs = s.values
-	case "nocloud/seed":
-		c.Seed = last
+func (c *Config) take() error {
+	text := func(name string) string { t, _ := c.Text(name); return t }
+	c.Command, c.Cache, c.Backup = text("command"), text("cachedir"), text("backup_cachedir")
+	c.OneTime, c.Force, c.Print = c.Bool("one_time") || c.Bool("force"), c.Bool("force"), c.Bool("print_only")
+	c.Collectors = c.List("collectors")
+	c.Min, c.Max, c.Splay = c.seconds("min_polling_interval"), c.seconds("polling_interval"), c.seconds("splay")
+	if c.Original {
+		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", s.key, err)
+	c.Collectors = strings.FieldsFunc(strings.Join(c.Collectors, ","), func(r rune) bool { return r == ',' || r == ' ' })
+	if c.Min <= 0 || c.Max <= 0 {
+		return &oslo.UsageError{Problem: "a polling interval is a positive number of seconds, such as 30"}
+	}
+	if t := text("converged_timeout"); t != "" {
+		d, err := time.ParseDuration(t)
+		if err != nil || d <= 0 {
+			return &oslo.UsageError{Problem: fmt.Sprintf("converged-timeout: %q is no duration, such as 30s", t)}
+		}
+		c.Converged = d
+	}
+	if c.Repair = text("repair"); c.Repair != "" && c.Repair != "report" && c.Repair != "restore" {
+		return &oslo.UsageError{Problem: fmt.Sprintf("repair: %q is neither report nor restore", c.Repair)}
 	}
 	return nil
 }
 
-func truth(s string) (bool, error) {
-	switch strings.ToLower(s) {
-	case "1", "true", "yes", "on":
-		return true, nil
-	case "0", "false", "no", "off":
-		return false, nil
-	}
-	return false, fmt.Errorf("%q is neither true nor false", s)
+// maxSeconds bounds what a setting can ask for.
+const maxSeconds = 1e6
+
+func (c *Config) seconds(name string) time.Duration {
+	f, _ := c.Float(name)
+	return time.Duration(min(max(f, 0), maxSeconds) * float64(time.Second))
 }
 
-func seconds(s string) (time.Duration, error) {
-	n, err := strconv.ParseFloat(s, 64)
-	if err != nil || !(n > 0 && n < 1e6) {
-		return 0, fmt.Errorf("%q is no number of seconds", s)
-	}
-	return time.Duration(n * float64(time.Second)), nil
+// NewCache is the cache that the configuration asks for.
+func (c *Config) NewCache() *Cache {
+	return &Cache{Dir: c.Cache, Backup: c.Backup, Original: c.Original}
 }
 
 // Sources makes the collectors that the configuration names.
-func (c *Config) Sources() ([]Source, error) {
+func (c *Config) Sources(cache *Cache) ([]Source, error) {
+	known := knownSources
+	if c.Original {
+		known = OriginalCollectors
+	}
 	var all []Source
+	var seed *NoCloud
 	for _, name := range c.Collectors {
-		var s Collector
-		switch name {
-		case "local":
-			s = Local{c.LocalDirs}
-		case "nocloud":
-			s = &NoCloud{Seed: c.Seed}
-		default:
-			return nil, command.Usage(fmt.Sprintf("no such source: %q", name), "the sources are "+strings.Join(Collectors, ", "))
+		if !slices.Contains(known, name) && (c.Original || replaced[name] == "") {
+			return nil, command.Usage(fmt.Sprintf("no such source: %q", name), "the sources are "+strings.Join(known, ", "))
+		}
+		if slices.ContainsFunc(all, func(s Source) bool { return s.Name == name }) {
+			continue // named twice
+		}
+		if remedy := replaced[name]; remedy != "" {
+			if c.Original && !c.configured(name) {
+				continue
+			}
+			return nil, command.Usage("source "+name+": not supported", remedy)
+		}
+		s := c.source(name, seed, cache)
+		if n, ok := s.(*NoCloud); ok {
+			seed = n
 		}
 		all = append(all, Source{name, s})
 	}
 	return all, nil
 }
 
-// setting is one setting of an INI file, with every value it was given.
-type setting struct {
-	section, key string
-	values       []string
-	line         int // of the last value
-}
-
-// lineError is a problem of a configuration file.
-type lineError struct {
-	line    int
-	problem string
-}
-
-func (e *lineError) Error() string { return fmt.Sprintf("line %d: %s", e.line, e.problem) }
-
-// parseINI reads the format of oslo.config: sections, "key = value", a key
-// given again adds a value, a line that begins with a blank continues the
-// last. "_" and "-" are the same in a key.
-func parseINI(text string) ([]setting, error) {
-	var all []setting
-	section, current, n := "DEFAULT", -1, 0
-	for line := range strings.Lines(text) {
-		n++
-		trimmed := strings.TrimSpace(line)
-		switch {
-		case trimmed == "":
-			current = -1
-		case trimmed[0] == '#' || trimmed[0] == ';':
-		case line[0] == ' ' || line[0] == '\t':
-			if current < 0 {
-				return nil, &lineError{n, "a continuation of nothing"}
-			}
-			v := all[current].values
-			v[len(v)-1] += "\n" + trimmed
-		case trimmed[0] == '[':
-			name, ok := strings.CutSuffix(trimmed[1:], "]")
-			if !ok || name == "" {
-				return nil, &lineError{n, "a section is written [name]"}
-			}
-			section, current = name, -1
-		default:
-			i := strings.IndexAny(trimmed, "=:")
-			if i < 1 {
-				return nil, &lineError{n, "a setting is written key = value"}
-			}
-			key := strings.ReplaceAll(strings.TrimSpace(trimmed[:i]), "_", "-")
-			value := strings.TrimSpace(trimmed[i+1:])
-			if len(value) > 1 && (value[0] == '"' || value[0] == '\'') && value[len(value)-1] == value[0] {
-				value = value[1 : len(value)-1]
-			}
-			current = slices.IndexFunc(all, func(s setting) bool { return s.section == section && s.key == key })
-			if current < 0 {
-				all, current = append(all, setting{section: section, key: key}), len(all)
-			}
-			all[current].values, all[current].line = append(all[current].values, value), n
+// configured says that the original would use one of its sources that ours
+// does not have.
+func (c *Config) configured(name string) bool {
+	for _, key := range []string{"auth_url", "user_id", "password", "project_id"} {
+		if _, ok := c.Text(name + "." + key); !ok {
+			return false
 		}
 	}
-	return all, nil
+	return true
 }
 
-// ReadDefault reads the machine's configuration file if there is one.
-func (c *Config) ReadDefault() error {
-	err := c.Read(DefaultConfig)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+// timeout is a source's, 10 s where the setting is none.
+func (c *Config) timeout(source string) time.Duration {
+	if d := c.seconds(source + ".timeout"); d > 0 {
+		return d
 	}
-	return err
+	return 10 * time.Second
 }
+
+func (c *Config) source(name string, seed *NoCloud, cache *Cache) Collector {
+	text := func(key string) string { t, _ := c.Text(name + "." + key); return t }
+	keys := c.List("deployment_key")
+	switch name {
+	case "local":
+		return Local{c.List("local.path"), c.Original}
+	case "nocloud":
+		return &NoCloud{Seed: text("seed"), devices: machineDevices}
+	case "heat_local":
+		return HeatLocal{c.List("heat_local.path")}
+	case "config_drive":
+		return ConfigDrive{machineDevices}
+	case "instance_data":
+		return InstanceData{text("path")}
+	case "ec2":
+		return &EC2{URL: text("metadata_url"), Timeout: c.timeout(name), Original: c.Original, Cache: cache, devices: machineDevices}
+	case "cfn":
+		return &CFN{
+			URL: text("metadata_url"), Hint: text("heat_metadata_hint"), CAFile: text("ca_certificate"), Stack: text("stack_name"),
+			Paths: c.List("cfn.path"), KeyID: text("access_key_id"), SecretKey: text("secret_access_key"), Timeout: c.timeout(name),
+			Keys: c.List("cfn.deployment_key"), Original: c.Original,
+		}
+	case "request":
+		q := &Request{Name: name, URL: text("metadata_url"), Timeout: c.timeout(name), Keys: keys, Original: c.Original}
+		if !c.Original {
+			q.TokenFile = text("token_file")
+		}
+		return q
+	default: // imgpipe
+		return &Request{
+			Name: name, URL: text("url"), TokenFile: text("token_file"), CAFile: text("ca_certificate"), Timeout: c.timeout(name),
+			Keys: keys, Seed: seed,
+		}
+	}
+}
+
+// Changed returns a function that says whether the configuration files are
+// other ones than they were.
+func (c *Config) Changed() func() bool {
+	files := c.Read
+	if c.Original { // does not look at directories
+		files = c.Files
+	}
+	before := digest(files)
+	return func() bool { return digest(files) != before }
+}
+
+// digest is one of what can be read of the files.
+func digest(files []string) [sha256.Size]byte {
+	h := sha256.New()
+	for _, f := range files {
+		if b, err := os.ReadFile(f); err == nil {
+			h.Write(b)
+		}
+	}
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// Log opens the file that log-file and log-dir name, or returns stderr. The
+// caller closes it.
+func (c *Config) Log(stderr io.Writer) (io.WriteCloser, error) {
+	name, _ := c.Text("log_file")
+	dir, _ := c.Text("log_dir")
+	switch {
+	case name == "" && dir == "":
+		return stays{stderr}, nil
+	case name == "":
+		name = filepath.Join(dir, "os-collect-config.log")
+	case !filepath.IsAbs(name):
+		name = filepath.Join(dir, name)
+	}
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
+	if err != nil {
+		return nil, command.BadInput(err, "see --log-file")
+	}
+	return f, nil
+}
+
+// stays is a writer that is not closed.
+type stays struct{ io.Writer }
+
+func (stays) Close() error { return nil }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 
 	"golang.org/x/sys/unix"
 	"gopkg.in/yaml.v3"
@@ -22,57 +21,63 @@ type NoCloud struct {
 	// labelled block device.
 	Seed string
 
-	last *seed // what the device held; it is not mounted again while it looks the same
+	devices blockDevices
+	last    *metadata.Object // what was read last
 }
 
-// seed is what was read from a device.
-type seed struct {
-	device fingerprint
-	docs   []Document
+// seedLabel is the label of a seed, in any mix of cases.
+const seedLabel = "cidata"
+
+// Notify wakes when a block device or a file of the directory changes.
+func (n *NoCloud) Notify(ctx context.Context, wake func()) error {
+	if n.Seed == "" {
+		return n.devices.notify(ctx, wake)
+	}
+	return watch(ctx, []string{n.Seed, n.Seed + "/goldsmith", n.Seed + "/goldsmith/metadata.json"}, wake)
 }
 
 // Collect delivers one document, "nocloud": the object of
 // goldsmith/metadata.json, with instance-id and local-hostname from meta-data
 // where it has none. user-data is kept beside it.
-func (n *NoCloud) Collect(ctx context.Context) ([]Document, error) {
+func (n *NoCloud) Collect(context.Context) ([]Document, error) {
+	var docs []Document
+	var err error
 	if n.Seed != "" {
-		docs, err := readSeed(n.Seed)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, unavailable{err}
-		}
-		return docs, err
+		docs, err = readSeedDir(n.Seed)
+	} else {
+		err = n.devices.with(seedLabel, func(path string, v volume) (err error) {
+			docs, err = readSeed(path, func(name string) ([]byte, error) { return v.ReadFile(name, maxFile) })
+			return err
+		})
 	}
-	dev, err := findSeed("/sys/class/block", "/dev")
 	if err != nil {
 		return nil, err
 	}
-	if n.last != nil && n.last.device == dev {
-		return n.last.docs, nil
-	}
-	var docs []Document
-	err = withMounted(ctx, dev, func(dir string) (err error) {
-		docs, err = readSeed(dir)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", dev.path, err)
-	}
-	n.last = &seed{dev, docs}
+	n.last, _ = docs[0].Value.(*metadata.Object)
 	return docs, nil
 }
 
-// readSeed reads the files of a seed. Nothing on it is trusted: only regular
-// files are read, and no symbolic link is followed.
-func readSeed(path string) ([]Document, error) {
+// readSeedDir reads a seed that is a directory. Nothing in it is trusted: only
+// regular files are read, and no symbolic link is followed.
+func readSeedDir(path string) ([]Document, error) {
 	dir, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+		err = &fs.PathError{Op: "open", Path: path, Err: err}
+		if errors.Is(err, fs.ErrNotExist) {
+			err = unavailable{err}
+		}
+		return nil, err
 	}
 	defer unix.Close(dir)
 	const resolve = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS
+	return readSeed(path, func(name string) ([]byte, error) { return readBounded(dir, name, resolve) })
+}
+
+// readSeed makes the document of a seed's files.
+func readSeed(path string, read func(name string) ([]byte, error)) ([]Document, error) {
 	text := map[string][]byte{}
 	for _, name := range []string{"meta-data", "user-data", "goldsmith/metadata.json"} {
-		data, err := readBounded(dir, name, resolve)
+		data, err := read(name)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
@@ -111,17 +116,28 @@ func seedDocument(metaData, metadataJSON []byte) Document {
 	}
 	for _, key := range []string{"instance-id", "local-hostname"} {
 		if v, ok := facts[key]; ok {
-			if _, there := doc.Get(key); !there {
-				doc.Set(key, v)
-			}
+			setMissing(doc, key, v)
 		}
 	}
 	d.Value = doc
 	return d
 }
 
+// setMissing gives a key a value if it has none.
+func setMissing(doc *metadata.Object, key string, value any) {
+	if _, there := doc.Get(key); !there {
+		doc.Set(key, value)
+	}
+}
+
+// maxMetaData bounds a meta-data file, in bytes.
+const maxMetaData = 1 << 20
+
 // parseMetaData returns the scalars at the top of a meta-data file as text.
 func parseMetaData(data []byte) (map[string]string, error) {
+	if len(data) > maxMetaData {
+		return nil, fmt.Errorf("larger than %d MiB", maxMetaData>>20)
+	}
 	var doc yaml.Node
 	if err := yaml.Unmarshal(data, &doc); err != nil {
 		return nil, err
@@ -137,22 +153,4 @@ func parseMetaData(data []byte) (map[string]string, error) {
 		}
 	}
 	return facts, nil
-}
-
-// mountBase holds the directory that a seed is mounted on.
-var mountBase = "/run"
-
-// withMounted mounts the device where nobody else can look, read-only, calls
-// use and unmounts it.
-func withMounted(ctx context.Context, dev fingerprint, use func(dir string) error) (err error) {
-	dir, err := os.MkdirTemp(mountBase, "collectcfg-seed-*") // mode 0700
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, os.Remove(dir)) }()
-	if err := mountReadOnly(ctx, dev.path, dir, dev.fsType); err != nil {
-		return fmt.Errorf("mount %s: %w", dev.fsType, err)
-	}
-	defer func() { err = errors.Join(err, unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)) }()
-	return use(dir)
 }
