@@ -48,7 +48,7 @@ func program(name string) *command.Program {
 		Run:     a.run,
 	}}
 	if name != original {
-		p.Commands = []*command.Command{a.planCommand()}
+		p.Commands = []*command.Command{checkCommand(), planCommand()}
 	}
 	if name == original {
 		p.Status = func(err error) int { return command.OriginalStatus(err, int(syscall.EAGAIN)) }

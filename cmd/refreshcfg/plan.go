@@ -21,14 +21,14 @@ type planFlags struct {
 	json                   bool
 }
 
-func (a *app) planCommand() *command.Command {
+func planCommand() *command.Command {
 	var f planFlags
 	return &command.Command{
 		Name:  "plan",
 		Short: "say which hooks would run, in which order, and why",
 		Long: "Nothing is run, but for templates: files that applycfg would change count as changed. Executable templates\n" +
 			"are run to know that. For each hook it says what it waits for, whether others may run beside it, and why it\n" +
-			"would run or would be passed over. Headers that are wrong are errors, so that the command is a check, too.",
+			"would run or would be passed over.",
 		Example: "refreshcfg plan --json",
 		Flags: func(fs *flag.FlagSet) {
 			fs.StringVar(&f.state, "state", refreshcfg.DefaultState, "`directory` for what is remembered between runs")
@@ -37,6 +37,21 @@ func (a *app) planCommand() *command.Command {
 			fs.BoolVar(&f.json, "json", false, "print the plan as JSON")
 		},
 		Run: f.run,
+	}
+}
+
+func checkCommand() *command.Command {
+	return &command.Command{
+		Name:    "check",
+		Short:   "read the hooks and what they say of themselves, run nothing",
+		Long:    "A header that is wrong, and hooks that wait for each other, are errors (status 2). Builds of images run it.",
+		Example: "OS_REFRESH_CONFIG_BASE_DIR=elements/redis/os-refresh-config refreshcfg check",
+		Run: func(_ context.Context, _ command.IO, words []string) error {
+			if len(words) > 0 {
+				return command.Usage(fmt.Sprintf("unexpected argument %q", words[0]), "the directory is $OS_REFRESH_CONFIG_BASE_DIR")
+			}
+			return refreshcfg.Config{Base: baseDir()}.Check()
+		},
 	}
 }
 

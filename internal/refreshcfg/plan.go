@@ -70,6 +70,17 @@ func (c Config) Plan(coming []string) (Plan, error) {
 	return p, nil
 }
 
+// Check reads the headers of all hooks: the error is that of the first that is
+// wrong, or names hooks that wait for each other.
+func (c Config) Check() error {
+	for _, name := range Phases {
+		if _, err := c.readPhase(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
 // phase is a directory of hooks as it is read before it runs.
 type phase struct {
 	name, dir string
