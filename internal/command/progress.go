@@ -38,8 +38,23 @@ type display struct {
 	name    string
 	style   style
 	running *Step // the newest unfinished step, shown live on a terminal
+	count   Count
 	closed  bool
 	stop    chan struct{}
+}
+
+// Count says how far the work is, in steps.
+type Count struct {
+	Total  int // 0 when nobody knows
+	Done   int // those that were cached included
+	Cached int
+}
+
+// Count is shown before the running step on a terminal.
+func (p *Progress) Count(c Count) {
+	p.out.mu.Lock()
+	defer p.out.mu.Unlock()
+	p.out.count = c
 }
 
 type style int
@@ -193,7 +208,11 @@ func (d *display) draw() {
 	if d.running == nil || d.closed {
 		return
 	}
-	fmt.Fprintf(d.w, "%s%s: %s … %.0fs", eraseLine, d.name, d.running.name, time.Since(d.running.started).Seconds())
+	far := ""
+	if c := d.count; c.Total > 0 {
+		far = fmt.Sprintf("[%d of %d done, %d cached] ", c.Done, max(c.Total, c.Done), c.Cached)
+	}
+	fmt.Fprintf(d.w, "%s%s: %s%s … %.0fs", eraseLine, d.name, far, d.running.name, time.Since(d.running.started).Seconds())
 }
 
 func (d *display) tick() {

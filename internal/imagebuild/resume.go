@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"goldsmith/internal/command"
 	"goldsmith/internal/hook"
 	"goldsmith/internal/rootfs"
 )
@@ -27,6 +28,7 @@ type resumer struct {
 	lent  bool            // the tree has the host's resolv.conf until the end
 	taken int             // steps taken since the last line about them
 	last  map[string]step // of the last build, by name
+	total int             // steps that there are when the build begins
 	// generation is the file that names the generation of the base tree.
 	generation string
 }
@@ -119,8 +121,33 @@ func (r *resumer) took(s *step) {
 	r.taken++
 }
 
+// expect counts the steps that there are; a hook may yet add others.
+func (r *resumer) expect(hooks string) error {
+	r.total = 1 // the base tree
+	for _, p := range slices.Concat([]phase{rootPhase}, treePhases, diskPhases) {
+		names, err := hook.List(filepath.Join(hooks, p.name))
+		if err != nil && !os.IsNotExist(err) {
+			return err
+		}
+		r.total += len(names)
+	}
+	return nil
+}
+
+// count tells how far the build is.
+func (r *resumer) count() {
+	c := command.Count{Total: r.total + len(r.b.outputs), Done: len(r.done)}
+	for _, s := range r.done {
+		if s.Cached {
+			c.Cached++
+		}
+	}
+	r.b.progress.Count(c)
+}
+
 // say prints a line about the steps that were taken.
 func (r *resumer) say() {
+	r.count()
 	if r.taken == 0 {
 		return
 	}

@@ -47,6 +47,9 @@ func (r *resumer) begin() error {
 	if err != nil {
 		return err
 	}
+	if err := r.expect(dir); err != nil {
+		return err
+	}
 	names, err := hook.List(filepath.Join(dir, rootPhase.name))
 	if err != nil && !os.IsNotExist(err) {
 		return err
