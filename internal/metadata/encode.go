@@ -4,95 +4,99 @@ import (
 	"fmt"
 	"strings"
 	"unicode/utf16"
+	"unicode/utf8"
 )
 
 // JSON is the value as Python's json.dumps writes it: ", " and ": " between
 // things, keys in their order, everything beyond ASCII escaped.
-func JSON(v any) string {
-	var b strings.Builder
-	encode(&b, v, ", ", "", "")
-	return b.String()
-}
+func JSON(v any) string { return string(encode(nil, v, ", ", "", "")) }
 
 // Indented is the value over several lines, indented by one blank a level,
 // without a line feed at the end.
-func Indented(v any) string {
-	var b strings.Builder
-	encode(&b, v, ",", "\n", " ")
-	return b.String()
-}
+func Indented(v any) string { return string(encode(nil, v, ",", "\n", " ")) }
 
 // encode appends v. between follows each item but the last; newline, when it
 // is not empty, starts a line for each item.
-func encode(b *strings.Builder, v any, between, newline, step string) {
+func encode(b []byte, v any, between, newline, step string) []byte {
 	switch v := v.(type) {
 	case nil:
-		b.WriteString("null")
+		return append(b, "null"...)
 	case bool:
-		fmt.Fprintf(b, "%t", v)
+		if v {
+			return append(b, "true"...)
+		}
+		return append(b, "false"...)
 	case Number:
-		b.WriteString(string(v))
+		return append(b, v...)
 	case string:
-		quote(b, v)
+		return quote(b, v)
 	case []any:
-		items(b, '[', ']', between, newline, step, len(v), func(i int, inner string) {
-			encode(b, v[i], between, inner, step)
+		return items(b, '[', ']', between, newline, step, len(v), func(b []byte, i int, inner string) []byte {
+			return encode(b, v[i], between, inner, step)
 		})
 	case *Object:
-		items(b, '{', '}', between, newline, step, v.Len(), func(i int, inner string) {
-			quote(b, v.keys[i])
-			b.WriteString(": ")
-			encode(b, v.values[v.keys[i]], between, inner, step)
+		return items(b, '{', '}', between, newline, step, v.Len(), func(b []byte, i int, inner string) []byte {
+			b = append(quote(b, v.keys[i]), ": "...)
+			return encode(b, v.values[v.keys[i]], between, inner, step)
 		})
-	default:
-		quote(b, fmt.Sprint(v)) // not a value of this package; show it at least
 	}
+	return quote(b, fmt.Sprint(v)) // not a value of this package; show it at least
 }
 
-func items(b *strings.Builder, open, end byte, between, newline, step string, n int, item func(i int, inner string)) {
-	b.WriteByte(open)
+func items(b []byte, open, end byte, between, newline, step string, n int,
+	item func(b []byte, i int, inner string) []byte) []byte {
+	b = append(b, open)
 	inner := newline
 	if newline != "" {
 		inner += step
 	}
 	for i := range n {
 		if i > 0 {
-			b.WriteString(between)
+			b = append(b, between...)
 		}
-		b.WriteString(inner)
-		item(i, inner)
+		b = item(append(b, inner...), i, inner)
 	}
 	if n > 0 {
-		b.WriteString(newline)
+		b = append(b, newline...)
 	}
-	b.WriteByte(end)
+	return append(b, end)
 }
 
-func quote(b *strings.Builder, s string) {
-	b.WriteByte('"')
-	for _, r := range s {
-		switch {
-		case r == '"' || r == '\\':
-			b.WriteByte('\\')
-			b.WriteRune(r)
-		case r == '\n':
-			b.WriteString(`\n`)
-		case r == '\r':
-			b.WriteString(`\r`)
-		case r == '\t':
-			b.WriteString(`\t`)
-		case r == '\b':
-			b.WriteString(`\b`)
-		case r == '\f':
-			b.WriteString(`\f`)
-		case r >= ' ' && r <= '~':
-			b.WriteRune(r)
-		case r > 0xffff:
-			high, low := utf16.EncodeRune(r)
-			fmt.Fprintf(b, `\u%04x\u%04x`, high, low)
-		default:
-			fmt.Fprintf(b, `\u%04x`, r)
+func quote(b []byte, s string) []byte {
+	b = append(b, '"')
+	for i := 0; i < len(s); {
+		plain := i
+		for i < len(s) && s[i] >= ' ' && s[i] <= '~' && s[i] != '"' && s[i] != '\\' {
+			i++
 		}
+		if b = append(b, s[plain:i]...); i == len(s) {
+			break
+		}
+		r, n := utf8.DecodeRuneInString(s[i:])
+		if half, ok := surrogate(s[i:]); ok {
+			r, n = half, 3
+		}
+		b = escape(b, r)
+		i += n
 	}
-	b.WriteByte('"')
+	return append(b, '"')
+}
+
+func escape(b []byte, r rune) []byte {
+	if i := strings.IndexRune("\"\\\b\f\n\r\t", r); i >= 0 {
+		return append(b, '\\', `"\bfnrt`[i])
+	}
+	if r > 0xffff {
+		high, low := utf16.EncodeRune(r)
+		return fmt.Appendf(b, `\u%04x\u%04x`, high, low)
+	}
+	return fmt.Appendf(b, `\u%04x`, r)
+}
+
+// surrogate reads half a surrogate pair, which is not UTF-8: see Parse.
+func surrogate(s string) (rune, bool) {
+	if len(s) < 3 || s[0] != 0xed || s[1] < 0xa0 {
+		return 0, false
+	}
+	return 0xd000 | rune(s[1]&0x3f)<<6 | rune(s[2]&0x3f), true
 }

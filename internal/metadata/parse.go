@@ -228,6 +228,7 @@ func (p *parser) str() (any, string) {
 	}
 }
 
+// escapes are the letters of escapes such as \n.
 const escapes = `"\/bfnrt`
 
 func (p *parser) escape(b *strings.Builder) string {
@@ -250,6 +251,10 @@ func (p *parser) escape(b *strings.Builder) string {
 		pair := utf16.DecodeRune(r, low)
 		if ok && pair != utf8.RuneError {
 			p.pos += 6
+		}
+		if pair == utf8.RuneError {
+			b.Write([]byte{0xe0 | byte(r>>12), 0x80 | byte(r>>6)&0x3f, 0x80 | byte(r)&0x3f})
+			return ""
 		}
 		r = pair
 	}

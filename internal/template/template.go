@@ -10,21 +10,23 @@
 // there is nothing that runs code.
 //
 // Where the original loses text without a word (a section that is never
-// closed, a tag without a key) this package reports file and line instead.
+// closed, a tag without a key) [Parse] reports file and line instead;
+// [ParseOriginal] does as the original. A template that would take for ever,
+// or more memory than a configuration file can need, ends with an error.
 // The engine is our own: the dialect differs from mustache's in most of what
 // a library would do, and templates are what the product exists for.
 package template
 
 import (
 	"fmt"
-	"io"
 	"strings"
 )
 
 // Template is a parsed template. It is not changed by rendering.
 type Template struct {
-	name  string
-	nodes []node
+	name     string
+	nodes    []node
+	original bool // partials are parsed alike
 }
 
 // Options say how values are shown and where partials come from. The zero
@@ -33,9 +35,12 @@ type Options struct {
 	// Text writes a value that is neither a string nor nil; nil means
 	// fmt.Sprint.
 	Text func(any) string
+	// Escape changes what {{key}} inserts, and neither {{{key}}} nor
+	// {{&key}}; nil means that nothing does, as in the dialect.
+	Escape func(string) string
 	// Partial returns the text of a partial; nil means that there are none. A
 	// partial that is not there renders as nothing.
-	Partial func(name string) (text string, ok bool)
+	Partial func(name string) (text string, ok bool, err error)
 }
 
 // Getter is a value with named parts: what a key is looked up in.
@@ -47,51 +52,58 @@ type Getter interface {
 // no Falsier are empty when they are nil, false, "" or an empty []any.
 type Falsier interface{ Falsy() bool }
 
-// maxPartials is how deeply partials may include each other, so that one that
-// includes itself ends with an error.
-const maxPartials = 100
+// What rendering may come to. Nothing real comes near.
+const (
+	maxPartials = 200      // inside each other, so that one that includes itself ends
+	maxOutput   = 64 << 20 // bytes
+	maxSteps    = 20 << 20 // about ten nanoseconds each
+)
 
-// Render writes the template for data, the value that {{.}} means at the top.
-// The errors are w's, and an [*Error] for a broken partial.
-func (t *Template) Render(w io.Writer, data any, o Options) error {
+// Render returns the rendered template for data, the value that {{.}} means at
+// the top. The errors are [*Error], and what [Options.Partial] returns.
+func (t *Template) Render(data any, o Options) ([]byte, error) {
 	r := &renderer{Options: o, stack: []any{data}}
 	if r.Text == nil {
 		r.Text = func(v any) string { return fmt.Sprint(v) }
 	}
-	if err := r.render(t); err != nil {
-		return err
-	}
-	_, err := io.WriteString(w, r.out.String())
-	return err
+	err := r.nodes(t, t.nodes)
+	return r.out, err
 }
 
 // renderer is one rendering.
 type renderer struct {
 	Options
-	out      strings.Builder
-	stack    []any // innermost last
-	partials int   // how deep
+	out    []byte
+	stack  []any // innermost last
+	depth  int   // of partials
+	steps  int
+	parsed map[string]*Template // partials, by name and indent
 }
 
-func (r *renderer) render(t *Template) error { return r.nodes(t.name, t.nodes) }
-
-func (r *renderer) nodes(name string, nodes []node) error {
+func (r *renderer) nodes(t *Template, nodes []node) error {
 	for i := range nodes {
 		n := &nodes[i]
+		if err := r.step(t, n, 1+len(r.stack)/4+len(n.text)/64); err != nil {
+			return err
+		}
 		var err error
 		switch n.kind {
 		case 0:
-			r.out.WriteString(n.text)
-		case '&':
-			r.out.WriteString(r.show(r.lookup(n.text)))
+			r.out = append(r.out, n.text...)
+		case 'v', '&':
+			s := r.show(r.lookup(n.text))
+			if n.kind == 'v' && r.Escape != nil {
+				s = r.Escape(s)
+			}
+			r.out = append(r.out, s...)
 		case '^':
 			if falsy(r.lookup(n.text)) {
-				err = r.nodes(name, n.inner)
+				err = r.nodes(t, n.inner)
 			}
 		case '#':
-			err = r.section(name, n)
+			err = r.section(t, n)
 		case '>':
-			err = r.partial(name, n)
+			err = r.partial(t, n)
 		}
 		if err != nil {
 			return err
@@ -100,7 +112,18 @@ func (r *renderer) nodes(name string, nodes []node) error {
 	return nil
 }
 
-func (r *renderer) section(name string, n *node) error {
+// step bounds time and memory.
+func (r *renderer) step(t *Template, n *node, steps int) error {
+	if r.steps += steps; r.steps > maxSteps {
+		return &Error{t.name, max(n.line, 1), fmt.Sprintf("rendering takes more than %d steps", maxSteps), "look for lists inside lists"}
+	}
+	if len(r.out) > maxOutput {
+		return &Error{t.name, max(n.line, 1), fmt.Sprintf("renders to more than %d MiB", maxOutput>>20), "look for lists inside lists"}
+	}
+	return nil
+}
+
+func (r *renderer) section(t *Template, n *node) error {
 	v := r.lookup(n.text)
 	if falsy(v) {
 		return nil
@@ -110,8 +133,11 @@ func (r *renderer) section(name string, n *node) error {
 		items = []any{v}
 	}
 	for _, item := range items {
+		if err := r.step(t, n, 1); err != nil {
+			return err
+		}
 		r.stack = append(r.stack, item)
-		err := r.nodes(name, n.inner)
+		err := r.nodes(t, n.inner)
 		r.stack = r.stack[:len(r.stack)-1]
 		if err != nil {
 			return err
@@ -120,23 +146,35 @@ func (r *renderer) section(name string, n *node) error {
 	return nil
 }
 
-func (r *renderer) partial(name string, n *node) error {
+func (r *renderer) partial(t *Template, n *node) error {
 	if r.Partial == nil {
 		return nil
 	}
-	text, ok := r.Partial(n.text)
-	if !ok {
-		return nil
-	}
-	if r.partials++; r.partials > maxPartials {
-		return &Error{name, n.line, fmt.Sprintf("partials include each other more than %d deep", maxPartials),
+	if r.depth == maxPartials {
+		return &Error{t.name, n.line, fmt.Sprintf("partials include each other more than %d deep", maxPartials),
 			"a partial that includes itself needs a section that ends it"}
 	}
-	t, err := Parse(n.text, indent(text, n.indent))
-	if err == nil {
-		err = r.render(t)
+	id := n.indent + n.text
+	p := r.parsed[id]
+	if p == nil {
+		text, ok, err := r.Partial(n.text)
+		if err != nil || !ok {
+			return err
+		}
+		if err := r.step(t, n, len(text)); err != nil {
+			return err
+		}
+		if p, err = parse(n.text, indent(text, n.indent), t.original); err != nil {
+			return err
+		}
+		if r.parsed == nil {
+			r.parsed = map[string]*Template{}
+		}
+		r.parsed[id] = p
 	}
-	r.partials--
+	r.depth++
+	err := r.nodes(p, p.nodes)
+	r.depth--
 	return err
 }
 
@@ -152,6 +190,9 @@ func indent(text, by string) string {
 			b.WriteString(by)
 		}
 		b.WriteString(l)
+		if b.Len() > maxText {
+			break // parse says so
+		}
 	}
 	return b.String()
 }
