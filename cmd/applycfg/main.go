@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,10 +21,13 @@ import (
 // version is set when the program is linked.
 var version = "dev"
 
-func main() { os.Exit(run(filepath.Base(os.Args[0]), os.Args[1:])) }
+func main() { os.Exit(run(filepath.Base(os.Args[0]), os.Args[1:], "/var/log/os-apply-config.log")) }
 
 // run is main without the process around it.
-func run(name string, args []string) int {
+func run(name string, args []string, originalLog string) int {
+	if slices.Contains(originals, name) {
+		return runOriginal(name, args, originalLog)
+	}
 	a := &app{name: name}
 	if status := a.program().Main(spread(args)); status != command.StatusOK {
 		return status
@@ -36,40 +40,34 @@ type app struct {
 	name   string // the name it was called by
 	status int    // what to exit with when nothing went wrong
 
-	templates, output, list string
-	metadata                files
-	subhash                 string
-	key, typeName, boolKey  string
-	keyDefault              optional
-	validate, print         bool
-	json, dryRun, version   bool
+	templates, output, list     string
+	metadata, fallback          files
+	subhash, state              string
+	key, boolKey, keyDefault    optional
+	typeName                    string
+	validate, print             bool
+	json, dryRun, diff, keep    bool
+	rollback, markGood, version bool
 }
 
 func (a *app) program() *command.Program {
-	p := &command.Program{Name: a.name, Version: version, Root: &command.Command{
+	return &command.Program{Name: a.name, Version: version, Root: &command.Command{
 		Short: "write configuration files from templates and metadata",
 		Long: "The template tree mirrors the destination: etc/app.conf makes /etc/app.conf. Every template is rendered\n" +
-			"before a file is written; a file that is already right is not touched. Metadata are the JSON files given\n" +
-			"with --metadata, else those of the environment variable OS_CONFIG_FILES (colons between), else those that\n" +
-			"collectcfg listed; the later override the earlier. --boolean-key exits with 0, 1, or 255 when the value\n" +
-			"is neither true nor false.",
-		Example: "applycfg --dry-run -t templates/redis -o /tmp/out -m metadata.json\n" +
+			"before a file is written; all files change or none does; a file that is already right is not touched.\n" +
+			"Metadata are the JSON files given with --metadata, else those of the environment variable OS_CONFIG_FILES\n" +
+			"(colons between), else those that collectcfg listed; the later override the earlier. --boolean-key exits\n" +
+			"with 0, 1, or 255 when the value is neither true nor false.",
+		Example: "applycfg --dry-run --diff -t templates/redis -o /tmp/out -m metadata.json\n" +
 			"applycfg --key redis.port --type int --key-default 6379",
 		Flags: a.flags,
 		Run:   a.run,
 	}}
-	if slices.Contains(originals, a.name) {
-		p.Status = func(err error) int { return command.OriginalStatus(err, 1) }
-	}
-	return p
 }
-
-// originals are the names of the program that this one replaces.
-var originals = []string{"os-apply-config", "os-config-applier"}
 
 func (a *app) flags(fs *flag.FlagSet) {
 	*a = app{name: a.name} // help declares the flags once more
-	a.templates = os.Getenv("OS_CONFIG_APPLIER_TEMPLATES")
+	a.templates, _ = applycfg.TemplatesDir()
 	text := func(p *string, short, long, value, usage string) {
 		fs.StringVar(p, long, value, usage)
 		if short != "" {
@@ -82,57 +80,90 @@ func (a *app) flags(fs *flag.FlagSet) {
 			fs.BoolVar(p, short, false, "short for --"+long)
 		}
 	}
-	text(&a.templates, "t", "templates", a.templates, "`directory` of templates; empty means "+applycfg.DefaultTemplates)
+	text(&a.templates, "t", "templates", a.templates, "`directory` of templates")
 	text(&a.output, "o", "output", "/", "`directory` to write below")
 	fs.Var(&a.metadata, "metadata", "`file` of metadata; may be repeated, and take several")
 	fs.Var(&a.metadata, "m", "short for --metadata")
+	fs.Var(&a.fallback, "fallback-metadata", "`file` of metadata that is read first, if it is there; may be repeated, and take several")
 	text(&a.list, "", "os-config-files", "", "JSON `file` that lists the metadata files; empty means "+applycfg.DefaultList)
 	text(&a.subhash, "s", "subhash", "", "render with the object at this `key` instead of the whole metadata")
-	text(&a.key, "", "key", "", "print the value of a dotted `key` and exit")
+	fs.Var(&a.key, "key", "print the value of a dotted `key` and exit")
 	text(&a.typeName, "", "type", "default", "`type` that the value of --key must have")
 	fs.Var(&a.keyDefault, "key-default", "`text` to print when --key is not there")
-	text(&a.boolKey, "", "boolean-key", "", "exit with the truth of a dotted `key`")
+	fs.Var(&a.boolKey, "boolean-key", "exit with the truth of a dotted `key`")
 	truth(&a.validate, "v", "validate", "render everything, write nothing")
 	truth(&a.print, "", "print-templates", "print the directory of templates and exit")
 	truth(&a.json, "", "json", "print what changed as JSON")
 	truth(&a.dryRun, "n", "dry-run", "print what would change, write nothing")
+	truth(&a.diff, "", "diff", "with --dry-run: print how files would change, without secrets")
+	truth(&a.keep, "", "rollback-on-failure", "keep what is replaced, for --rollback, until --mark-good")
+	truth(&a.rollback, "", "rollback", "give back all files that were replaced since --mark-good")
+	truth(&a.markGood, "", "mark-good", "the files are good as they are: forget what was kept")
+	text(&a.state, "", "state", "", "`directory` of lock, journal and what is kept; empty means "+applycfg.DefaultState+", or one in --output")
 	truth(&a.version, "", "version", "print the version and exit")
 }
 
 func (a *app) run(ctx context.Context, io command.IO, words []string) error {
-	if len(words) > 0 {
-		return command.Usage(fmt.Sprintf("unexpected argument %q", words[0]), "metadata files are given with --metadata")
+	if err := a.check(words); err != nil {
+		return err
 	}
-	given := a.templates != ""
-	if !given {
-		a.templates = applycfg.DefaultTemplates
-	}
-	if a.print {
+	out := applycfg.Output{Dir: a.output, State: a.state, DryRun: a.dryRun, Diff: a.diff, Keep: a.keep,
+		Waiting: func() { a.say(io, "waiting for another run to end") }}
+	switch {
+	case a.print:
 		fmt.Fprintln(io.Stdout, a.templates)
 		return nil
+	case a.rollback:
+		changes, err := out.Rollback(ctx)
+		return a.report(io, changes, err)
+	case a.markGood:
+		return out.MarkGood(ctx)
 	}
-	doc, err := applycfg.FromEnvironment(a.metadata, a.list).Load()
+	s := applycfg.FromEnvironment(a.metadata, a.list)
+	s.Fallback = a.fallback
+	doc, err := s.Load()
 	if err != nil {
 		return err
 	}
 	switch {
-	case a.key != "":
+	case a.key.text != nil:
 		return a.printKey(io, doc)
-	case a.boolKey != "":
+	case a.boolKey.text != nil:
 		return a.truth(doc)
 	}
 	if doc, err = applycfg.Subhash(doc, a.subhash); err != nil {
 		return err
 	}
-	if _, err := os.Stat(a.templates); os.IsNotExist(err) && !given {
+	if _, err := os.Stat(a.templates); os.IsNotExist(err) && a.templates == applycfg.DefaultTemplates {
 		a.say(io, "no templates: %s is not there", a.templates)
 		return nil
 	}
-	return a.apply(ctx, io, doc)
+	return a.apply(ctx, io, doc, out)
 }
 
-func (a *app) apply(ctx context.Context, io command.IO, doc *metadata.Object) error {
-	files, err := applycfg.Render(ctx, a.templates, doc)
+// check refuses what the original would take for something that nobody means.
+func (a *app) check(words []string) error {
+	switch {
+	case len(words) > 0:
+		return command.Usage(fmt.Sprintf("unexpected argument %q", words[0]), "metadata files are given with --metadata")
+	case a.output == "":
+		return command.Usage("--output is empty", "the whole system is /")
+	case a.key.text != nil && *a.key.text == "", a.boolKey.text != nil && *a.boolKey.text == "":
+		return command.Usage("the key is empty", "name a key, such as redis.port")
+	case a.key.text != nil && !applycfg.KnownType(a.typeName):
+		return command.Usage(fmt.Sprintf("no such type: %q", a.typeName), applycfg.TypesHint())
+	case a.diff && !a.dryRun:
+		return command.Usage("--diff is for --dry-run", "applycfg --dry-run --diff")
+	}
+	return nil
+}
+
+func (a *app) apply(ctx context.Context, io command.IO, doc *metadata.Object, out applycfg.Output) error {
+	t := applycfg.Templates{Dir: a.templates}
+	if a.diff {
+		t.Secret = applycfg.SecretName
+	}
+	files, err := t.Render(ctx, doc)
 	if err != nil {
 		return err
 	}
@@ -140,7 +171,7 @@ func (a *app) apply(ctx context.Context, io command.IO, doc *metadata.Object) er
 		a.say(io, "%d templates are valid", len(files))
 		return nil
 	}
-	changes, err := applycfg.Output{Dir: a.output, DryRun: a.dryRun}.Apply(files)
+	changes, err := out.Apply(ctx, files)
 	return a.report(io, changes, err)
 }
 
@@ -160,6 +191,7 @@ func (a *app) report(io command.IO, changes []applycfg.Change, err error) error 
 		case a.json:
 		case a.dryRun:
 			fmt.Fprintf(io.Stdout, "%s %s\n", c.Action, c.Path)
+			printDiff(io.Stdout, c)
 		default:
 			a.say(io, "%s %s", c.Action, c.Path)
 		}
@@ -175,16 +207,31 @@ func (a *app) report(io command.IO, changes []applycfg.Change, err error) error 
 	return nil
 }
 
+// printDiff prints how a file changes, as diff -u does.
+func printDiff(w io.Writer, c applycfg.Change) {
+	if c.Diff == "" {
+		return
+	}
+	before, after := c.Path, c.Path
+	switch c.Action {
+	case applycfg.Created:
+		before = "/dev/null"
+	case applycfg.Deleted:
+		after = "/dev/null"
+	}
+	fmt.Fprintf(w, "--- %s\n+++ %s\n%s", before, after, c.Diff)
+}
+
 func (a *app) printKey(io command.IO, doc *metadata.Object) error {
-	if a.boolKey != "" {
+	if a.boolKey.text != nil {
 		a.say(io, "--boolean-key is ignored beside --key")
 	}
-	text, ok, err := applycfg.Key(doc, a.key, a.typeName)
+	text, ok, err := applycfg.Key(doc, *a.key.text, a.typeName)
 	switch {
 	case err != nil:
 		return err
 	case !ok && a.keyDefault.text == nil:
-		return command.Hint(fmt.Errorf("key %s: not in the metadata", a.key), "--key-default says what to print then")
+		return command.Hint(fmt.Errorf("key %s: not in the metadata", *a.key.text), "--key-default says what to print then")
 	case !ok:
 		text = *a.keyDefault.text
 	}
@@ -193,10 +240,10 @@ func (a *app) printKey(io command.IO, doc *metadata.Object) error {
 }
 
 func (a *app) truth(doc *metadata.Object) error {
-	value, ok := applycfg.Bool(doc, a.boolKey)
+	value, ok := applycfg.Bool(doc, *a.boolKey.text)
 	switch {
 	case !ok:
-		return &command.Error{Status: 255, Err: fmt.Errorf("key %s: neither true nor false", a.boolKey)}
+		return &command.Error{Status: 255, Err: fmt.Errorf("key %s: neither true nor false", *a.boolKey.text)}
 	case !value:
 		a.status = 1
 	}
@@ -227,7 +274,7 @@ func spread(args []string) []string {
 		switch {
 		case a == "--":
 			return append(out, args[i:]...)
-		case a == "-m" || a == "--metadata" || a == "-metadata":
+		case slices.Contains([]string{"m", "metadata", "fallback-metadata"}, strings.TrimPrefix(strings.TrimPrefix(a, "-"), "-")) && a[0] == '-':
 			many = a
 			if i+1 == len(args) || strings.HasPrefix(args[i+1], "-") {
 				out = append(out, a) // no value: flag's to complain about

@@ -7,163 +7,150 @@
 // lie NAME.oac, which gives the file its mode, owner and group, or says that
 // an empty file is not to be there.
 //
-// It is all or nothing: [Render] makes every file before [Output.Apply]
-// touches one, and Apply prepares every file beside its destination before it
-// renames the first. A file that is already as it should be is left alone.
-// Nothing outside the output directory is written, whatever symbolic links
-// lie in it.
+// It is all or nothing: [Templates.Render] makes every file before
+// [Output.Apply] touches one, and Apply writes and flushes every file beside
+// its destination, and a journal of what is to be done, before it renames the
+// first. What a killed run began, the next one finishes or undoes. A file that
+// is already as it should be is left alone. Nothing outside the output
+// directory is written, whatever symbolic links lie in it.
 package applycfg
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
+	"slices"
 	"strings"
-	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/metadata"
-	"goldsmith/internal/template"
 )
 
 // DefaultTemplates is where elements put their templates.
 const DefaultTemplates = "/usr/libexec/os-apply-config/templates"
+
+// TemplatesDir is where templates are when nobody says so: OS_CONFIG_APPLIER_TEMPLATES
+// of the environment, else one of the original's former directories if it is
+// there and DefaultTemplates is not (deprecated is true then), else
+// DefaultTemplates.
+func TemplatesDir() (dir string, deprecated bool) {
+	if dir, ok := os.LookupEnv("OS_CONFIG_APPLIER_TEMPLATES"); ok {
+		return dir, false
+	}
+	if !isDir(DefaultTemplates) {
+		for _, old := range []string{"/opt/stack/os-apply-config/templates", "/opt/stack/os-config-applier/templates"} {
+			if isDir(old) {
+				return old, true
+			}
+		}
+	}
+	return DefaultTemplates, false
+}
+
+// Templates is a directory of templates.
+type Templates struct {
+	Dir string
+	// Original is to render as os-apply-config does where ours is stricter: a
+	// directory that is not there has no templates, a section that is never
+	// closed loses text.
+	Original bool
+	// Secret, when set, has every file rendered a second time without the
+	// values of keys whose names it says are secret: see Change.Diff.
+	Secret func(key string) bool
+}
 
 // File is one rendered file.
 type File struct {
 	Path    string // below the output directory, without a leading slash
 	Body    []byte
 	Control Control
-}
 
-// Render makes every file of the template tree, in the order of their paths.
-// Nothing is written. The error names the template, and the line where that
-// is known.
-func Render(ctx context.Context, templates string, doc *metadata.Object) ([]File, error) {
-	paths, err := walk(templates)
-	if err != nil {
-		return nil, err
-	}
-	var files []File
-	for _, path := range paths {
-		src := filepath.Join(templates, path)
-		control, err := readControl(src + controlSuffix)
-		if err != nil {
-			return nil, err
-		}
-		body, err := renderOne(ctx, src, doc)
-		if err != nil {
-			return nil, err
-		}
-		files = append(files, File{path, body, control})
-	}
-	return files, nil
+	shown *shown // what may be shown of it, where Templates.Secret is set
 }
 
 // controlSuffix ends the names of control files.
 const controlSuffix = ".oac"
 
-// walk lists the templates. As in the original, links to files are followed,
-// links to directories are not; the root itself may be a link.
-func walk(root string) ([]string, error) {
-	var paths []string
-	err := filepath.WalkDir(root+"/", func(path string, d fs.DirEntry, err error) error {
+// Render makes every file of the template tree, in the order of their paths.
+// Nothing is written. The error names the template, and the line where that
+// is known.
+func (t Templates) Render(ctx context.Context, doc *metadata.Object) ([]File, error) {
+	r := &renderer{Templates: t, doc: doc}
+	if t.Secret != nil {
+		r.masked, r.hidden = mask(doc, t.Secret)
+	}
+	err := r.directory(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	// As of the whole paths, not directory by directory.
+	slices.SortFunc(r.files, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
+	return r.files, nil
+}
+
+// renderer is one rendering of a tree.
+type renderer struct {
+	Templates
+	doc      *metadata.Object
+	masked   *metadata.Object // of Secret
+	hidden   []string         // the values that it does not show
+	accounts accounts
+	files    []File
+}
+
+// directory renders the templates of one and of those below. As in the
+// original, links to files are followed, links to directories are not; the
+// root itself may be a link.
+func (r *renderer) directory(ctx context.Context, rel string) error {
+	entries, err := os.ReadDir(r.source(rel))
+	if rel == "" && (r.Dir == "" || errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR)) {
+		if r.Original {
+			return nil
+		}
+		return command.BadInput(fmt.Errorf("templates %q: no such directory", r.Dir), "name a directory of templates with --templates")
+	}
+	if err != nil {
+		return err
+	}
+	controls := map[string]bool{}
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), controlSuffix) {
+			controls[e.Name()] = true
+		}
+	}
+	for _, e := range entries {
+		path := rel + e.Name()
+		if e.IsDir() {
+			if err := r.directory(ctx, path+"/"); err != nil {
+				return err
+			}
+			continue
+		}
+		if controls[e.Name()] || e.Type()&fs.ModeSymlink != 0 && isDir(r.source(path)) {
+			continue
+		}
+		f, err := r.file(ctx, path)
 		if err != nil {
 			return err
 		}
-		if d.IsDir() || strings.HasSuffix(path, controlSuffix) {
-			return nil
-		}
-		if d.Type()&fs.ModeSymlink != 0 {
-			if fi, err := os.Stat(path); err == nil && fi.IsDir() {
-				return nil
+		if controls[e.Name()+controlSuffix] {
+			if f.Control, err = r.accounts.readControl(r.source(path) + controlSuffix); err != nil {
+				return err
 			}
 		}
-		rel, err := filepath.Rel(root, path)
-		paths = append(paths, rel)
-		return err
-	})
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, command.BadInput(err, "name a directory of templates with --templates")
+		r.files = append(r.files, f)
 	}
-	return paths, err
+	return ctx.Err()
 }
 
-func renderOne(ctx context.Context, src string, doc *metadata.Object) ([]byte, error) {
-	fi, err := os.Stat(src)
-	if err != nil {
-		return nil, err
-	}
-	if !fi.Mode().IsRegular() {
-		return nil, command.BadInput(fmt.Errorf("%s: not a regular file", src), "a template tree holds files and directories")
-	}
-	if unix.Faccessat(unix.AT_FDCWD, src, unix.X_OK, unix.AT_EACCESS) == nil {
-		return runTemplate(ctx, src, doc)
-	}
-	text, err := os.ReadFile(src)
-	if err != nil {
-		return nil, err
-	}
-	if !utf8.Valid(text) {
-		return nil, command.BadInput(fmt.Errorf("%s: not UTF-8", src), "templates are text; copy other files in install.d")
-	}
-	t, err := template.Parse(src, newlines(string(text)))
-	if err != nil {
-		return nil, remedied(err)
-	}
-	var b bytes.Buffer
-	if err := t.Render(&b, doc, template.Options{Text: metadata.JSON, Partial: partial}); err != nil {
-		return nil, remedied(err)
-	}
-	return b.Bytes(), nil
-}
+// source is the path of a template.
+func (r *renderer) source(rel string) string { return strings.TrimRight(r.Dir, "/") + "/" + rel }
 
-// newlines makes every line end in LF, as Python does when it reads text.
-func newlines(s string) string {
-	if !strings.Contains(s, "\r") {
-		return s
-	}
-	return strings.ReplaceAll(strings.ReplaceAll(s, "\r\n", "\n"), "\r", "\n")
-}
-
-// partial reads NAME.mustache from the current directory, as the original
-// does; no known template tree uses one.
-func partial(name string) (string, bool) {
-	if !filepath.IsLocal(name) {
-		return "", false
-	}
-	text, err := os.ReadFile(name + ".mustache")
-	return newlines(string(text)), err == nil
-}
-
-// remedied makes a template's error one of the command line's.
-func remedied(err error) error {
-	if e, ok := errors.AsType[*template.Error](err); ok {
-		return command.BadInput(err, e.Remedy)
-	}
-	return err
-}
-
-// runTemplate runs an executable template. What it says on standard error is
-// shown only when it fails.
-func runTemplate(ctx context.Context, src string, doc *metadata.Object) ([]byte, error) {
-	path, err := filepath.Abs(src)
-	if err != nil {
-		return nil, err
-	}
-	x := command.Exec{Args: []string{path}, Stdin: strings.NewReader(metadata.JSON(doc))}
-	body, err := x.Output(ctx)
-	if err != nil {
-		return nil, command.Hint(fmt.Errorf("template %w", err), "run it by hand with the metadata on standard input")
-	}
-	if !utf8.Valid(body) {
-		return nil, fmt.Errorf("template %s: its output is not UTF-8", src)
-	}
-	return body, nil
+func isDir(path string) bool {
+	fi, err := os.Stat(path)
+	return err == nil && fi.IsDir()
 }

@@ -3,7 +3,6 @@ package applycfg
 import (
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -13,7 +12,6 @@ import (
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/metadata"
-	"goldsmith/internal/testenv"
 )
 
 // write makes files below dir; a name that ends in "*" is executable.
@@ -76,18 +74,18 @@ func TestRender(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	files, err := Render(t.Context(), root, doc(t, `{"a":"<x>","o":{"k":[1,null]},"f":1e3}`))
+	files, err := Templates{Dir: root}.Render(t.Context(), doc(t, `{"a":"<x>","o":{"k":[1,null]},"f":1e3}`))
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := []File{
-		{"README", []byte("plain\n"), noControl},
-		{"elsewhere/x", []byte("not reached through a link\n"), noControl},
-		{"etc/a.conf", []byte("<x> {\"k\": [1, null]} 1000.0 |\n"), Control{Mode: 0o640, UID: -1, GID: -1, NoEmpty: true}},
-		{"etc/run", []byte(`{"a": "<x>", "o": {"k": [1, null]}, "f": 1000.0}`), noControl},
-		{"linked-file", []byte("plain\n"), noControl},
+		{Path: "README", Body: []byte("plain\n"), Control: noControl},
+		{Path: "elsewhere/x", Body: []byte("not reached through a link\n"), Control: noControl},
+		{Path: "etc/a.conf", Body: []byte("<x> {\"k\": [1, null]} 1000.0 |\n"), Control: Control{Mode: 0o640, UID: -1, GID: -1, NoEmpty: true}},
+		{Path: "etc/run", Body: []byte(`{"a": "<x>", "o": {"k": [1, null]}, "f": 1000.0}`), Control: noControl},
+		{Path: "linked-file", Body: []byte("plain\n"), Control: noControl},
 	}
-	if d := cmp.Diff(want, files); d != "" {
+	if d := cmp.Diff(want, files, cmp.AllowUnexported(File{})); d != "" {
 		t.Errorf("Render (-want +got):\n%s", d)
 	}
 }
@@ -111,7 +109,7 @@ func TestRenderErrors(t *testing.T) {
 	} {
 		name := strings.TrimSuffix(tc.name, "*")
 		root := write(t, t.TempDir(), map[string]string{"etc/" + tc.name: tc.text, "etc/" + name + ".oac": tc.oac})
-		_, err := Render(t.Context(), root, nil)
+		_, err := Templates{Dir: root}.Render(t.Context(), nil)
 		if err == nil || !strings.HasSuffix(err.Error(), "/"+tc.want) || command.Status(err) != tc.status {
 			t.Errorf("%s: Render = %v, status %d; want …/%s, status %d", tc.name, err, command.Status(err), tc.want, tc.status)
 		}
@@ -121,24 +119,24 @@ func TestRenderErrors(t *testing.T) {
 func TestControlAccepts(t *testing.T) {
 	dir := write(t, t.TempDir(), map[string]string{
 		"a": "mode: 0600\nowner: root\ngroup: 0\nallow_empty: Yes\nset: x\n", "empty": "", "comment": "# none\n",
-		"octal": "mode: 0o644", "zero": "mode: 0",
+		"octal": "mode: 0_644", "zero": "mode: 0",
 	})
 	for name, want := range map[string]Control{
 		"a": {Mode: 0o600}, "empty": noControl, "comment": noControl, "missing": noControl,
 		"octal": {Mode: 0o644, UID: -1, GID: -1}, "zero": noControl,
 	} {
-		got, err := readControl(filepath.Join(dir, name))
+		got, err := new(accounts).readControl(filepath.Join(dir, name))
 		if err != nil || got != want {
 			t.Errorf("readControl(%s) = %+v, %v; want %+v", name, got, err, want)
 		}
 	}
 }
 
-func file(path, body string) File { return File{path, []byte(body), noControl} }
+func file(path, body string) File { return File{Path: path, Body: []byte(body), Control: noControl} }
 
 func apply(t *testing.T, o Output, files ...File) map[string]Action {
 	t.Helper()
-	changes, err := o.Apply(files)
+	changes, err := o.Apply(t.Context(), files)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,7 +198,7 @@ func TestApply(t *testing.T) {
 func TestApplyIsAllOrNothing(t *testing.T) {
 	out := write(t, t.TempDir(), map[string]string{"etc/a": "old", "dir/x": "", "file": ""})
 	for _, bad := range []string{"dir", "file/x", "etc/" + strings.Repeat("n", 300)} {
-		_, err := Output{Dir: out}.Apply([]File{file("etc/a", "new"), file(bad, "x")})
+		_, err := Output{Dir: out}.Apply(t.Context(), []File{file("etc/a", "new"), file(bad, "x")})
 		if err == nil {
 			t.Errorf("%.20s: no error", bad)
 		}
@@ -222,7 +220,7 @@ func TestApplyStaysInside(t *testing.T) {
 		}
 	}
 	for _, dir := range []string{"relative", "absolute", "magic", "dangling"} {
-		if _, err := (Output{Dir: out}).Apply([]File{file(dir+"/evil", "x")}); err == nil {
+		if _, err := (Output{Dir: out}).Apply(t.Context(), []File{file(dir+"/evil", "x")}); err == nil {
 			t.Errorf("wrote through the link %s", dir)
 		}
 	}
@@ -232,7 +230,7 @@ func TestApplyStaysInside(t *testing.T) {
 	if got := apply(t, Output{Dir: out}, file("inside/x", "new")); got["inside/x"] != Updated {
 		t.Errorf("a link that stays inside: %v", got)
 	}
-	_, err := Output{Dir: out}.Apply([]File{file("relative/evil", "x")})
+	_, err := Output{Dir: out}.Apply(t.Context(), []File{file("relative/evil", "x")})
 	if e, ok := errors.AsType[*command.Error](err); !ok || e.Hint == "" || !strings.Contains(err.Error(), "leads out of "+out) {
 		t.Errorf("Apply = %v; want it to say where the link leads", err)
 	}
@@ -243,7 +241,7 @@ func TestKey(t *testing.T) {
 	for _, tc := range []struct{ key, typ, want string }{
 		{"a.b.0", "int", "10"}, {"a.b.-1", "raw", "x y"}, {"a.b.1", "default", "error"}, {"t", "default", "true"},
 		{"f", "raw", "1000.0"}, {"n", "raw", "missing"}, {"o", "raw", `{"k": 1}`}, {"s", "default", "word\n"},
-		{"u", "dsn", "mysql://u:p@h/db?a=b"}, {"u", "netaddress", "error"}, {"x", "raw", "missing"}, {"x", "nonsense", "error"},
+		{"u", "dsn", "mysql://u:p@h/db?a=b"}, {"u", "netaddress", "error"}, {"x", "raw", "missing"}, {"x", "nonsense", "missing"}, {"t", "nonsense", "error"},
 	} {
 		got, ok, err := Key(d, tc.key, tc.typ)
 		switch {
@@ -270,14 +268,14 @@ func TestSources(t *testing.T) {
 		want, errors string
 	}{
 		{Sources{Files: []string{p("b.json"), p("a.json")}}, `{"o": {"y": 2, "x": 1}, "a": 1}`, ""},
-		{Sources{Env: env(p("a.json") + "::" + p("none") + ":" + p("list.json")), List: p("files.json")}, `{"a": 1, "o": {"x": 1}}`, ""},
-		{Sources{List: p("files.json")}, `{"a": 1, "o": {"x": 1, "y": 2}}`, ""},
-		{Sources{List: p("none")}, `{}`, ""},
-		{Sources{Env: env(""), List: p("files.json")}, `{}`, ""},
+		{Sources{Env: env(p("a.json") + "::" + p("none") + ":" + p("list.json")), List: env(p("files.json"))}, `{"a": 1, "o": {"x": 1}}`, ""},
+		{Sources{List: env(p("files.json"))}, `{"a": 1, "o": {"x": 1, "y": 2}}`, ""},
+		{Sources{List: env(p("none"))}, `{}`, ""},
+		{Sources{Env: env(""), List: env(p("files.json"))}, `{}`, ""},
 		{Sources{Files: []string{p("none")}}, "", p("none") + ": no such metadata file"},
 		{Sources{Files: []string{p("list.json")}}, "", p("list.json") + ": not a JSON object"},
-		{Sources{List: p("a.json")}, "", p("a.json") + ": not a list of paths"},
-		{Sources{List: p("list.json")}, "", p("list.json") + ": not a list of paths"},
+		{Sources{List: env(p("a.json"))}, "", p("a.json") + ": not a list of paths"},
+		{Sources{List: env(p("list.json"))}, "", p("list.json") + ": not a list of paths"},
 		{Sources{Env: env(p("bad.json"))}, "", p("bad.json") + ":3:3: expected a key in double quotes"},
 	} {
 		got, err := tc.s.Load()
@@ -294,46 +292,6 @@ func TestSources(t *testing.T) {
 	s := Sources{Files: []string{p("a.json"), p("bad.json"), p("none")}}
 	if got := metadata.JSON(s.Salvage()); got != `{"a": 1, "o": {"x": 1}, "completion-signal": "u"}` {
 		t.Errorf("Salvage = %s", got)
-	}
-}
-
-// TestAgainstOriginal writes the same tree with os-apply-config.
-func TestAgainstOriginal(t *testing.T) {
-	testenv.Need(t, "os-apply-config")
-	root := write(t, t.TempDir(), map[string]string{
-		"etc/a.conf":           "# {{s}}\n{{#l}}\n- {{.}}\n{{/l}}\n{{^none}}\ndefault\n{{/none}}\n{{o}} {{f}} {{i}} {{n}}{{b}}\n",
-		"etc/crlf":             "a\r\nb{{s}}\r\n",
-		"etc/run*":             "#!/bin/sh\ncat\n",
-		"etc/empty":            "{{n}}",
-		"etc/empty.oac":        "allow_empty: false\n",
-		"etc/deep/er/mode":     "m",
-		"etc/deep/er/mode.oac": "mode: 0604\nowner: root\n",
-	})
-	meta := filepath.Join(t.TempDir(), "m.json")
-	text := `{"s":"<é&>","l":[1,2.50,"x",null],"o":{"z":[true,{}],"a":"\ud83d\ude00"},"f":1e3,"i":123456789012345678901,"n":null,"b":false}`
-	if err := os.WriteFile(meta, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	theirs, ours := t.TempDir(), t.TempDir()
-	cmd := exec.Command("os-apply-config", "-t", root, "-o", theirs, "-m", meta)
-	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	files, err := Render(t.Context(), root, doc(t, text))
-	if err != nil {
-		t.Fatal(err)
-	}
-	apply(t, Output{Dir: ours}, files...)
-	if d := cmp.Diff(read(t, theirs), read(t, ours)); d != "" {
-		t.Errorf("files (-original +ours):\n%s", d)
-	}
-	for path := range read(t, theirs) {
-		a, err1 := os.Stat(filepath.Join(theirs, path))
-		b, err2 := os.Stat(filepath.Join(ours, path))
-		if err := errors.Join(err1, err2); err != nil || a.Mode() != b.Mode() {
-			t.Errorf("%s: the original's mode is %v, ours %v, %v", path, a.Mode(), b.Mode(), err)
-		}
 	}
 }
 

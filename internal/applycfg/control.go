@@ -5,14 +5,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"os/user"
-	"slices"
 	"strconv"
 	"strings"
 
-	"gopkg.in/yaml.v3"
-
 	"goldsmith/internal/command"
+	"goldsmith/internal/yaml11"
 )
 
 // Control is what a template's .oac file says about the file it makes.
@@ -25,106 +24,153 @@ type Control struct {
 // noControl is the Control of a template without an .oac file.
 var noControl = Control{UID: -1, GID: -1}
 
+// accounts are users and groups that were looked up, by "u" or "g", the kind
+// of the word and the word.
+type accounts map[string]int
+
 // readControl reads an .oac file: a YAML 1.1 mapping with the keys mode,
-// owner, group and allow_empty. A file that is not there, or empty, says
-// nothing. Owners and groups are those of the running system.
-func readControl(path string) (Control, error) {
+// owner, group and allow_empty. A file that is empty, or none, says nothing.
+// Owners and groups are those of the running system.
+func (a *accounts) readControl(path string) (Control, error) {
 	c := noControl
 	if fi, err := os.Stat(path); err != nil || !fi.Mode().IsRegular() {
 		return c, nil
 	}
-	data, err := os.ReadFile(path)
+	m, err := yaml11.Read(path)
 	if err != nil {
-		return c, err
+		return c, command.BadInput(err, oacHint)
 	}
-	var doc yaml.Node
-	if err := yaml.Unmarshal(data, &doc); err != nil {
-		return c, command.BadInput(fmt.Errorf("%s: %w", path, err), oacHint)
-	}
-	if doc.Kind == 0 || doc.Content[0].Tag == "!!null" {
-		return c, nil
-	}
-	m := doc.Content[0]
-	if m.Kind != yaml.MappingNode {
+	if m.Kind != yaml11.Mapping {
+		if falsy(m) {
+			return c, nil
+		}
 		return c, command.BadInput(fmt.Errorf("%s:%d: not a mapping", path, m.Line), oacHint)
 	}
-	for i := 0; i+1 < len(m.Content); i += 2 {
-		key, value := m.Content[i], m.Content[i+1]
-		if value.Kind == yaml.AliasNode {
-			value = value.Alias
-		}
-		if err := c.set(key.Value, value); err != nil {
-			return c, command.BadInput(fmt.Errorf("%s:%d: %w", path, key.Line, err), oacHint)
+	for _, p := range m.Pairs {
+		if err := a.set(&c, p.Key, p.Value); err != nil {
+			return c, command.BadInput(fmt.Errorf("%s:%d: %w", path, p.Key.Line, err), oacHint)
 		}
 	}
 	return c, nil
 }
 
+// falsy is a document that the original takes for an empty one.
+func falsy(n *yaml11.Node) bool {
+	switch n.Kind {
+	case yaml11.Null:
+		return true
+	case yaml11.Bool:
+		return !n.Bool
+	case yaml11.Int:
+		return n.Int.Sign() == 0
+	case yaml11.Float:
+		return n.Float == 0
+	case yaml11.Text, yaml11.Binary:
+		return n.Text == ""
+	}
+	return n.Kind == yaml11.List && len(n.Items) == 0
+}
+
 const oacHint = "the keys of an .oac file are mode (0640), owner, group and allow_empty (true or false)"
 
-func (c *Control) set(key string, v *yaml.Node) (err error) {
-	switch key {
+func (a *accounts) set(c *Control, key, v *yaml11.Node) (err error) {
+	name := key.Text
+	if key.Kind != yaml11.Text {
+		name = ""
+	}
+	switch name {
 	case "mode":
 		c.Mode, err = mode(v)
 	case "owner":
-		c.UID, err = account(v, "owner", "user", func(name string) (string, error) {
-			u, err := user.Lookup(name)
-			if err != nil {
-				return "", err
-			}
-			return u.Uid, nil
-		}, func(id string) error { _, err := user.LookupId(id); return err })
+		c.UID, err = a.number("owner", "user", "passwd", v)
 	case "group":
-		c.GID, err = account(v, "group", "group", func(name string) (string, error) {
-			g, err := user.LookupGroup(name)
-			if err != nil {
-				return "", err
-			}
-			return g.Gid, nil
-		}, func(id string) error { _, err := user.LookupGroupId(id); return err })
+		c.GID, err = a.number("group", "group", "group", v)
 	case "allow_empty":
-		words := []string{"yes", "on", "true", "no", "off", "false"}
-		i := slices.Index(words, strings.ToLower(v.Value))
-		if i < 0 || !plain(v) {
-			return fmt.Errorf("allow_empty %q is neither true nor false", v.Value)
+		if v.Kind != yaml11.Bool {
+			return fmt.Errorf("allow_empty %q is neither true nor false", v.Text)
 		}
-		c.NoEmpty = i >= 3
+		c.NoEmpty = !v.Bool
 	case "set": // a method in the original, accepted and without effect
 	default:
-		return fmt.Errorf("no such key: %q", key)
+		return fmt.Errorf("no such key: %q", key.Text)
 	}
 	return err
 }
 
-func plain(v *yaml.Node) bool { return v.Kind == yaml.ScalarNode && v.Style == 0 }
-
-func mode(v *yaml.Node) (fs.FileMode, error) {
-	n, err := strconv.ParseInt(v.Value, 0, 64)
-	if err != nil || !plain(v) {
-		return 0, fmt.Errorf("mode %q is no number; write it as 0640, without quotes", v.Value)
+func mode(v *yaml11.Node) (fs.FileMode, error) {
+	if v.Kind != yaml11.Int {
+		return 0, fmt.Errorf("mode %q is no number; write it as 0640, without quotes", v.Text)
 	}
-	if n < 0 || n > 0o777 {
-		return 0, fmt.Errorf("mode %s is %#o, beyond 0777; an octal number begins with 0", v.Value, n)
+	if v.Int.Sign() < 0 || !v.Int.IsInt64() || v.Int.Int64() > 0o777 {
+		return 0, fmt.Errorf("mode %s is %#o, beyond 0777; an octal number begins with 0", v.Text, v.Int)
 	}
-	return fs.FileMode(n), nil
+	return fs.FileMode(v.Int.Int64()), nil
 }
 
-// account finds the number of a user or group, given by name or, without
-// quotes, by number.
-func account(v *yaml.Node, key, what string, byName func(string) (string, error), byID func(string) error) (int, error) {
-	if v.Kind != yaml.ScalarNode || v.Tag != "!!str" && v.Tag != "!!int" {
+// number is that of a user or group, given by name or, without quotes, by
+// number.
+func (a *accounts) number(key, what, database string, v *yaml11.Node) (int, error) {
+	var word string
+	switch v.Kind {
+	case yaml11.Int:
+		word = "#" + v.Int.String()
+	case yaml11.Text:
+		word = v.Text
+	default:
 		return -1, fmt.Errorf("%s must be a name or a number", key)
 	}
-	id := v.Value
+	id := database + " " + strconv.Itoa(int(v.Kind)) + word
+	if n, ok := (*a)[id]; ok {
+		return n, nil
+	}
+	n, ok := lookup(database, word, v.Kind == yaml11.Int)
+	if !ok {
+		return -1, fmt.Errorf("%s %q: no such %s on this system", key, v.Text, what)
+	}
+	if *a == nil {
+		*a = accounts{}
+	}
+	(*a)[id] = n
+	return n, nil
+}
+
+// lookup asks the system's files, and then the name service, which other
+// programs reach through getent(1).
+func lookup(database, word string, byNumber bool) (int, bool) {
+	word = strings.TrimPrefix(word, "#")
+	var id string
 	var err error
-	if v.Tag == "!!int" {
-		err = byID(id)
-	} else {
-		id, err = byName(id)
+	switch {
+	case database == "passwd":
+		find := user.Lookup
+		if byNumber {
+			find = user.LookupId
+		}
+		var u *user.User
+		if u, err = find(word); err == nil {
+			id = u.Uid
+		}
+	default:
+		find := user.LookupGroup
+		if byNumber {
+			find = user.LookupGroupId
+		}
+		var g *user.Group
+		if g, err = find(word); err == nil {
+			id = g.Gid
+		}
 	}
 	if err != nil {
-		return -1, fmt.Errorf("%s %q: no such %s on this system", key, v.Value, what)
+		if _, err := strconv.Atoi(word); (err == nil) != byNumber || strings.HasPrefix(word, "-") {
+			return -1, false // getent takes digits for a number
+		}
+		out, err := exec.Command("getent", database, word).Output()
+		fields := strings.Split(string(out), ":")
+		if err != nil || len(fields) < 3 {
+			return -1, false
+		}
+		id = fields[2]
 	}
 	n, err := strconv.Atoi(id)
-	return n, errors.Join(err)
+	return n, errors.Join(err) == nil
 }

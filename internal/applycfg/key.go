@@ -6,40 +6,50 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/metadata"
 )
 
-// types are the value types that --type knows, as the original defines them;
-// a final line feed is allowed, which is what Python's "$" does.
-var types = map[string]*regexp.Regexp{
-	"int":        whole(`[0-9]+`),
-	"default":    whole(`[A-Za-z0-9_]*`),
-	"netaddress": whole(`[A-Za-z0-9/.:-]*`),
-	"netdevice":  whole(`[A-Za-z0-9/.:-]*`),
-	"dsn": whole(`[a-zA-Z0-9]+://([a-zA-Z0-9+_-]+(:[^@]+)?)?(@?[a-zA-Z0-9/_.-]+)?` +
-		`(/[a-zA-Z0-9_-]+)?(\?[a-zA-Z0-9=_-]+)?`),
-	"swiftdevices": whole(`(r\p{Nd}+z\p{Nd}+-[A-Za-z0-9.-_]+:%PORT%/[^,]+,?)+`),
-	"username":     whole(`[A-Za-z0-9_-]+`),
-	"raw":          regexp.MustCompile(``),
+// types are the value types that --type knows, as regular expressions of the
+// whole value.
+var types = map[string]string{
+	"int":        `[0-9]+`,
+	"default":    `[A-Za-z0-9_]*`,
+	"netaddress": `[A-Za-z0-9/.:-]*`,
+	"netdevice":  `[A-Za-z0-9/.:-]*`,
+	"dsn": `[a-zA-Z0-9]+://([a-zA-Z0-9+_-]+(:[^@]+)?)?(@?[a-zA-Z0-9/_.-]+)?` +
+		`(/[a-zA-Z0-9_-]+)?(\?[a-zA-Z0-9=_-]+)?`,
+	"swiftdevices": `(r\p{Nd}+z\p{Nd}+-[A-Za-z0-9.-_]+:%PORT%/[^,]+,?)+`,
+	"username":     `[A-Za-z0-9_-]+`,
+	"raw":          ``,
 }
 
-func whole(pattern string) *regexp.Regexp {
-	return regexp.MustCompile(`\A(?:` + pattern + `)\n?\z`)
+// ofType says that a value is of a type. A final line feed is allowed, which
+// is what Python's "$" does.
+func ofType(value, typeName string) bool {
+	return typeName == "raw" || regexp.MustCompile(`\A(?:`+types[typeName]+`)\n?\z`).MatchString(value)
+}
+
+// KnownType says that there is such a type.
+func KnownType(name string) bool { return name == "raw" || types[name] != "" }
+
+// TypesHint names the types.
+func TypesHint() string {
+	return "the types are " + strings.Join(slices.Sorted(maps.Keys(types)), ", ")
 }
 
 // Key returns the text of one value: strings as they are, numbers as Python
 // prints them, everything else as JSON. The type guards a script that puts
 // the value on a command line. ok is false when the key is not there.
 func Key(doc *metadata.Object, key, typeName string) (text string, ok bool, err error) {
-	re, known := types[typeName]
-	if !known {
-		return "", false, command.Usage(fmt.Sprintf("no such type: %q", typeName), "the types are "+strings.Join(slices.Sorted(maps.Keys(types)), ", "))
-	}
 	v, ok := metadata.Lookup(doc, key)
 	if !ok {
 		return "", false, nil
+	}
+	if !KnownType(typeName) {
+		return "", true, command.BadInput(fmt.Errorf("no such type: %q", typeName), TypesHint())
 	}
 	switch v := v.(type) {
 	case string:
@@ -49,8 +59,11 @@ func Key(doc *metadata.Object, key, typeName string) (text string, ok bool, err 
 	default:
 		text = metadata.JSON(v)
 	}
-	if !re.MatchString(text) {
+	switch {
+	case !ofType(text, typeName):
 		return "", true, command.Hint(fmt.Errorf("key %s: its value is not of type %s", key, typeName), "--type raw takes anything")
+	case !utf8.ValidString(text):
+		return "", true, fmt.Errorf("key %s: its value has half of a surrogate pair, which is no character", key)
 	}
 	return text, true, nil
 }

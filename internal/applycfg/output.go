@@ -2,25 +2,38 @@ package applycfg
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 
-	"goldsmith/internal/atomicfile"
 	"goldsmith/internal/command"
 )
 
 // Output is a directory that files are written below.
 type Output struct {
-	Dir    string // empty means "/"
-	DryRun bool   // compare only; nothing is written
+	Dir string // empty means "/"
+	// State is the directory of the lock, the journal and what Keep keeps, of
+	// mode 0700. Empty means DefaultState for "/", else .goldsmith-applycfg in
+	// Dir; that one is removed again when nothing is left in it.
+	State  string
+	DryRun bool // compare only; nothing is written
+	Diff   bool // with DryRun: say how the files differ
+	Keep   bool // keep what is replaced, for Rollback
+	// Waiting, when set, is called when another process is writing below Dir
+	// and has to be waited for.
+	Waiting func()
+
+	// step, when set, is called before each step that changes what others see,
+	// and fails it with its error.
+	step func(what string) error
 }
+
+// DefaultState is where the state of the whole system's configuration is.
+const DefaultState = "/var/lib/goldsmith/applycfg"
 
 // Action is what happens to one file.
 type Action string
@@ -37,171 +50,260 @@ const (
 type Change struct {
 	Path   string `json:"path"`
 	Action Action `json:"action"`
+	// Diff is how its content changes, as diff -u has it from the first "@@"
+	// on, without secrets where Templates.Secret was set. It is empty without
+	// Output.Diff, and when only mode, owner or a secret change.
+	Diff string `json:"diff,omitempty"`
 }
 
 // Apply makes the files what they should be and says what it did, file by
-// file, in order. Every file is compared, and prepared beside its
-// destination, before the first is renamed: an error up to there leaves
-// everything as it was, but for directories that were missing.
+// file, in order. All files change, or none does, whenever this process or the
+// machine ends: what a run was doing when it was killed is finished or undone
+// by the next one. Only directories that were missing may stay behind. Of runs
+// at the same time, one waits for the other until ctx ends.
 //
 // A symbolic link at a file's place is replaced by the file. A symbolic link
 // on the way is followed as long as it stays in Dir.
-func (o Output) Apply(files []File) (changes []Change, err error) {
+func (o Output) Apply(ctx context.Context, files []File) (changes []Change, err error) {
+	return o.change(ctx, func(r *root) ([]job, error) { return r.compareAll(files) })
+}
+
+// change brings about what plan finds to be done.
+func (o Output) change(ctx context.Context, plan func(*root) ([]job, error)) (changes []Change, err error) {
 	r, err := openRoot(o.Dir)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
-	jobs := make([]job, len(files))
-	for i, f := range files {
-		if jobs[i], err = r.compare(f); err != nil {
-			return nil, err
-		}
-		changes = append(changes, Change{filepath.Join(r.name, f.Path), jobs[i].action})
+	jobs, err := plan(r)
+	if err != nil && (o.DryRun || !o.interrupted(r)) {
+		return nil, err
 	}
 	if o.DryRun {
-		return changes, nil
+		return o.report(r, jobs), nil
 	}
-	defer func() {
-		for i := range jobs {
-			jobs[i].release()
-		}
-	}()
-	for i := range jobs {
-		if err := jobs[i].prepare(r); err != nil {
-			return nil, fmt.Errorf("%s: %w", changes[i].Path, inner(err))
+	if !pending(jobs) && err == nil && !o.interrupted(r) {
+		return o.report(r, jobs), nil
+	}
+	s, err := o.lockState(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, s.release()) }()
+	// Others may have written until the lock was ours.
+	if jobs, err = plan(r); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if pending(jobs) {
+		if err := s.transact(ctx, r, jobs); err != nil {
+			return nil, err
 		}
 	}
-	for i := range jobs {
-		if err := jobs[i].commit(); err != nil {
-			return changes[:i], fmt.Errorf("%s: %w", changes[i].Path, inner(err))
-		}
-	}
-	return changes, nil
+	return o.report(r, jobs), nil
 }
 
-// inner drops the path of an error that is about a temporary file.
-func inner(err error) error {
-	if e, ok := errors.AsType[*fs.PathError](err); ok {
-		return e.Err
+func pending(jobs []job) bool {
+	for i := range jobs {
+		if jobs[i].action != Unchanged {
+			return true
+		}
 	}
-	if e, ok := errors.AsType[*os.LinkError](err); ok {
-		return e.Err
+	return false
+}
+
+func (o Output) report(r *root, jobs []job) []Change {
+	changes := make([]Change, len(jobs))
+	for i := range jobs {
+		changes[i] = Change{Path: r.path(jobs[i].path), Action: jobs[i].action}
+		if o.DryRun && o.Diff && jobs[i].action != Unchanged {
+			changes[i].Diff = r.diff(&jobs[i])
+		}
 	}
-	return err
+	return changes
+}
+
+// diff is how the content of a file changes.
+func (r *root) diff(j *job) string {
+	before := ""
+	if j.there && j.old.Mode&unix.S_IFMT == unix.S_IFREG {
+		body, err := r.read(j.path)
+		if err != nil {
+			return ""
+		}
+		before = string(body)
+	}
+	after := string(j.body)
+	if j.shown != nil {
+		before, after = j.shown.old(before), j.shown.body
+	}
+	if j.action == Deleted {
+		after = ""
+	}
+	return unified(before, after)
 }
 
 // job is one file on its way.
 type job struct {
-	file   File
-	action Action
-	stat   unix.Stat_t // mode and owner the file is to have
-	dir    int         // its directory, open while temp waits; -1 before
-	temp   *atomicfile.File
+	path     string // below the root
+	action   Action
+	body     []byte
+	link     string // the target, where the file is to be a symbolic link
+	mode     uint32 // permission bits it is to have
+	uid, gid int    // -1: those that a new file gets
+	shown    *shown
+
+	old   unix.Statx_t // what is there now
+	there bool         // something is
+
+	temp     string // its name while it waits beside its destination
+	ino      uint64 // of the new file, or of the one to be deleted
+	swapped  bool   // temp has changed places with what was there
+	finished bool
 }
 
-// compare finds out what is to be done for a file.
-func (r *root) compare(f File) (job, error) {
-	j := job{file: f, action: Created, dir: -1}
-	j.stat.Mode, j.stat.Uid, j.stat.Gid = 0o644, uint32(os.Geteuid()), uint32(os.Getegid())
-	remove := f.Control.NoEmpty && len(f.Body) == 0
-	old, err := r.lstat(f.Path)
-	there := err == nil
-	switch {
-	case errors.Is(err, unix.ENOENT):
-	case err != nil:
-		return j, err
-	case old.Mode&unix.S_IFMT == unix.S_IFDIR:
-		return j, command.Hint(fmt.Errorf("%s: a directory is where the file should be", r.path(f.Path)), "remove the directory, or the template")
-	default:
-		j.action = Updated
-		// Of a link, its target's; a link to a directory gives nothing.
-		if st, err := r.stat(f.Path); err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG {
-			j.stat.Mode, j.stat.Uid, j.stat.Gid = st.Mode&0o7777, st.Uid, st.Gid
+func (r *root) compareAll(files []File) ([]job, error) {
+	jobs := make([]job, len(files))
+	for i := range files {
+		f := &files[i]
+		j := &jobs[i]
+		*j = job{path: f.Path, body: f.Body, mode: 0o644, uid: -1, gid: -1, shown: f.shown}
+		if err := r.look(j); err != nil {
+			return nil, err
+		}
+		exists := j.there
+		if exists {
+			exists = r.inherit(j)
+		}
+		if f.Control.Mode != 0 {
+			j.mode = uint32(f.Control.Mode)
+		}
+		if f.Control.UID >= 0 {
+			j.uid = f.Control.UID
+		}
+		if f.Control.GID >= 0 {
+			j.gid = f.Control.GID
+		}
+		switch {
+		case f.Control.NoEmpty && len(f.Body) == 0 && exists:
+			j.action = Deleted
+		case f.Control.NoEmpty && len(f.Body) == 0, j.there && r.same(j):
+			j.action = Unchanged
+		case j.there:
+			j.action = Updated
+		default:
+			j.action = Created
+		}
+		if j.action != Unchanged {
+			if err := r.replaceable(j); err != nil {
+				return nil, err
+			}
 		}
 	}
-	if f.Control.Mode != 0 {
-		j.stat.Mode = uint32(f.Control.Mode)
+	return jobs, nil
+}
+
+// look finds out what is at a file's place.
+func (r *root) look(j *job) error {
+	dir, name, err := r.parent(j.path, false)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
 	}
-	if f.Control.UID >= 0 {
-		j.stat.Uid = uint32(f.Control.UID)
+	if err != nil {
+		return err
 	}
-	if f.Control.GID >= 0 {
-		j.stat.Gid = uint32(f.Control.GID)
+	err = unix.Statx(dir, name, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BASIC_STATS, &j.old)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
 	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", r.path(j.path), err)
+	}
+	j.there = true
+	return nil
+}
+
+// inherit takes mode and owner from what is there: of a link, from what it
+// leads to. It is false for a link that leads nowhere.
+func (r *root) inherit(j *job) bool {
+	if j.old.Mode&unix.S_IFMT != unix.S_IFLNK {
+		j.mode, j.uid, j.gid = uint32(j.old.Mode)&0o7777, int(j.old.Uid), int(j.old.Gid)
+		return true
+	}
+	st, err := r.stat(j.path)
+	if err != nil { // where it leads out of the root, it leads somewhere
+		return !errors.Is(err, unix.ENOENT)
+	}
+	j.mode, j.uid, j.gid = st.Mode&0o7777, int(st.Uid), int(st.Gid)
+	return true
+}
+
+// replaceable refuses what cannot be renamed over, before anything is done.
+func (r *root) replaceable(j *job) error {
+	if !j.there {
+		return nil
+	}
+	path := r.path(j.path)
 	switch {
-	case remove && there:
-		j.action = Deleted
-	case remove:
-		j.action = Unchanged
-	case there && r.same(old, &j):
-		j.action = Unchanged
+	case j.old.Mode&unix.S_IFMT == unix.S_IFDIR:
+		return command.Hint(fmt.Errorf("%s: a directory is where the file should be", path), "remove the directory, or the template")
+	case j.old.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0:
+		return command.Hint(fmt.Errorf("%s: something is mounted there", path), "unmount it, or remove the template")
+	case j.old.Attributes&(unix.STATX_ATTR_IMMUTABLE|unix.STATX_ATTR_APPEND) != 0:
+		return command.Hint(fmt.Errorf("%s: the file is immutable", path), "chattr -ia "+path)
 	}
-	return j, nil
+	return nil
 }
 
 // same says that the file is already as it should be.
-func (r *root) same(old unix.Stat_t, j *job) bool {
-	if old.Mode != unix.S_IFREG|j.stat.Mode || old.Uid != j.stat.Uid || old.Gid != j.stat.Gid || old.Size != int64(len(j.file.Body)) {
+func (r *root) same(j *job) bool {
+	if uint32(j.old.Mode) != unix.S_IFREG|j.mode || j.uid != int(j.old.Uid) || j.gid != int(j.old.Gid) || j.old.Size != uint64(len(j.body)) {
 		return false
 	}
-	fd, err := r.open(j.file.Path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK)
+	body, err := r.read(j.path)
+	return err == nil && bytes.Equal(body, j.body)
+}
+
+// read reads a file, no link and no pipe.
+func (r *root) read(rel string) ([]byte, error) {
+	dir, name, err := r.parent(rel, false)
 	if err != nil {
-		return false
+		return nil, err
 	}
-	f := os.NewFile(uintptr(fd), j.file.Path)
-	defer f.Close()
-	body, err := io.ReadAll(f)
-	return err == nil && bytes.Equal(body, j.file.Body)
-}
-
-// prepare writes the file beside its destination.
-func (j *job) prepare(r *root) (err error) {
-	switch j.action {
-	case Unchanged:
-		return nil
-	case Deleted:
-		j.dir, err = r.open(filepath.Dir(j.file.Path), unix.O_PATH|unix.O_DIRECTORY)
-		return err
-	}
-	if j.dir, err = r.mkdirAll(filepath.Dir(j.file.Path)); err != nil {
-		return err
-	}
-	j.temp, err = atomicfile.Create(j.inDir(), 0o600)
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("%s: %w", r.path(rel), err)
 	}
-	if _, err := j.temp.Write(j.file.Body); err != nil {
-		return err
-	}
-	if err := j.temp.Chown(int(j.stat.Uid), int(j.stat.Gid)); err != nil {
-		return err
-	}
-	// After chown, which takes the set-user-ID bit away.
-	return unix.Fchmod(int(j.temp.Fd()), j.stat.Mode)
+	defer unix.Close(fd)
+	return readAll(fd)
 }
 
-func (j *job) commit() error {
-	switch {
-	case j.action == Deleted:
-		return unix.Unlinkat(j.dir, filepath.Base(j.file.Path), 0)
-	case j.temp == nil:
-		return nil
+// readAll reads an open file whose size is known to the kernel.
+func readAll(fd int) ([]byte, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, err
 	}
-	return j.temp.Commit()
+	b := make([]byte, 0, st.Size+1)
+	for {
+		n, err := unix.Read(fd, b[len(b):cap(b)])
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return nil, os.NewSyscallError("read", err)
+		case n == 0:
+			return b, nil
+		}
+		if b = b[:len(b)+n]; len(b) == cap(b) {
+			b = append(b, 0)[:len(b)]
+		}
+	}
 }
 
-// inDir is a path that leads to the file through its open directory, so that
-// nothing that happens to the path meanwhile leads elsewhere.
-func (j *job) inDir() string {
-	return filepath.Join("/proc/self/fd", strconv.Itoa(j.dir), filepath.Base(j.file.Path))
-}
-
-func (j *job) release() {
-	if j.temp != nil {
-		j.temp.Abort()
-	}
-	if j.dir >= 0 {
-		_ = unix.Close(j.dir)
-	}
+// display names a file in errors.
+func (r *root) display(j *job, err error) error {
+	return fmt.Errorf("%s: %w", filepath.Join(r.name, j.path), err)
 }

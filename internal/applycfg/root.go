@@ -16,6 +16,10 @@ type root struct {
 	name    string
 	fd      int
 	resolve uint64
+
+	// The directory that was last asked for, as files come sorted.
+	at  string
+	dir int // -1 for none
 }
 
 func openRoot(dir string) (*root, error) {
@@ -27,7 +31,7 @@ func openRoot(dir string) (*root, error) {
 	if err != nil {
 		return nil, command.BadInput(fmt.Errorf("output directory %s: %w", dir, err), "create it, or name another with --output")
 	}
-	r := &root{name: dir, fd: fd, resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS}
+	r := &root{name: dir, fd: fd, dir: -1, resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS}
 	if dir == "/" {
 		// Nothing is outside; links such as /var/run -> /run must work.
 		r.resolve = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
@@ -35,7 +39,10 @@ func openRoot(dir string) (*root, error) {
 	return r, nil
 }
 
-func (r *root) close() error { return unix.Close(r.fd) }
+func (r *root) close() error {
+	r.forget()
+	return unix.Close(r.fd)
+}
 
 // path is a path below the root as people see it.
 func (r *root) path(rel string) string { return filepath.Join(r.name, rel) }
@@ -57,17 +64,39 @@ func (r *root) open(rel string, flags uint64) (int, error) {
 	}
 }
 
-// lstat is about the file itself, a link if it is one.
-func (r *root) lstat(rel string) (unix.Stat_t, error) {
-	return r.fstat(rel, unix.O_PATH|unix.O_NOFOLLOW)
+// parent is the open directory of a file, which stays open until another one
+// is asked for, and the file's name in it.
+func (r *root) parent(rel string, create bool) (dir int, name string, err error) {
+	at, name := filepath.Split(rel)
+	if at = filepath.Clean(at); r.dir >= 0 && r.at == at {
+		return r.dir, name, nil
+	}
+	r.forget()
+	fd := -1
+	if create {
+		fd, err = r.mkdirAll(at)
+	} else {
+		fd, err = r.open(at, unix.O_RDONLY|unix.O_DIRECTORY)
+	}
+	if err != nil {
+		return -1, name, err
+	}
+	r.at, r.dir = at, fd
+	return fd, name, nil
+}
+
+// forget closes the directory that parent keeps open.
+func (r *root) forget() {
+	if r.dir >= 0 {
+		_ = unix.Close(r.dir)
+	}
+	r.dir = -1
 }
 
 // stat follows a link that stays in the root.
-func (r *root) stat(rel string) (unix.Stat_t, error) { return r.fstat(rel, unix.O_PATH) }
-
-func (r *root) fstat(rel string, flags uint64) (unix.Stat_t, error) {
+func (r *root) stat(rel string) (unix.Stat_t, error) {
 	var st unix.Stat_t
-	fd, err := r.open(rel, flags)
+	fd, err := r.open(rel, unix.O_PATH)
 	if err != nil {
 		return st, err
 	}
@@ -76,7 +105,7 @@ func (r *root) fstat(rel string, flags uint64) (unix.Stat_t, error) {
 
 // mkdirAll opens a directory and makes what is missing of it.
 func (r *root) mkdirAll(rel string) (int, error) {
-	const flags = unix.O_PATH | unix.O_DIRECTORY
+	const flags = unix.O_RDONLY | unix.O_DIRECTORY
 	fd, err := r.open(rel, flags)
 	if !errors.Is(err, unix.ENOENT) || rel == "." {
 		return fd, err

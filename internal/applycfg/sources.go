@@ -8,6 +8,8 @@ import (
 	"os"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"goldsmith/internal/command"
 	"goldsmith/internal/metadata"
 )
@@ -15,36 +17,53 @@ import (
 // DefaultList is where collectcfg writes the list of its metadata files.
 const DefaultList = "/var/lib/os-collect-config/os_config_files.json"
 
+// OldList is where the original's predecessor wrote that list. It is read
+// where DefaultList is empty.
+const OldList = "/var/run/os-collect-config/os_config_files.json"
+
 // maxDocument bounds what is read as one metadata file.
 const maxDocument = 64 << 20
 
-// Sources says where the metadata comes from: the first of the three that is
-// given.
+// Sources says where the metadata comes from: the first of Files, Env and List
+// that is given, and before it Fallback.
 type Sources struct {
+	// Fallback is read first, so that everything else overrides it. Files of
+	// it that are not there are passed over.
+	Fallback []string
 	// Files were named by the user: each must be there and hold an object.
 	Files []string
 	// Env is the value of OS_CONFIG_FILES, paths with colons between; nil
 	// when the variable is not set.
 	Env *string
 	// List is the path of a JSON list of paths; a list that is not there is
-	// empty. Empty means DefaultList.
-	List string
+	// empty. Nil means DefaultList, and OldList where that is empty.
+	List *string
+	// Original is to pass over Files that are not there or hold no object, as
+	// os-apply-config does.
+	Original bool
+}
+
+// OriginalFallback is what os-apply-config reads first unless told otherwise.
+func OriginalFallback() []string {
+	return []string{"/var/cache/heat-cfntools/last_metadata", "/var/lib/heat-cfntools/cfn-init-data", "/var/lib/cloud/data/cfn-init-data"}
 }
 
 // FromEnvironment returns the sources of a program that was given files, and
-// list as the value of --os-config-files (or "").
+// list as the value of --os-config-files (or ""). A list may also be named by
+// OS_CONFIG_FILES_PATH.
 func FromEnvironment(files []string, list string) Sources {
-	s := Sources{Files: files, List: list}
+	s := Sources{Files: files}
 	if v, ok := os.LookupEnv("OS_CONFIG_FILES"); ok {
 		s.Env = &v
 	}
-	if s.List == "" {
-		s.List = os.Getenv("OS_CONFIG_FILES_PATH")
+	if list != "" {
+		s.List = &list
 	}
 	return s
 }
 
-// Paths lists the metadata files, the later overriding the earlier.
+// Paths lists the metadata files, the later overriding the earlier, without
+// Fallback. One of the list that is empty is left out by Load.
 func (s Sources) Paths() ([]string, error) {
 	switch {
 	case len(s.Files) > 0:
@@ -52,10 +71,22 @@ func (s Sources) Paths() ([]string, error) {
 	case s.Env != nil:
 		return strings.Split(*s.Env, ":"), nil
 	}
-	list := s.List
-	if list == "" {
-		list = DefaultList
+	normal := DefaultList
+	if v, ok := os.LookupEnv("OS_CONFIG_FILES_PATH"); ok {
+		normal = v
 	}
+	list := normal
+	if s.List != nil {
+		list = *s.List
+	}
+	paths, err := readList(list)
+	if len(paths) == 0 && err == nil && list == normal {
+		paths, err = readList(OldList)
+	}
+	return paths, err
+}
+
+func readList(list string) ([]string, error) {
 	v, err := readJSON(list)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -84,14 +115,15 @@ func (s Sources) Load() (*metadata.Object, error) {
 	if err != nil {
 		return nil, err
 	}
+	strict := len(s.Files) > 0 && !s.Original
 	var docs []*metadata.Object
-	for _, path := range paths {
+	for i, path := range append(s.Fallback[:len(s.Fallback):len(s.Fallback)], paths...) {
 		if path == "" {
 			continue
 		}
+		named := strict && i >= len(s.Fallback)
 		v, err := readJSON(path)
-		named := len(s.Files) > 0
-		if errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 			if named {
 				return nil, command.BadInput(fmt.Errorf("%s: no such metadata file", path), "see the paths given with --metadata")
 			}

@@ -1,0 +1,270 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"goldsmith/internal/applycfg"
+	"goldsmith/internal/command"
+	"goldsmith/internal/metadata"
+)
+
+// originals are the names of the program that this one replaces.
+var originals = []string{"os-apply-config", "os-config-applier"}
+
+// originalVersion is the version of os-apply-config that ours stands in for.
+const originalVersion = "12.0.0"
+
+// original is the program as os-apply-config.
+type original struct {
+	name           string
+	logFile        string // empty for none
+	stdout, stderr io.Writer
+
+	templates, output, list       string
+	listGiven                     bool
+	metadata, fallback            []string
+	subhash, key, typeName, truth string
+	keyDefault                    *string
+	validate, print               bool
+}
+
+// runOriginal takes os-apply-config's command line and returns its exit
+// status: 2 for a wrong command line, 255 for a --boolean-key that is neither
+// true nor false, 1 for every other failure. It logs as the original does,
+// to standard error and, as root, to logFile.
+func runOriginal(name string, args []string, logFile string) int {
+	o := &original{name: name, stdout: os.Stdout, stderr: os.Stderr, output: "/", typeName: "default",
+		fallback: applycfg.OriginalFallback()}
+	if os.Geteuid() == 0 {
+		o.logFile = logFile
+	}
+	deprecated := false
+	if o.templates, deprecated = applycfg.TemplatesDir(); deprecated {
+		fmt.Fprintf(o.stderr, "WARNING:root:Template directory %s is deprecated.  The recommended location for template files is %s\n",
+			o.templates, applycfg.DefaultTemplates)
+	}
+	switch err := parseArgs(o.options(), args); {
+	case errors.Is(err, errStop):
+		return 0
+	case errors.Is(err, errCrash):
+		fmt.Fprintf(o.stderr, "%s: %v\n", name, err)
+		return 1
+	case err != nil:
+		fmt.Fprintf(o.stderr, "%s%s: error: %v\n", o.usage(), name, err)
+		return 2
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	status, err := o.run(ctx)
+	if err != nil {
+		o.log("ERROR", strings.TrimSpace(err.Error()))
+		if hint := command.HintOf(err); hint != "" {
+			fmt.Fprintf(o.stderr, "hint: %s\n", hint)
+		}
+		if ctx.Err() != nil {
+			return command.StatusInterrupted
+		}
+		return 1
+	}
+	return status
+}
+
+func (o *original) options() []option {
+	text := func(p *string) func([]string) error {
+		return func(v []string) error { *p = v[0]; return nil }
+	}
+	words := func(p *[]string) func([]string) error {
+		return func(v []string) error { *p = v; return nil }
+	}
+	truth := func(p *bool) func([]string) error {
+		return func([]string) error { *p = true; return nil }
+	}
+	say := func(s func() string) func([]string) error {
+		return func([]string) error { fmt.Fprint(o.stdout, s()); return errStop }
+	}
+	return []option{
+		{[]string{"-h", "--help"}, 0, say(o.help)},
+		{[]string{"-t", "--templates"}, 1, text(&o.templates)},
+		{[]string{"-o", "--output"}, 1, text(&o.output)},
+		{[]string{"-m", "--metadata"}, many, words(&o.metadata)},
+		{[]string{"--fallback-metadata"}, many, words(&o.fallback)},
+		{[]string{"-v", "--validate"}, 0, truth(&o.validate)},
+		{[]string{"--print-templates"}, 0, truth(&o.print)},
+		{[]string{"-s", "--subhash"}, 1, text(&o.subhash)},
+		{[]string{"--key"}, 1, text(&o.key)},
+		{[]string{"--type"}, 1, text(&o.typeName)},
+		{[]string{"--key-default"}, 1, func(v []string) error { o.keyDefault = &v[0]; return nil }},
+		{[]string{"--boolean-key"}, 1, text(&o.truth)},
+		{[]string{"--version"}, 0, say(func() string { return originalVersion + "\n" })},
+		{[]string{"--os-config-files"}, 1, func(v []string) error { o.list, o.listGiven = v[0], true; return nil }},
+	}
+}
+
+func (o *original) run(ctx context.Context) (status int, err error) {
+	if o.print {
+		fmt.Fprintln(o.stdout, o.templates)
+		return 0, nil
+	}
+	s := applycfg.FromEnvironment(o.metadata, "")
+	s.Original, s.Fallback = true, o.fallback
+	if o.listGiven {
+		s.List = &o.list
+	}
+	if o.key != "" && o.truth != "" {
+		o.log("WARNING", "--key is not compatible with --boolean-key. --boolean-key ignored.")
+	}
+	doc, err := s.Load()
+	switch {
+	case err != nil:
+		return 0, err
+	case o.key != "":
+		return 0, o.printKey(doc)
+	case o.truth != "":
+		switch value, ok := applycfg.Bool(doc, o.truth); {
+		case !ok:
+			return 255, nil
+		case !value:
+			return 1, nil
+		}
+		return 0, nil
+	}
+	return 0, o.apply(ctx, doc)
+}
+
+func (o *original) printKey(doc *metadata.Object) error {
+	text, ok, err := applycfg.Key(doc, o.key, o.typeName)
+	switch {
+	case err != nil:
+		return err
+	case !ok && o.keyDefault == nil:
+		return fmt.Errorf("key %s does not exist in %s", o.key, o.metadata)
+	case !ok:
+		text = *o.keyDefault
+	}
+	_, err = fmt.Fprintln(o.stdout, text)
+	return err
+}
+
+func (o *original) apply(ctx context.Context, doc *metadata.Object) error {
+	doc, err := applycfg.Subhash(doc, o.subhash)
+	if err != nil {
+		return err
+	}
+	files, err := applycfg.Templates{Dir: o.templates, Original: true}.Render(ctx, doc)
+	if err != nil {
+		return err
+	}
+	if !o.validate && len(files) > 0 {
+		if o.output == "" {
+			o.output = "."
+		}
+		if err := os.MkdirAll(o.output, 0o777); err != nil {
+			return err
+		}
+		out := applycfg.Output{Dir: o.output, Waiting: func() { o.log("INFO", "waiting for another run to end") }}
+		changes, err := out.Apply(ctx, files)
+		if err != nil {
+			return err
+		}
+		for _, c := range changes {
+			switch c.Action {
+			case applycfg.Created, applycfg.Updated:
+				o.log("INFO", "writing "+c.Path)
+			case applycfg.Deleted:
+				o.log("INFO", "deleting "+c.Path)
+			}
+		}
+	}
+	o.log("INFO", "success")
+	return nil
+}
+
+// log writes a line as the original's logger does. The log file is a help for
+// people: when it cannot be written, the work goes on.
+func (o *original) log(level, message string) {
+	line := fmt.Sprintf("[%s] [%s] %s\n", time.Now().Format("2006/01/02 03:04:05 PM"), level, message)
+	fmt.Fprint(o.stderr, line)
+	if o.logFile == "" {
+		return
+	}
+	f, err := os.OpenFile(o.logFile, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
+	if err != nil {
+		return
+	}
+	_, _ = f.WriteString(line)
+	_ = f.Close()
+}
+
+// usage is what argparse prints of the options, 80 columns wide.
+func (o *original) usage() string {
+	words := []string{"[-h]", "[-t TEMPLATE_ROOT]", "[-o OUT_DIR]", "[-m [METADATA_FILE ...]]", "[--fallback-metadata [FALLBACK_METADATA ...]]",
+		"[-v]", "[--print-templates]", "[-s SUBHASH]", "[--key KEY]", "[--type TYPE]", "[--key-default KEY_DEFAULT]",
+		"[--boolean-key BOOLEAN_KEY]", "[--version]", "[--os-config-files OS_CONFIG_FILES]"}
+	head := "usage: " + o.name
+	out, line := "", head
+	for _, w := range words {
+		if len(line)+1+len(w) > 78 {
+			out, line = out+line+"\n", strings.Repeat(" ", len(head))
+		}
+		line += " " + w
+	}
+	return out + line + "\n"
+}
+
+func (o *original) help() string {
+	return o.usage() + `
+Reads and merges JSON configuration files specified by colon separated
+environment variable OS_CONFIG_FILES, unless overridden by command line option
+--metadata. If no files are specified this way, falls back to legacy behavior
+of searching the fallback metadata path for a single config file.
+
+options:
+  -h, --help            show this help message and exit
+  -t TEMPLATE_ROOT, --templates TEMPLATE_ROOT
+                        path to template root directory (default:
+                        ` + o.templates + `)
+  -o OUT_DIR, --output OUT_DIR
+                        root directory for output (default:/)
+  -m [METADATA_FILE ...], --metadata [METADATA_FILE ...]
+                        Overrides environment variable OS_CONFIG_FILES.
+                        Specify multiple times, rather than separate files
+                        with ":".
+  --fallback-metadata [FALLBACK_METADATA ...]
+                        Files to search when OS_CONFIG_FILES is empty.
+                        (default: ['/var/cache/heat-cfntools/last_metadata',
+                        '/var/lib/heat-cfntools/cfn-init-data',
+                        '/var/lib/cloud/data/cfn-init-data'])
+  -v, --validate        validate only. do not write files
+  --print-templates     Print templates root and exit.
+  -s SUBHASH, --subhash SUBHASH
+                        use the sub-hash named by this key, instead of the
+                        full metadata hash
+  --key KEY             print the specified key and exit. (may be used with
+                        --type and --key-default)
+  --type TYPE           exit with error if the specified --key does not match
+                        type. Valid types are <int|default|netaddress|netdevic
+                        e|dsn|swiftdevices|raw>
+  --key-default KEY_DEFAULT
+                        This option only affects running with --key. Print
+                        this if key is not found. This value is not subject to
+                        type restrictions. If --key is specified and no
+                        default is specified, program exits with an error on
+                        missing key.
+  --boolean-key BOOLEAN_KEY
+                        This option is incompatible with --key. Use this to
+                        evaluate whether a value is boolean true or false. The
+                        return code of the command will be 0 for true, 1 for
+                        false, and -1 for non-boolean values.
+  --version             show program's version number and exit
+  --os-config-files OS_CONFIG_FILES
+                        Set path to os_config_files.json
+`
+}

@@ -1,0 +1,224 @@
+package applycfg
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"goldsmith/internal/atomicfile"
+	"goldsmith/internal/command"
+)
+
+// What was replaced since the last good set is kept in a directory of the
+// state: an index, and the contents of files under numbers.
+const (
+	keptDir   = "kept"
+	keptIndex = keptDir + "/index"
+	keptHead  = "applycfg kept 1\n"
+)
+
+// kept is one line of the index: what was at a path.
+type kept struct {
+	kind     string // none, file, link
+	path     string
+	mode     uint32
+	uid, gid int
+	content  string // of a file: the name of its content; of a link: its target
+}
+
+// MarkGood forgets what was kept for Rollback: the files as they are now are
+// the last good set.
+func (o Output) MarkGood(ctx context.Context) (err error) {
+	r, err := openRoot(o.Dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.close()) }()
+	if dir, _ := o.stateDir(r); !exists(filepath.Join(dir, keptDir)) && !o.interrupted(r) {
+		return nil
+	}
+	s, err := o.lockState(ctx, r)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.release()) }()
+	return s.forgetKept()
+}
+
+// Rollback gives back every file that was replaced since the last good set:
+// all of them, or none. Without any it does nothing.
+func (o Output) Rollback(ctx context.Context) (changes []Change, err error) {
+	r, err := openRoot(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	dir, _ := o.stateDir(r)
+	there := exists(filepath.Join(dir, keptIndex))
+	if err := r.close(); err != nil || !there && !o.interrupted(r) {
+		return nil, err
+	}
+	o.Keep = false
+	changes, err = o.change(ctx, func(r *root) ([]job, error) { return r.compareKept(dir) })
+	if err != nil || o.DryRun {
+		return changes, err
+	}
+	return changes, o.MarkGood(ctx)
+}
+
+func (s *state) forgetKept() error {
+	// The index first: without it nothing is kept.
+	if err := s.remove(keptIndex); err != nil {
+		return err
+	}
+	if exists(s.path(keptDir)) {
+		if err := atomicfile.SyncDir(s.path(keptDir)); err != nil {
+			return err
+		}
+	}
+	return os.RemoveAll(s.path(keptDir))
+}
+
+// keepOld keeps what is about to be replaced. What was kept before is older,
+// and stays.
+func (s *state) keepOld(r *root, todo []*job) error {
+	all, err := readKept(s.dir)
+	if err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	for _, k := range all {
+		known[k.path] = true
+	}
+	if err := os.Mkdir(s.path(keptDir), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	before := len(all)
+	for _, j := range todo {
+		if known[j.path] {
+			continue
+		}
+		k, err := s.keepOne(r, j, len(all))
+		if err != nil {
+			return err
+		}
+		all = append(all, k)
+	}
+	if len(all) == before {
+		return nil
+	}
+	if err := syncfs(s.path(keptDir)); err != nil {
+		return err
+	}
+	var b bytes.Buffer
+	b.WriteString(keptHead)
+	for _, k := range all {
+		fmt.Fprintf(&b, "%s %#o %d %d %q %q\n", k.kind, k.mode, k.uid, k.gid, k.path, k.content)
+	}
+	return atomicfile.Write(s.path(keptIndex), b.Bytes(), 0o600)
+}
+
+func (s *state) keepOne(r *root, j *job, n int) (kept, error) {
+	k := kept{kind: "none", path: j.path}
+	if !j.there {
+		return k, nil
+	}
+	k.mode, k.uid, k.gid = uint32(j.old.Mode)&0o7777, int(j.old.Uid), int(j.old.Gid)
+	switch j.old.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		body, err := r.read(j.path)
+		if err != nil {
+			return k, err
+		}
+		k.kind, k.content = "file", fmt.Sprint(n)
+		return k, os.WriteFile(s.path(filepath.Join(keptDir, k.content)), body, 0o600)
+	case unix.S_IFLNK:
+		dir, name, err := r.parent(j.path, false)
+		if err != nil {
+			return k, err
+		}
+		target := make([]byte, unix.PathMax)
+		size, err := unix.Readlinkat(dir, name, target)
+		k.kind, k.content = "link", string(target[:max(size, 0)])
+		return k, err
+	}
+	return k, command.Hint(fmt.Errorf("%s: neither a file nor a link, so it cannot be kept", r.path(j.path)), "remove it, or do without --rollback-on-failure")
+}
+
+func syncfs(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return os.NewSyscallError("syncfs", unix.Syncfs(int(d.Fd())))
+}
+
+// readKept reads the index of a state directory; nil when there is none.
+func readKept(dir string) ([]kept, error) {
+	path := filepath.Join(dir, keptIndex)
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	text, ok := strings.CutPrefix(string(b), keptHead)
+	var all []kept
+	for line := range strings.Lines(text) {
+		var k kept
+		n, err := fmt.Sscanf(line, "%s %o %d %d %q %q\n", &k.kind, &k.mode, &k.uid, &k.gid, &k.path, &k.content)
+		ok = ok && n == 6 && err == nil && filepath.IsLocal(k.path)
+		all = append(all, k)
+	}
+	if !ok {
+		return nil, command.Hint(fmt.Errorf("%s: not an index of applycfg", path), "remove "+filepath.Dir(path)+"; then nothing can be rolled back")
+	}
+	return all, nil
+}
+
+// compareKept finds out what is to be done so that everything is again as it
+// was kept.
+func (r *root) compareKept(dir string) ([]job, error) {
+	all, err := readKept(dir)
+	if err != nil {
+		return nil, err
+	}
+	jobs := make([]job, len(all))
+	for i, k := range all {
+		j := &jobs[i]
+		*j = job{path: k.path, mode: k.mode, uid: k.uid, gid: k.gid, action: Updated}
+		switch k.kind {
+		case "file":
+			if j.body, err = os.ReadFile(filepath.Join(dir, keptDir, k.content)); err != nil {
+				return nil, err
+			}
+		case "link":
+			j.link = k.content
+		}
+		if err := r.look(j); err != nil {
+			return nil, err
+		}
+		switch {
+		case k.kind == "none" && j.there:
+			j.action = Deleted
+		case k.kind == "none", k.kind == "file" && j.there && r.same(j):
+			j.action = Unchanged
+		case !j.there:
+			j.action = Created
+		}
+		if j.action != Unchanged {
+			if err := r.replaceable(j); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return jobs, nil
+}

@@ -1,0 +1,165 @@
+package applycfg
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
+
+	"goldsmith/internal/command"
+	"goldsmith/internal/metadata"
+	"goldsmith/internal/template"
+)
+
+// maxOutput bounds what an executable template may print.
+const maxOutput = 64 << 20
+
+// file renders one template.
+func (r *renderer) file(ctx context.Context, rel string) (File, error) {
+	f := File{Path: rel, Control: noControl}
+	src := r.source(rel)
+	text, mode, err := readRegular(src)
+	if err != nil {
+		return f, err
+	}
+	if executable(src, mode) {
+		if f.Body, err = r.run(ctx, src); err == nil && r.Secret != nil {
+			f.shown = &shown{body: hide(string(f.Body), r.hidden), opaque: true}
+		}
+		return f, err
+	}
+	if !utf8.Valid(text) {
+		return f, command.BadInput(fmt.Errorf("%s: not UTF-8", src), "templates are text; copy other files in install.d")
+	}
+	parse := template.Parse
+	if r.Original {
+		parse = template.ParseOriginal
+	}
+	t, err := parse(src, newlines(string(text)))
+	if err != nil {
+		return f, remedied(err)
+	}
+	opts := template.Options{Text: metadata.JSON, Partial: partial}
+	if f.Body, err = t.Render(r.doc, opts); err != nil {
+		return f, remedied(err)
+	}
+	if !utf8.Valid(f.Body) {
+		return f, command.BadInput(fmt.Errorf("%s: a value has half of a surrogate pair, which is no character", src),
+			`mend the escape \uD800 to \uDFFF in the metadata`)
+	}
+	if r.Secret != nil {
+		body, err := t.Render(r.masked, opts)
+		if err != nil {
+			return f, remedied(err)
+		}
+		f.shown = &shown{body: hide(string(body), r.hidden), lines: t.SecretLines(r.Secret)}
+	}
+	return f, nil
+}
+
+// readRegular reads a template. Anything but a file is an error before it is
+// opened, since opening a pipe waits and opening a device may do something.
+func readRegular(path string) ([]byte, fs.FileMode, error) {
+	f, err := os.OpenFile(path, unix.O_PATH, 0)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, 0, err
+	}
+	if !fi.Mode().IsRegular() {
+		return nil, 0, command.BadInput(fmt.Errorf("%s: not a regular file", path), "a template tree holds files and directories")
+	}
+	if fi.Size() > maxOutput {
+		return nil, 0, command.BadInput(fmt.Errorf("%s: larger than %d MiB", path, maxOutput>>20), "copy large files in install.d instead")
+	}
+	text, err := os.ReadFile(path)
+	return text, fi.Mode(), err
+}
+
+// executable says that this process may execute the file.
+func executable(path string, mode fs.FileMode) bool {
+	return mode&0o111 != 0 && (os.Getuid() == 0 || unix.Access(path, unix.X_OK) == nil)
+}
+
+// newlines makes every line end in LF, as Python does when it reads text.
+func newlines(s string) string {
+	if !strings.Contains(s, "\r") {
+		return s
+	}
+	return strings.ReplaceAll(strings.ReplaceAll(s, "\r\n", "\n"), "\r", "\n")
+}
+
+// partial reads NAME.mustache from the current directory, as the original
+// does; no known template tree uses one.
+func partial(name string) (text string, ok bool, err error) {
+	path := name + ".mustache"
+	if !filepath.IsLocal(path) {
+		return "", false, command.BadInput(fmt.Errorf("partial %q: outside the current directory", name),
+			"partials are files NAME.mustache of the directory that applycfg is started in")
+	}
+	b, _, err := readRegular(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR):
+		return "", false, nil
+	case err == nil && !utf8.Valid(b):
+		err = command.BadInput(fmt.Errorf("partial %s: not UTF-8", path), "templates are text")
+	}
+	return string(b), err == nil, err
+}
+
+// remedied makes a template's error one of the command line's.
+func remedied(err error) error {
+	if e, ok := errors.AsType[*template.Error](err); ok {
+		return command.BadInput(err, e.Remedy)
+	}
+	return err
+}
+
+// run runs an executable template. What it says on standard error is shown
+// only when it fails.
+func (r *renderer) run(ctx context.Context, src string) ([]byte, error) {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var body bytes.Buffer
+	limit := &limited{w: &body, left: maxOutput, full: func() {
+		stop(fmt.Errorf("template %s: prints more than %d MiB", src, maxOutput>>20))
+	}}
+	x := command.Exec{Args: []string{src}, Stdin: strings.NewReader(metadata.JSON(r.doc)), Stdout: limit}
+	if err := x.Run(ctx); err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return nil, cause
+		}
+		return nil, command.Hint(fmt.Errorf("template %w", err), "run it by hand with the metadata on standard input")
+	}
+	if !utf8.Valid(body.Bytes()) {
+		return nil, fmt.Errorf("template %s: its output is not UTF-8", src)
+	}
+	return body.Bytes(), nil
+}
+
+// limited is a writer that takes so many bytes and calls full when more come.
+type limited struct {
+	w    io.Writer
+	left int
+	full func()
+}
+
+func (l *limited) Write(p []byte) (int, error) {
+	if len(p) > l.left {
+		l.full()
+		return len(p), nil
+	}
+	l.left -= len(p)
+	return l.w.Write(p)
+}
