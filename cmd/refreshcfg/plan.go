@@ -90,11 +90,11 @@ func (f *planFlags) coming(ctx context.Context, sources applycfg.Sources) ([]str
 	if err != nil {
 		return nil, err
 	}
-	files, err := applycfg.Render(ctx, templates, doc)
+	files, err := applycfg.Templates{Dir: templates}.Render(ctx, doc)
 	if err != nil {
 		return nil, err
 	}
-	changes, err := applycfg.Output{DryRun: true}.Apply(files)
+	changes, err := applycfg.Output{DryRun: true}.Apply(ctx, files)
 	var paths []string
 	for _, c := range changes {
 		if c.Action != applycfg.Unchanged {
