@@ -44,6 +44,9 @@ const (
 func (c *Cache) Store(docs []Document) (paths, changed []string, err error) {
 	mode := os.FileMode(dirMode)
 	if c.Original {
+		if len(docs) == 0 {
+			return nil, nil, nil
+		}
 		mode = 0o777
 	}
 	if err := os.MkdirAll(c.Dir, mode); err != nil {

@@ -68,6 +68,9 @@ func problem(err error) error {
 	if e, ok := errors.AsType[*oslo.UsageError](err); ok {
 		return &command.Error{Status: command.StatusUsage, Err: e, Hint: "see --help"}
 	}
+	if e, ok := errors.AsType[*oslo.ValueError](err); ok {
+		return &command.Error{Status: command.StatusUsage, Err: e, Hint: "see --help"}
+	}
 	if e, ok := errors.AsType[*oslo.FileError](err); ok {
 		return command.BadInput(e, "see docs/templates.md for the settings of collectcfg")
 	}
@@ -88,17 +91,17 @@ func (c *Config) take() error {
 	}
 	c.Collectors = strings.FieldsFunc(strings.Join(c.Collectors, ","), func(r rune) bool { return r == ',' || r == ' ' })
 	if c.Min <= 0 || c.Max <= 0 {
-		return &oslo.UsageError{Problem: "a polling interval is a positive number of seconds, such as 30"}
+		return &oslo.ValueError{Problem: "a polling interval is a positive number of seconds, such as 30"}
 	}
 	if t := text("converged_timeout"); t != "" {
 		d, err := time.ParseDuration(t)
 		if err != nil || d <= 0 {
-			return &oslo.UsageError{Problem: fmt.Sprintf("converged-timeout: %q is no duration, such as 30s", t)}
+			return &oslo.ValueError{Problem: fmt.Sprintf("converged-timeout: %q is no duration, such as 30s", t)}
 		}
 		c.Converged = d
 	}
 	if c.Repair = text("repair"); c.Repair != "" && c.Repair != "report" && c.Repair != "restore" {
-		return &oslo.UsageError{Problem: fmt.Sprintf("repair: %q is neither report nor restore", c.Repair)}
+		return &oslo.ValueError{Problem: fmt.Sprintf("repair: %q is neither report nor restore", c.Repair)}
 	}
 	return nil
 }

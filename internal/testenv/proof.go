@@ -45,6 +45,8 @@ func Matters() []string {
 		"YAML 1.1, generated scalars",
 		"YAML 1.1, generated documents",
 		"arguments and statuses of the tools",
+		"os-collect-config: settings, generated files and command lines",
+		"os-collect-config: output, statuses, files and requests, cases by hand",
 	}
 }
 

@@ -1,8 +1,11 @@
 package oslo
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,6 +20,10 @@ const maxConfig = 4 << 20
 func (s *Settings) readFile(path string) error {
 	full := expand(path)
 	text, err := readAll(full)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		s.missing = cmp.Or(s.missing, err)
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -210,8 +217,12 @@ func (s *Settings) referred(name, group string, depth int) (string, error) {
 	}
 	for _, k := range slices.Compact(candidates) {
 		if s.options[k] != nil {
-			text, _, err := s.get(k, depth+1)
-			return strings.Join(text, " "), err
+			text, ok, err := s.get(k, depth+1)
+			joined := strings.Join(text, "', '")
+			if ok && s.options[k].Kind == Multi {
+				joined = "['" + joined + "']" // as Python writes a list
+			}
+			return joined, err
 		}
 	}
 	return "", fmt.Errorf("there is no option %q to put in for $%s; write $$ for a dollar", name, name)

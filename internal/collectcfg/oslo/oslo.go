@@ -98,6 +98,11 @@ type UsageError struct{ Problem string }
 
 func (e *UsageError) Error() string { return e.Problem }
 
+// ValueError says that a flag or an environment variable has a wrong value.
+type ValueError struct{ Problem string }
+
+func (e *ValueError) Error() string { return e.Problem }
+
 // FileError says that a file is wrong. Line is 0 for the whole file.
 type FileError struct {
 	Path    string
@@ -118,6 +123,7 @@ type Settings struct {
 	// that are no part of a directory.
 	Read, Files []string
 
+	missing error // the first file that is not there: told when the command line is right
 	options map[key]*Option
 	parser  *Parser
 	values  map[key]value
@@ -154,6 +160,9 @@ func (p *Parser) Parse(args []string) (*Settings, error) {
 	}
 	if err := s.commandLine(args); err != nil {
 		return nil, err
+	}
+	if s.missing != nil {
+		return nil, s.missing
 	}
 	return s, s.check()
 }
@@ -228,13 +237,13 @@ func environmentName(k key) string {
 // describe says where a wrong value comes from.
 func describe(o *Option, origin, problem string) error {
 	if origin == "" {
-		return &UsageError{"--" + o.Flag() + ": " + problem}
+		return &ValueError{"--" + o.Flag() + ": " + problem}
 	}
 	if path, line, ok := strings.Cut(origin, "\x00"); ok {
 		n, _ := strconv.Atoi(line)
 		return &FileError{path, n, o.dest() + ": " + problem}
 	}
-	return &UsageError{origin + ": " + problem}
+	return &ValueError{origin + ": " + problem}
 }
 
 // check converts every value, so that a wrong one is an error however late it
