@@ -281,4 +281,3 @@ func TestNoCloudTrustsNoLinks(t *testing.T) {
 		t.Errorf("a huge user-data: %v", err)
 	}
 }
-
