@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -95,11 +96,11 @@ func FuzzRead(f *testing.F) {
 	if _, err := exec.LookPath("xorriso"); err == nil {
 		for _, args := range [][]string{{"-R"}, {"-J", "--norock"}} {
 			b := made(f, map[string]string{"meta-data": "i", "goldsmith/metadata.json": "{}"}, args...)
-			f.Add(b[primaryAt*SectorSize:])
+			f.Add(bytes.TrimRight(b[primaryAt*SectorSize:], "\x00"))
 		}
 	}
 	f.Fuzz(func(t *testing.T, image []byte) {
-		v, err := Open(bytes.NewReader(append(make([]byte, primaryAt*SectorSize), image...)))
+		v, err := Open(bytes.NewReader(slices.Concat(make([]byte, primaryAt*SectorSize), image, make([]byte, 4*SectorSize))))
 		if err != nil {
 			return
 		}

@@ -14,7 +14,7 @@ import (
 )
 
 // maxConfig bounds a configuration file, in bytes.
-const maxConfig = 4 << 20
+const maxConfig = 1 << 20
 
 // readFile reads an INI file. What it says counts as said now.
 func (s *Settings) readFile(path string) error {
@@ -147,15 +147,18 @@ func split(line string) (name, value, problem string) {
 	return name, value, ""
 }
 
-// maxDepth bounds references to options that hold references.
-const maxDepth = 20
+// Limits of references to options that hold references.
+const (
+	maxDepth      = 20
+	maxReferences = 100
+)
 
 // substitute replaces references to options, those of the same group first.
 func (s *Settings) substitute(text, group string, depth int) (string, error) {
 	if !strings.Contains(text, "$") {
 		return text, nil
 	}
-	if depth > maxDepth {
+	if s.references++; depth > maxDepth || s.references > maxReferences {
 		return "", fmt.Errorf("refers to itself")
 	}
 	var b strings.Builder

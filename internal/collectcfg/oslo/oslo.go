@@ -128,6 +128,8 @@ type Settings struct {
 	parser  *Parser
 	values  map[key]value
 	file    map[key][]string // values of lists that stand in files, in order
+
+	references int // how many the value being read has had replaced
 }
 
 // value is what was last said about an option, by a file or the command line.
@@ -218,9 +220,16 @@ func (s *Settings) get(k key, depth int) (text []string, ok bool, err error) {
 		return nil, false, nil
 	}
 	text = slices.Clone(text)
+	if depth == 0 {
+		s.references = 0
+	}
 	for i := range text {
-		if text[i], err = s.substitute(text[i], k.group, depth); err != nil {
+		text[i], err = s.substitute(text[i], k.group, depth)
+		switch {
+		case err != nil && depth == 0:
 			return nil, false, describe(o, origin, err.Error())
+		case err != nil:
+			return nil, false, err
 		}
 	}
 	return text, true, nil
