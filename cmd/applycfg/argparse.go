@@ -21,9 +21,6 @@ const many = -1
 // what they say.
 var errStop = errors.New("stop")
 
-// errCrash is where argparse itself crashes.
-var errCrash = errors.New("not enough values to unpack (expected 1, got 0)")
-
 // parser reads a command line as argparse does in Python 3.11, for programs
 // that take options only: long ones may be shortened, values follow as the
 // next word, after "=" or, with one letter, at once, and words that no option
@@ -177,11 +174,6 @@ func (p *parser) consume(at int) (next int, err error) {
 	switch {
 	case value != nil:
 		values = []string{*value}
-		if *value == "--" {
-			if values = nil; o.nargs == 1 {
-				return 0, errCrash
-			}
-		}
 	case o.nargs == 1:
 		if next == len(p.words) || !p.isWord(next) {
 			return 0, fmt.Errorf("argument %s: expected one argument", strings.Join(o.names, "/"))

@@ -21,12 +21,16 @@ import (
 // version is set when the program is linked.
 var version = "dev"
 
-func main() { os.Exit(run(filepath.Base(os.Args[0]), os.Args[1:], "/var/log/os-apply-config.log")) }
+// originalLog is where os-apply-config logs to as root. It is set otherwise
+// when the program is linked for tests.
+var originalLog = "/var/log/os-apply-config.log"
+
+func main() { os.Exit(run(filepath.Base(os.Args[0]), os.Args[1:], originalLog)) }
 
 // run is main without the process around it.
-func run(name string, args []string, originalLog string) int {
+func run(name string, args []string, log string) int {
 	if slices.Contains(originals, name) {
-		return runOriginal(name, args, originalLog)
+		return runOriginal(name, args, log)
 	}
 	a := &app{name: name}
 	if status := a.program().Main(spread(args)); status != command.StatusOK {

@@ -54,9 +54,6 @@ func runOriginal(name string, args []string, logFile string) int {
 	switch err := parseArgs(o.options(), args); {
 	case errors.Is(err, errStop):
 		return 0
-	case errors.Is(err, errCrash):
-		fmt.Fprintf(o.stderr, "%s: %v\n", name, err)
-		return 1
 	case err != nil:
 		fmt.Fprintf(o.stderr, "%s%s: error: %v\n", o.usage(), name, err)
 		return 2
@@ -162,14 +159,11 @@ func (o *original) apply(ctx context.Context, doc *metadata.Object) error {
 	if err != nil {
 		return err
 	}
-	if !o.validate && len(files) > 0 {
-		if o.output == "" {
-			o.output = "."
+	if !o.validate {
+		if o.output == "" { // there, the current directory, or a traceback
+			return errors.New("--output is empty")
 		}
-		if err := os.MkdirAll(o.output, 0o777); err != nil {
-			return err
-		}
-		out := applycfg.Output{Dir: o.output, Waiting: func() { o.log("INFO", "waiting for another run to end") }}
+		out := applycfg.Output{Dir: o.output, Create: true, Waiting: func() { o.log("INFO", "waiting for another run to end") }}
 		changes, err := out.Apply(ctx, files)
 		if err != nil {
 			return err

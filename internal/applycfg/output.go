@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -20,6 +21,7 @@ type Output struct {
 	// mode 0700. Empty means DefaultState for "/", else .goldsmith-applycfg in
 	// Dir; that one is removed again when nothing is left in it.
 	State  string
+	Create bool // make Dir if it is not there and something is to be written
 	DryRun bool // compare only; nothing is written
 	Diff   bool // with DryRun: say how the files differ
 	Keep   bool // keep what is replaced, for Rollback
@@ -65,8 +67,19 @@ type Change struct {
 // A symbolic link at a file's place is replaced by the file. A symbolic link
 // on the way is followed as long as it stays in Dir.
 func (o Output) Apply(ctx context.Context, files []File) (changes []Change, err error) {
+	if o.Create && !o.DryRun && !exists(o.Dir) {
+		if !slices.ContainsFunc(files, func(f File) bool { return !f.absent() }) {
+			return nil, nil
+		}
+		if err := os.MkdirAll(o.Dir, 0o777); err != nil {
+			return nil, err
+		}
+	}
 	return o.change(ctx, func(r *root) ([]job, error) { return r.compareAll(files) })
 }
+
+// absent says that the file is not to be there.
+func (f *File) absent() bool { return f.Control.NoEmpty && len(f.Body) == 0 }
 
 // change brings about what plan finds to be done.
 func (o Output) change(ctx context.Context, plan func(*root) ([]job, error)) (changes []Change, err error) {
@@ -187,9 +200,9 @@ func (r *root) compareAll(files []File) ([]job, error) {
 			j.gid = f.Control.GID
 		}
 		switch {
-		case f.Control.NoEmpty && len(f.Body) == 0 && exists:
+		case f.absent() && exists:
 			j.action = Deleted
-		case f.Control.NoEmpty && len(f.Body) == 0, j.there && r.same(j):
+		case f.absent(), j.there && r.same(j):
 			j.action = Unchanged
 		case j.there:
 			j.action = Updated

@@ -118,8 +118,11 @@ func ours(c oracleCase, parse func(string, string) (*Template, error)) (string, 
 // stricter that only Parse does.
 func (o *original) compare(t testing.TB, c oracleCase) (refused, stricter bool) {
 	t.Helper()
-	want := o.render(t, c)
 	got, err := ours(c, ParseOriginal)
+	if err != nil && strings.Contains(err.Error(), " more than ") {
+		t.Skip("the original would go on for long")
+	}
+	want := o.render(t, c)
 	if (err != nil) != (want == nil) || want != nil && got != *want {
 		t.Errorf("%+q = %q, %v; the original: %s", c, got, err, show(want))
 	}
@@ -182,7 +185,7 @@ func TestOracleTemplates(t *testing.T) {
 		}
 		return b.String()
 	}
-	row := testenv.Row{Matter: "templates, generated", Sample: !*exhaustive}
+	row := testenv.Row{Matter: "os-apply-config: templates, generated", Sample: !*exhaustive}
 	stricter := 0
 	for range n {
 		p := ""
@@ -203,7 +206,7 @@ func TestOracleTemplates(t *testing.T) {
 	if row.Equal < n/4 {
 		t.Errorf("only %d of %d compared", row.Equal, n)
 	}
-	t.Log(row)
+	testenv.Proof(t, row)
 }
 
 // FuzzOriginal compares any template with any document.

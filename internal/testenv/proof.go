@@ -45,6 +45,10 @@ func Matters() []string {
 		"YAML 1.1, generated scalars",
 		"YAML 1.1, generated documents",
 		"arguments and statuses of the tools",
+		"os-apply-config: templates, generated",
+		"os-apply-config: command lines and keys, cases by hand",
+		"os-apply-config: this repository's templates, each key with each kind of value",
+		"os-apply-config: generated trees, documents and existing files",
 		"os-collect-config: settings, generated files and command lines",
 		"os-collect-config: output, statuses, files and requests, cases by hand",
 	}
