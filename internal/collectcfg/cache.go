@@ -52,11 +52,13 @@ func (c *Cache) Store(docs []Document) (paths, changed []string, err error) {
 	if err := os.MkdirAll(c.Dir, mode); err != nil {
 		return nil, nil, err
 	}
-	seen := map[string]bool{listName: true}
+	seen := map[string]bool{}
 	list := []any{}
 	for _, d := range docs {
-		if seen[d.Name] && !c.Original || d.Name == listName || !filepath.IsLocal(d.Name) || filepath.Base(d.Name) != d.Name {
-			return nil, nil, command.BadInput(fmt.Errorf("document %q: the name is taken or no file name", d.Name), "rename it at its source")
+		taken := seen[d.Name] && !c.Original || d.Name == listName
+		if taken || !filepath.IsLocal(d.Name) || filepath.Base(d.Name) != d.Name {
+			err := fmt.Errorf("document %q: the name is taken or no file name", d.Name)
+			return nil, nil, command.BadInput(err, "rename it at its source")
 		}
 		seen[d.Name] = true
 		isNew, err := c.store(d)
@@ -107,7 +109,7 @@ func (c *Cache) store(d Document) (changed bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	return changed || !same(last, d), nil
+	return changed || !bytes.Equal(last, body) && !same(last, d), nil
 }
 
 // same says that the text and the document mean the same.
@@ -231,7 +233,8 @@ func (c *Cache) recall(source string) []Document {
 // backUp copies the directory to Backup, replacing what is there.
 func (c *Cache) backUp() error {
 	if within(c.Dir, c.Backup) || within(c.Backup, c.Dir) {
-		return command.BadInput(fmt.Errorf("backup-cachedir %s: would replace the cache %s", c.Backup, c.Dir), "name another directory")
+		err := fmt.Errorf("backup-cachedir %s: would replace the cache %s", c.Backup, c.Dir)
+		return command.BadInput(err, "name another directory")
 	}
 	if err := os.RemoveAll(c.Backup); err != nil {
 		return err

@@ -43,7 +43,8 @@ func (c *CFN) Collect(ctx context.Context) ([]Document, error) {
 		return nil, err
 	}
 	for _, s := range []struct{ name, value string }{
-		{"access-key-id", c.KeyID}, {"secret-access-key", c.SecretKey}, {"path", strings.Join(c.Paths, "")}, {"stack-name", c.Stack},
+		{"access-key-id", c.KeyID}, {"secret-access-key", c.SecretKey}, {"path", strings.Join(c.Paths, "")},
+		{"stack-name", c.Stack},
 	} {
 		if s.value == "" {
 			return nil, unconfigured{fmt.Errorf("no %s is set", s.name)}

@@ -21,11 +21,14 @@
 package collectcfg
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -107,6 +110,7 @@ type Runner struct {
 
 	said map[string]string     // what was last said of each source
 	held map[string][]Document // what each source last delivered
+	news bool                  // that is not what deliver has seen
 }
 
 // ErrReread says that the program is to start again, with its settings as
@@ -119,6 +123,7 @@ func (r *Runner) ask(ctx context.Context, s Source) (later bool, err error) {
 	if r.held == nil {
 		r.held = map[string][]Document{}
 	}
+	before, had := r.held[s.Name]
 	docs, err := s.Collect(ctx)
 	note := ""
 	_, silent := errors.AsType[unconfigured](err)
@@ -149,7 +154,20 @@ func (r *Runner) ask(ctx context.Context, s Source) (later bool, err error) {
 		r.held[s.Name] = docs
 	}
 	r.note(s.Name, note)
+	now, has := r.held[s.Name]
+	r.news = r.news || had != has || !sameDocuments(before, now)
 	return IsTemporary(err), nil
+}
+
+// sameDocuments says that two deliveries of a source make the same files.
+func sameDocuments(a, b []Document) bool {
+	if len(a) != len(b) || len(a) == 0 || &a[0] == &b[0] {
+		return len(a) == len(b)
+	}
+	return slices.EqualFunc(a, b, func(a, b Document) bool {
+		return a.Name == b.Name && bytes.Equal(a.Raw, b.Raw) && (a.Raw == nil) == (b.Raw == nil) &&
+			metadata.Equal(a.Value, b.Value) && maps.EqualFunc(a.Keep, b.Keep, bytes.Equal)
+	})
 }
 
 // collect asks every source.

@@ -89,7 +89,8 @@ func (c *Config) take() error {
 	if c.Original {
 		return nil
 	}
-	c.Collectors = strings.FieldsFunc(strings.Join(c.Collectors, ","), func(r rune) bool { return r == ',' || r == ' ' })
+	separator := func(r rune) bool { return r == ',' || r == ' ' }
+	c.Collectors = strings.FieldsFunc(strings.Join(c.Collectors, ","), separator)
 	if c.Min <= 0 || c.Max <= 0 {
 		return &oslo.ValueError{Problem: "a polling interval is a positive number of seconds, such as 30"}
 	}
@@ -183,11 +184,15 @@ func (c *Config) source(name string, seed *NoCloud, cache *Cache) Collector {
 	case "instance_data":
 		return InstanceData{text("path")}
 	case "ec2":
-		return &EC2{URL: text("metadata_url"), Timeout: c.timeout(name), Original: c.Original, Cache: cache, devices: machineDevices}
+		return &EC2{
+			URL: text("metadata_url"), Timeout: c.timeout(name), Original: c.Original, Cache: cache,
+			devices: machineDevices,
+		}
 	case "cfn":
 		return &CFN{
-			URL: text("metadata_url"), Hint: text("heat_metadata_hint"), CAFile: text("ca_certificate"), Stack: text("stack_name"),
-			Paths: c.List("cfn.path"), KeyID: text("access_key_id"), SecretKey: text("secret_access_key"), Timeout: c.timeout(name),
+			URL: text("metadata_url"), Hint: text("heat_metadata_hint"), CAFile: text("ca_certificate"),
+			Stack: text("stack_name"), Paths: c.List("cfn.path"), KeyID: text("access_key_id"),
+			SecretKey: text("secret_access_key"), Timeout: c.timeout(name),
 			Keys: c.List("cfn.deployment_key"), Original: c.Original,
 		}
 	case "request":
@@ -198,8 +203,8 @@ func (c *Config) source(name string, seed *NoCloud, cache *Cache) Collector {
 		return q
 	default: // imgpipe
 		return &Request{
-			Name: name, URL: text("url"), TokenFile: text("token_file"), CAFile: text("ca_certificate"), Timeout: c.timeout(name),
-			Keys: keys, Seed: seed,
+			Name: name, URL: text("url"), TokenFile: text("token_file"), CAFile: text("ca_certificate"),
+			Timeout: c.timeout(name), Keys: keys, Seed: seed,
 		}
 	}
 }

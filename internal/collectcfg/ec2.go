@@ -111,7 +111,8 @@ func (e *EC2) getToken(ctx context.Context) error {
 	if err != nil {
 		return temporary{errors.New("not the URL of an HTTP server")}
 	}
-	req, err := e.web.request(ctx, http.MethodPut, (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: "/latest/api/token"}).String())
+	u = &url.URL{Scheme: u.Scheme, Host: u.Host, Path: "/latest/api/token"}
+	req, err := e.web.request(ctx, http.MethodPut, u.String())
 	if err != nil {
 		return temporary{err}
 	}
@@ -119,7 +120,7 @@ func (e *EC2) getToken(ctx context.Context) error {
 	quick := *e.web
 	quick.timeout = min(quick.timeout, ec2TokenTime)
 	a, err := quick.do(req, 0)
-	if err != nil || len(a.body) > 1024 || strings.ContainsFunc(string(a.body), func(r rune) bool { return r <= ' ' || r > '~' }) {
+	if err != nil || len(a.body) > 1024 || strings.ContainsFunc(string(a.body), unprintable) {
 		return ctx.Err()
 	}
 	e.token = string(a.body)
@@ -191,5 +192,6 @@ func ec2Key(line string) (key string, isDir, ok bool) {
 // ec2Rotates says that what is below a URL changes by itself: keys that the
 // service renews, which are fetched where they are needed and not kept on disk.
 func ec2Rotates(address string) bool {
-	return strings.Contains(address, "/iam/security-credentials") || strings.Contains(address, "/identity-credentials/ec2")
+	return strings.Contains(address, "/iam/security-credentials") ||
+		strings.Contains(address, "/identity-credentials/ec2")
 }

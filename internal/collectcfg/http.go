@@ -39,8 +39,8 @@ type web struct {
 // wherever they lead.
 func newWeb(timeout time.Duration, caFile string, original bool) (*web, error) {
 	t := &http.Transport{
-		Proxy: http.ProxyFromEnvironment, MaxResponseHeaderBytes: maxHeaders, MaxIdleConns: 1, IdleConnTimeout: time.Minute,
-		TLSHandshakeTimeout: timeout,
+		Proxy: http.ProxyFromEnvironment, MaxResponseHeaderBytes: maxHeaders, MaxIdleConns: 1,
+		IdleConnTimeout: time.Minute, TLSHandshakeTimeout: timeout,
 	}
 	if caFile != "" {
 		pem, err := os.ReadFile(caFile)
@@ -107,7 +107,8 @@ func (a *answer) text(original bool) string {
 // timeout beyond extra. Every error is temporary, also a status that is
 // neither 2xx nor one of allowed.
 func (w *web) do(req *http.Request, extra time.Duration, allowed ...int) (*answer, error) {
-	ctx, cancel := context.WithTimeoutCause(req.Context(), extra+bodyTime*w.timeout, errors.New("the answer takes too long"))
+	most := extra + bodyTime*w.timeout
+	ctx, cancel := context.WithTimeoutCause(req.Context(), most, errors.New("the answer takes too long"))
 	defer cancel()
 	begun := time.AfterFunc(extra+w.timeout, cancel)
 	resp, err := w.client.Do(req.WithContext(ctx))
@@ -147,3 +148,6 @@ func (w *web) do(req *http.Request, extra time.Duration, allowed ...int) (*answe
 func plainURL(u *url.URL) string {
 	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
 }
+
+// unprintable is what no token holds.
+func unprintable(r rune) bool { return r <= ' ' || r > '~' }

@@ -171,8 +171,8 @@ func TestHostileServers(t *testing.T) {
 			w.Header().Set("Location", "file:///etc/shadow")
 			w.WriteHeader(302)
 		}, "another server"},
-		"to another": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere, 302) }, "another server"},
-		"round":      {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/x", 302) }, "too many redirections"},
+		"to another": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere, http.StatusFound) }, "another server"},
+		"round":      {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/x", http.StatusFound) }, "too many redirections"},
 		"deep":       {func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, strings.Repeat("[", 1<<20)) }, "no JSON"},
 		"a list":     {func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "[]") }, "no object"},
 		"garbage":    {func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte{0xff, 0xfe, 0}) }, "no JSON"},

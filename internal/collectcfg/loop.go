@@ -83,6 +83,7 @@ type event struct {
 // from Min to Max. Without such sources it sleeps until something happens.
 func (r *Runner) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
+	r.news = true
 	l := &loop{Runner: r, sources: make([]schedule, len(r.Sources)), events: make(chan event), quiet: time.Now()}
 	ended := l.listen(ctx)
 	defer func() { cancel(); ended() }()
@@ -177,6 +178,7 @@ func (l *loop) take(ctx context.Context, e event) {
 func (l *loop) round(ctx context.Context) error {
 	now := time.Now()
 	asked := l.command.isDue(now)
+	retry := asked
 	var failed error
 	var polled []*schedule
 	for i := range l.sources {
@@ -200,8 +202,9 @@ func (l *loop) round(ctx context.Context) error {
 		return nil
 	}
 	ran, err := false, failed
-	if err == nil {
+	if err == nil && (l.news || retry) {
 		ran, err = l.deliver(ctx)
+		l.news = err != nil
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()

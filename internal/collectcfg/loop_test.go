@@ -104,6 +104,8 @@ func TestRunFollowsFiles(t *testing.T) {
 		{"another source's file comes", func() { replace(t, heat, `[4]`) }, `3"x"[4]`},
 		{"that is replaced", func() { replace(t, heat, `[5]`) }, `3"x"[5]`},
 		{"a file goes", func() { os.Remove(local + "/b") }, `3[5]`},
+		{"a link comes", func() { os.Symlink("a", local+"/c") }, `33[5]`},
+		{"a link goes", func() { os.Remove(local + "/c") }, `3[5]`},
 		{"a file is no JSON", func() { replace(t, local+"/a", "{") }, `{[5]`},
 		{"a directory is replaced", func() {
 			files(t, local+".new", map[string]string{"a": "6"})

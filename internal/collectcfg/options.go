@@ -27,16 +27,20 @@ func Options(ours bool) []oslo.Option {
 	all := []oslo.Option{
 		short("c", option("", "command", oslo.Text, "command", "`command` to run on change, by the shell")),
 		option("", "cachedir", oslo.Text, "directory", "`directory` to keep documents in", DefaultCache),
-		option("", "backup-cachedir", oslo.Text, "directory", "`directory` to copy that to", "/var/run/os-collect-config"),
+		option("", "backup-cachedir", oslo.Text, "directory",
+			"`directory` to copy that to", "/var/run/os-collect-config"),
 		collectors, print,
 		option("", "one-time", oslo.Bool, "", "end after the first collection", "false"),
 		option("", "min-polling-interval", oslo.Float, "seconds", "first pause between polls, in `seconds`", "1"),
-		short("i", option("", "polling-interval", oslo.Float, "seconds", "longest pause between polls, in `seconds`", "30")),
+		short("i", option("", "polling-interval", oslo.Float, "seconds",
+			"longest pause between polls, in `seconds`", "30")),
 		option("", "print-cachedir", oslo.Bool, "", "print the cache directory and exit", "false"),
 		option("", "force", oslo.Bool, "", "run the command without a change too; implies --one-time", "false"),
-		option("", "deployment-key", oslo.Multi, "key", "`key` of a list of deployments, each of which becomes a document; may be repeated", "deployments"),
+		option("", "deployment-key", oslo.Multi, "key",
+			"`key` of a list of deployments, each of which becomes a document; may be repeated", "deployments"),
 		option("", "splay", oslo.Float, "seconds", "wait up to so many `seconds` before the first collection", "0"),
-		option("ec2", "metadata-url", oslo.Text, "url", "`url` of the EC2 metadata", "http://169.254.169.254/latest/meta-data"),
+		option("ec2", "metadata-url", oslo.Text, "url",
+			"`url` of the EC2 metadata", "http://169.254.169.254/latest/meta-data"),
 		option("ec2", "timeout", oslo.Float, "seconds", "how long to wait for it, in `seconds`", "10"),
 		option("cfn", "metadata-url", oslo.Text, "url", "`url` of Heat's CloudFormation API"),
 		option("cfn", "heat-metadata-hint", oslo.Text, "file", "`file` that holds that URL without its /v1/",
@@ -50,7 +54,8 @@ func Options(ours bool) []oslo.Option {
 		option("cfn", "timeout", oslo.Float, "seconds", "how long to wait, in `seconds`", "10"),
 		option("heat_local", "path", oslo.Multi, "file", "`file` of the heat_local source; may be repeated",
 			"/var/lib/heat-cfntools/cfn-init-data"),
-		option("local", "path", oslo.Multi, "directory", "`directory` of the local source; may be repeated", DefaultLocal),
+		option("local", "path", oslo.Multi, "directory",
+			"`directory` of the local source; may be repeated", DefaultLocal),
 		option("request", "metadata-url", oslo.Text, "url", "`url` of the request source"),
 		option("request", "timeout", oslo.Float, "seconds", "how long to wait for it, in `seconds`", "10"),
 	}
@@ -76,13 +81,18 @@ func ownOptions() []oslo.Option {
 		option("instance_data", "path", oslo.Text, "file", "`file` that cloud-init keeps instance data in",
 			"/run/cloud-init/instance-data-sensitive.json"),
 		option("request", "token-file", oslo.Text, "file", "`file` of the bearer token for the request source"),
-		option("imgpipe", "url", oslo.Text, "url", "`url` of the machine's metadata; empty: metadata-url of the seed"),
-		option("imgpipe", "token-file", oslo.Text, "file", "`file` of the machine's token; empty: metadata-token of the seed"),
+		option("imgpipe", "url", oslo.Text, "url",
+			"`url` of the machine's metadata; empty: metadata-url of the seed"),
+		option("imgpipe", "token-file", oslo.Text, "file",
+			"`file` of the machine's token; empty: metadata-token of the seed"),
 		option("imgpipe", "ca-certificate", oslo.Text, "file", "`file` of certificates to trust"),
 		option("imgpipe", "timeout", oslo.Float, "seconds", "how long to wait for an answer, in `seconds`", "10"),
-		option("", "converged-timeout", oslo.Text, "duration", "end when nothing has changed for this `duration`, such as 30s"),
-		option("", "repair", oslo.Text, "mode", "when a configured file is edited by hand: report or restore (`mode`)"),
-		option("", "repair-command", oslo.Text, "command", "applycfg, as a `command` that says which files are not as configured", "applycfg"),
+		option("", "converged-timeout", oslo.Text, "duration",
+			"end when nothing has changed for this `duration`, such as 30s"),
+		option("", "repair", oslo.Text, "mode",
+			"when a configured file is edited by hand: report or restore (`mode`)"),
+		option("", "repair-command", oslo.Text, "command",
+			"applycfg, as a `command` that says which files are not as configured", "applycfg"),
 	}
 }
 
@@ -119,7 +129,9 @@ func passedOver() []oslo.Option {
 var (
 	OriginalCollectors = []string{"heat_local", "ec2", "cfn", "heat", "request", "local", "zaqar"}
 	OwnCollectors      = []string{"nocloud", "local"}
-	knownSources       = []string{"nocloud", "local", "heat_local", "config_drive", "instance_data", "ec2", "request", "cfn", "imgpipe"}
+	knownSources       = []string{
+		"nocloud", "local", "heat_local", "config_drive", "instance_data", "ec2", "request", "cfn", "imgpipe",
+	}
 )
 
 // replaced are the original's sources that ours does not have, and what to

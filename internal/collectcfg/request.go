@@ -67,7 +67,7 @@ func (q *Request) target() (target, error) {
 	} else if q.Seed != nil {
 		t.token, _ = q.Seed.last.Text("metadata-token")
 	}
-	if strings.ContainsFunc(t.token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+	if strings.ContainsFunc(t.token, unprintable) {
 		return t, temporary{errors.New("the token is no token: a letter is not printable ASCII")}
 	}
 	return t, nil

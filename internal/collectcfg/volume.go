@@ -75,7 +75,8 @@ func (d blockDevices) with(label string, use func(path string, v volume) error) 
 // notify calls wake whenever the kernel says that a block device came, went or
 // changed (NETLINK_KOBJECT_UEVENT, netlink(7)).
 func (d blockDevices) notify(ctx context.Context, wake func()) error {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_KOBJECT_UEVENT)
+	const kind = unix.SOCK_DGRAM | unix.SOCK_CLOEXEC | unix.SOCK_NONBLOCK
+	fd, err := unix.Socket(unix.AF_NETLINK, kind, unix.NETLINK_KOBJECT_UEVENT)
 	if err != nil {
 		return fmt.Errorf("events of devices: %w", err)
 	}

@@ -1,7 +1,6 @@
 package collectcfg
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -9,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,7 +30,7 @@ func watch(ctx context.Context, paths []string, wake func()) error {
 	f := os.NewFile(uintptr(fd), "inotify")
 	defer f.Close()
 	defer context.AfterFunc(ctx, func() { f.Close() })()
-	w := &watcher{fd: fd, dirs: map[string]int{}, wanted: map[int]map[string]bool{}}
+	w := &watcher{fd: fd, dirs: map[string]int{}, names: map[int]string{}, wanted: map[int]map[string]bool{}}
 	b := make([]byte, 64<<10)
 	for {
 		if err := w.look(paths); err != nil {
@@ -55,6 +55,7 @@ func watch(ctx context.Context, paths []string, wake func()) error {
 type watcher struct {
 	fd     int
 	dirs   map[string]int          // directory → watch descriptor
+	names  map[int]string          // and back
 	wanted map[int]map[string]bool // watch descriptor → names that count; nil: all
 }
 
@@ -85,6 +86,7 @@ func (w *watcher) look(paths []string) error {
 		}
 	}
 	clear(w.wanted)
+	clear(w.names)
 	for dir := range w.dirs {
 		if _, ok := want[dir]; !ok {
 			_, _ = unix.InotifyRmWatch(w.fd, uint32(w.dirs[dir])) // it may be gone
@@ -99,9 +101,15 @@ func (w *watcher) look(paths []string) error {
 		if err != nil {
 			return fmt.Errorf("watch %s: %w", dir, err)
 		}
-		w.dirs[dir], w.wanted[wd] = wd, names
+		w.dirs[dir], w.names[wd], w.wanted[wd] = wd, dir, names
 	}
 	return nil
+}
+
+// isLink says that a path is a link of either kind to something whole.
+func isLink(path string) bool {
+	var st unix.Stat_t
+	return unix.Lstat(path, &st) == nil && (st.Mode&unix.S_IFMT == unix.S_IFLNK || st.Nlink > 1)
 }
 
 // existing is the path cut off behind the first part that is not there: what
@@ -123,7 +131,7 @@ func (w *watcher) relevant(b []byte) bool {
 		if unix.SizeofInotifyEvent+n > len(b) {
 			break
 		}
-		name := string(bytes.TrimRight(b[unix.SizeofInotifyEvent:][:n], "\x00"))
+		name := strings.TrimRight(string(b[unix.SizeofInotifyEvent:][:n]), "\x00")
 		b = b[unix.SizeofInotifyEvent+n:]
 		if mask&unix.IN_Q_OVERFLOW != 0 {
 			return true
@@ -132,9 +140,8 @@ func (w *watcher) relevant(b []byte) bool {
 		self := mask&(unix.IN_DELETE_SELF|unix.IN_MOVE_SELF) != 0
 		switch {
 		case !ok || mask&unix.IN_IGNORED != 0:
-		case mask&unix.IN_CREATE != 0 && mask&unix.IN_ISDIR == 0 && names == nil:
-			// A file begins to be written. One that is a link is whole, and
-			// rare: links are made beside and renamed.
+		case mask&(unix.IN_CREATE|unix.IN_ISDIR) == unix.IN_CREATE && !isLink(filepath.Join(w.names[wd], name)):
+			// A file begins to be written.
 		case names == nil, names[name], self:
 			return true
 		}

@@ -39,11 +39,13 @@ func Open(r io.ReaderAt) (*Reader, error) {
 	le := binary.LittleEndian
 	sector, perCluster := int64(le.Uint16(b[11:])), int64(b[13])
 	reserved, copies := int64(le.Uint16(b[14:])), int64(b[16])
-	powers := sector >= 512 && sector <= 4096 && sector&(sector-1) == 0 && perCluster > 0 && perCluster&(perCluster-1) == 0
-	if le.Uint16(b[510:]) != bootTrailer || !powers || reserved == 0 || copies == 0 || copies > 2 {
+	power := func(n int64) bool { return n > 0 && n&(n-1) == 0 }
+	if le.Uint16(b[510:]) != bootTrailer || sector < 512 || sector > 4096 ||
+		!power(sector) || !power(perCluster) || reserved == 0 || copies == 0 || copies > 2 {
 		return nil, ErrFormat
 	}
-	v := &Reader{r: r, clusterSize: sector * perCluster, fatStart: reserved * sector, rootSize: int64(le.Uint16(b[17:])) * entrySize}
+	v := &Reader{r: r, clusterSize: sector * perCluster, fatStart: reserved * sector}
+	v.rootSize = int64(le.Uint16(b[17:])) * entrySize
 	total, perFAT := int64(le.Uint16(b[19:])), int64(le.Uint16(b[22:]))
 	if total == 0 {
 		total = int64(le.Uint32(b[32:]))
