@@ -45,7 +45,7 @@ imgbuild build --twice --vary ci/demo/image.yaml -o out`,
 			fs.StringVar(&elements, "elements-path", "", "search elements in these `directories`, colon-separated, first")
 			fs.StringVar(&cache, "cache", "", "keep what steps did in `directory` (default ~/.cache/goldsmith)")
 			fs.DurationVar(&hookTimeout, "hook-timeout", 0, "end a hook that runs longer than `time`, such as 30m (default: never)")
-			fs.BoolVar(&refresh, "refresh", false, "run everything anew, with the packages that the mirror has now")
+			fs.BoolVar(&refresh, "refresh", false, "run everything anew, with the packages that the mirror has now (with --offline: that the cache has)")
 			fs.BoolVar(&locked, "locked", false, "fail unless imgbuild.lock pins everything")
 			fs.BoolVar(&offline, "offline", false, "use what is in the cache, and no network")
 			fs.BoolVar(&second.on, "twice", false, "build once more from nothing, and compare every output")
@@ -77,8 +77,6 @@ imgbuild build --twice --vary ci/demo/image.yaml -o out`,
 			res, err := build(ctx, args[0], elements, opts)
 			if err == nil && second.on {
 				err = second.run(ctx, &secondBuild{definition: args[0], elements: elements, opts: opts, first: res})
-			} else if err == nil {
-				p.Result(res)
 			}
 			if err != nil {
 				p.Error(err)
@@ -86,6 +84,9 @@ imgbuild build --twice --vary ci/demo/image.yaml -o out`,
 			}
 			for _, o := range res.Outputs {
 				p.Info("built %s sha256:%s", o.Path, o.SHA256)
+			}
+			if !second.on { // which has a result of its own
+				p.Result(res)
 			}
 			return nil
 		},

@@ -32,8 +32,9 @@ first, as somebody has to.
 An image is a raw, qcow2 or VMDK disk, an EROFS file system, an archive, a container
 image (oci:DIRECTORY:TAG, oci-archive:FILE), a directory, or the
 NAME.manifest.json of a build, which stands for one of its outputs. Packed
-disks and archives are unpacked on the way. Two formats of one build do not
-differ. Images are only read; nothing is mounted.`,
+disks and archives are unpacked on the way. Two formats of one build differ
+only in the kernel, which a disk has on its EFI partition and not in /boot.
+Images are only read; nothing is mounted.`,
 		Example: `imgbuild diff old/demo.manifest.json out/demo.manifest.json
 imgbuild diff --json a.raw b.qcow2 | jq -r '.packages[].name'
 imgbuild diff --exit-code oci:.goldsmith/oci:production oci:.goldsmith/oci:candidate`,

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -10,8 +11,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"syscall"
 
 	"goldsmith/internal/command"
+	"goldsmith/internal/download"
 	"goldsmith/internal/sourcerepo"
 )
 
@@ -59,34 +63,58 @@ func (c *caller) fetched(p sourcerepo.Pin) error {
 	return errors.Join(err, f.Close())
 }
 
-// checkURL holds a downloaded file to what is pinned for its URL.
-func (c *caller) checkURL(url, file string) error {
+// getPinned is Get, held to what is pinned for the URL. A file that is what is
+// pinned is not asked for again, also where the server has another by now or
+// cannot be reached; it is replaced only by such a one.
+func (c *caller) getPinned(ctx context.Context, g *download.Getter, url, file string) (download.Outcome, error) {
 	list, err := c.pins()
-	if err != nil || list == nil && c.env[pinsVariable] == "" {
-		return err
-	}
-	f, err := os.Open(file)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return err
+	is := sourcerepo.Pin{Type: "url", Location: sourcerepo.Public(url)}
+	i := slices.IndexFunc(list, func(p sourcerepo.Pin) bool { return p.Type == is.Type && p.Location == is.Location })
+	if i < 0 && list != nil {
+		return 0, command.Hint(fmt.Errorf("%s is not pinned", is.Location), "imgbuild lock --update pins it")
 	}
-	is := sourcerepo.Pin{Type: "url", Location: sourcerepo.Public(url), SHA256: hex.EncodeToString(h.Sum(nil))}
-	for _, p := range list {
-		if p.Type != is.Type || p.Location != is.Location {
-			continue
+	if i >= 0 {
+		is.SHA256 = list[i].SHA256
+		if sum, err := fileDigest(file); err == nil && sum == is.SHA256 {
+			return download.Unchanged, c.fetched(is)
 		}
-		if p.SHA256 == is.SHA256 {
-			return c.fetched(is)
-		}
-		return command.Hint(fmt.Errorf("%s is not what is pinned: it has the SHA-256 %s, pinned is %s", is.Location, is.SHA256, p.SHA256),
+		g.SHA256, g.Final = is.SHA256, true
+	}
+	out, err := g.Get(ctx, url, file)
+	if e, ok := errors.AsType[*download.DigestError](err); ok {
+		return out, command.Hint(fmt.Errorf("%s is not what is pinned: it has the SHA-256 %s, pinned is %s", is.Location, e.Got, e.Want),
 			"find out why it changed; imgbuild lock --update pins what is there now")
 	}
-	if list != nil {
-		return command.Hint(fmt.Errorf("%s is not pinned", is.Location), "imgbuild lock --update pins it")
+	if err != nil || c.env[pinsVariable] == "" && i < 0 {
+		return out, err
 	}
-	return c.fetched(is)
+	if fi, err := os.Stat(file); err != nil || !fi.Mode().IsRegular() {
+		return out, err // a named pipe: the one who read it has it
+	}
+	if is.SHA256, err = fileDigest(file); err != nil {
+		return out, err
+	}
+	if i >= 0 && is.SHA256 != list[i].SHA256 { // the file was older than the server's, and is another
+		g.Force = true
+		return c.getPinned(ctx, g, url, file)
+	}
+	return out, c.fetched(is)
+}
+
+// fileDigest is the SHA-256 of a regular file, in hexadecimal.
+func fileDigest(path string) (string, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
+		return "", errors.Join(err, fmt.Errorf("%s: not a regular file", path))
+	}
+	h := sha256.New()
+	_, err = io.Copy(h, f)
+	return hex.EncodeToString(h.Sum(nil)), err
 }

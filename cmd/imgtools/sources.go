@@ -41,14 +41,14 @@ func cacheURL(ctx context.Context, c *caller, name string, args []string) error 
 			"usage: "+name+" [-f] URL FILE")
 	}
 	g.Retrying = func(err error) { fmt.Fprintf(c.Stderr, "%s: %v; trying again\n", name, err) }
-	out, err := g.Get(ctx, words[0], words[1])
+	if c.env["DIB_OFFLINE"] != "" {
+		g.Tries = 1 // what cannot be reached now cannot be in half a minute
+	}
+	out, err := c.getPinned(ctx, &g, words[0], words[1])
 	if errors.Is(err, download.ErrNotFound) {
 		return &exit{44, err}
 	}
 	if err != nil {
-		return err
-	}
-	if err := c.checkURL(words[0], words[1]); err != nil {
 		return err
 	}
 	fmt.Fprintln(c.Stdout, map[download.Outcome]string{

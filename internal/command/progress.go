@@ -73,7 +73,7 @@ func NewProgress(name string, io IO, asJSON bool) *Progress {
 	switch f, ok := io.Stderr.(*os.File); {
 	case asJSON:
 		d.w, d.style = io.Stdout, jsonLines
-	case ok && term.IsTerminal(int(f.Fd())):
+	case ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb":
 		d.style = live
 		go d.tick()
 	}

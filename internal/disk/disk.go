@@ -188,7 +188,8 @@ func (c *Config) plainDirectory(p string) error {
 }
 
 // finalRoot is the root as it is stored: without the kernel, which is on the
-// EFI partition, and with every directory that something is mounted on.
+// EFI partition, but with its configuration, and with every directory that
+// something is mounted on.
 func (c *Config) finalRoot() *tree.Tree {
 	t := tree.New()
 	for _, e := range c.Root.All() {
@@ -197,7 +198,7 @@ func (c *Config) finalRoot() *tree.Tree {
 	}
 	links := []string{"vmlinuz", "vmlinuz.old", "initrd.img", "initrd.img.old"}
 	t.RemoveFunc(func(e *tree.Entry) bool {
-		return strings.HasPrefix(e.Path, "boot/") || e.Kind() == tree.ModeSymlink && slices.Contains(links, e.Path)
+		return strings.HasPrefix(e.Path, "boot/") && !strings.HasPrefix(e.Path, "boot/config-") || e.Kind() == tree.ModeSymlink && slices.Contains(links, e.Path)
 	})
 	for _, dir := range append([]string{"boot", "dev", "etc", "proc", "run", "sys", "tmp"}, c.State...) {
 		dir = tree.Clean(dir)

@@ -41,6 +41,13 @@ const (
 // is no file here.
 var ErrNotFound = errors.New("not found")
 
+// DigestError says that something else came than what had to.
+type DigestError struct{ Got, Want string } // SHA-256, hexadecimal
+
+func (e *DigestError) Error() string {
+	return fmt.Sprintf("the content has SHA-256 %s, not %s", e.Got, e.Want)
+}
+
 // Getter downloads. The zero value is ready to use.
 type Getter struct {
 	Force bool          // ask the server, and all caches on the way, for a new copy
@@ -50,6 +57,7 @@ type Getter struct {
 	Backoff bool
 	Limit   int64  // most bytes that are taken; 0 means any number
 	SHA256  string // hexadecimal, of what must come; empty means anything may
+	Final   bool   // something else than SHA256 is not asked for again
 	// Retrying is told of each failure that is followed by another try; nil
 	// means nobody is.
 	Retrying func(err error)
@@ -184,7 +192,11 @@ func (t *transfer) receive(w io.Writer, body io.Reader) (int64, error) {
 	case limit > 0 && n > limit:
 		return n, errTransient{fmt.Errorf("more than %d bytes", limit)}
 	case want != "" && got != want:
-		return n, errTransient{fmt.Errorf("the content has SHA-256 %s, not %s", got, want)}
+		err := error(&DigestError{Got: got, Want: want})
+		if !t.getter.Final {
+			err = errTransient{err}
+		}
+		return n, err
 	}
 	return n, nil
 }

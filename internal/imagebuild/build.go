@@ -14,6 +14,7 @@
 package imagebuild
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -101,7 +102,7 @@ type build struct {
 	cache    *cache
 	work     *work
 	state    *state          // what steps work on; nil for diskimage-builder's commands, which keep nothing
-	cwd      string          // working directory of hooks on the host: the caller's
+	cwd      string          // the caller's working directory, where hooks see that
 	epoch    time.Time       // no file of a goldsmith image is newer
 	disk     *os.File        // that the phases made, nil where outputs make it
 	lent     bool            // the tree's resolv.conf is the host's
@@ -145,8 +146,10 @@ func open(ctx context.Context, def *Definition, opts Options) (_ *build, err err
 		return nil, errors.New("a build needs the namespaces of rootfs.Isolate")
 	}
 	b := &build{def: def, opts: opts, progress: opts.Progress, work: &work{}, log: io.Discard, timeline: newTimeline()}
-	if b.cwd, err = os.Getwd(); err != nil {
-		return nil, err
+	if opts.Compat != nil {
+		if b.cwd, err = os.Getwd(); err != nil {
+			return nil, err
+		}
 	}
 	if err := b.resolve(); err != nil {
 		return nil, err
@@ -173,6 +176,11 @@ func (b *build) dir() string {
 	}
 	return b.work.dir
 }
+
+// workDir is where hooks on the host run. Called by an original's name that is
+// the caller's directory; else one that is the same in every build, as what a
+// hook finds there would have to count for what it makes.
+func (b *build) workDir() string { return cmp.Or(b.cwd, b.dir()) }
 
 // root is the image's tree.
 func (b *build) root() string { return filepath.Join(b.dir(), treeName) }

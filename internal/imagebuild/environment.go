@@ -55,7 +55,7 @@ var defaults = map[string]string{
 func (b *build) stageFor(p phase, root string) *stage {
 	s := &stage{
 		Hooks: b.hooks(), Root: root, Env: b.settings(p), Host: b.paths(root), LogName: b.logPath, Lent: b.lent,
-		Work: b.cwd, Elements: map[string]string{}, Timeout: b.opts.HookTimeout, log: b.log,
+		Work: b.workDir(), Elements: map[string]string{}, Timeout: b.opts.HookTimeout, log: b.log,
 		Inside: map[string]string{"PATH": searchPath, "HOME": "/root", "TMPDIR": "", "VIRTUAL_ENV": ""},
 	}
 	for _, e := range b.elements {

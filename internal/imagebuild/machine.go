@@ -91,7 +91,7 @@ func (b *build) diskInMachine(ctx context.Context) error {
 		return err
 	}
 	c := vm.Config{
-		Kernel: kernel, Scratch: b.work.dir, Dir: b.cwd, Args: []string{InMachine, filepath.Join(b.work.dir, "job.json")},
+		Kernel: kernel, Scratch: b.work.dir, Dir: b.workDir(), Args: []string{InMachine, filepath.Join(b.work.dir, "job.json")},
 		Log: b.log, Terminal: terminal,
 	}
 	for _, i := range images {

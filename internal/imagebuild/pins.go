@@ -68,7 +68,8 @@ func readLock(path string) (*lockFile, error) {
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
 	if err := d.Decode(l); err != nil {
-		return nil, command.BadInput(fmt.Errorf("%s: %w", path, err), "imgbuild lock --update writes it anew once it is removed")
+		line := 1 + bytes.Count(text[:min(d.InputOffset(), int64(len(text)))], []byte("\n"))
+		return nil, command.BadInput(fmt.Errorf("%s:%d: %w", path, line, err), "imgbuild lock --update writes it anew once it is removed")
 	}
 	if l.Format != lockFormat {
 		return nil, command.BadInput(fmt.Errorf("%s: format %q: expected %q", path, l.Format, lockFormat), "it is of another version of imgbuild")
@@ -90,11 +91,9 @@ func (b *build) choosePins() error {
 	if pins == nil && !b.opts.Locked {
 		return nil
 	}
-	var why string
-	if pins == nil {
-		why = "does not have the image " + b.def.Name
-	} else {
-		why = b.drift(pins)
+	why := "does not have the image " + b.def.Name
+	if pins != nil {
+		why = some(b.drift(pins), "; it ")
 	}
 	switch {
 	case why == "":
@@ -107,27 +106,49 @@ func (b *build) choosePins() error {
 	return nil
 }
 
-// drift says in what a definition differs from what was pinned for it.
-func (b *build) drift(p *Pins) string {
-	switch {
-	case p.Release != b.def.Release:
-		return fmt.Sprintf("pins the release %s, the definition has %s", p.Release, b.def.Release)
-	case p.Arch != b.def.Arch:
-		return fmt.Sprintf("pins packages for %s, the definition has %s", p.Arch, b.def.Arch)
-	case !slices.Equal(p.Mirror, b.def.Mirror):
-		return "pins packages of other mirrors"
+// drift says in what a definition and its elements differ from what was
+// pinned for them, each a sentence about the lock file.
+func (b *build) drift(p *Pins) []string {
+	var out []string
+	if p.Release != b.def.Release {
+		out = append(out, fmt.Sprintf("pins the release %s, the definition has %s", p.Release, b.def.Release))
+	}
+	if p.Arch != b.def.Arch {
+		out = append(out, fmt.Sprintf("pins packages for %s, the definition has %s", p.Arch, b.def.Arch))
+	}
+	if !slices.Equal(p.Mirror, b.def.Mirror) {
+		out = append(out, "pins packages of other mirrors")
 	}
 	for _, name := range b.packages {
 		if !slices.Contains(p.Asked, name) {
-			return fmt.Sprintf("does not pin the package %s", name)
+			out = append(out, "does not pin the package "+name)
 		}
 	}
 	for _, name := range p.Asked {
 		if !slices.Contains(b.packages, name) {
-			return fmt.Sprintf("pins the package %s, which nothing asks for", name)
+			out = append(out, fmt.Sprintf("pins the package %s, which nothing asks for", name))
 		}
 	}
-	return ""
+	env := b.settings(treePhases[0])
+	if env["NO_SOURCE_REPOSITORIES"] != "" {
+		return out
+	}
+	for _, e := range b.elements {
+		for _, what := range sourcerepo.Unpinned(e.Dir, env, p.Sources) {
+			out = append(out, "does not pin "+what)
+		}
+	}
+	return out
+}
+
+// some joins the first few of a list.
+func some(list []string, between string) string {
+	const most = 3
+	text := strings.Join(list[:min(len(list), most)], between)
+	if n := len(list) - most; n > 0 {
+		text += fmt.Sprintf(" and %d more", n)
+	}
+	return text
 }
 
 // pinInputs are the files that hooks read of what is pinned, by name.
@@ -169,19 +190,34 @@ func (b *build) writePins(at string) error {
 	return nil
 }
 
-// pinDigest is what GOLDSMITH_LOCK means for a step of the phase: the packages
-// for root.d, the sources for the others.
-func (b *build) pinDigest(p phase) (string, error) {
+// pinned are the inputs of a step of the phase that is told what is pinned: the
+// packages for root.d, the sources for the others.
+func (b *build) pinned(p phase) (inputs, error) {
+	in := inputs{}
 	files, err := b.pinInputs()
-	if p == rootPhase {
-		return string(files[packagesPins]), err
+	if b.pins == nil || err != nil {
+		return in, err
 	}
-	return string(files[sourcesPins]), err
+	if p != rootPhase {
+		for what, is := range (&Pins{Sources: b.pins.Sources}).flat() {
+			in["pinned "+what] = is
+		}
+		in[lockInput] = sum(files[sourcesPins])
+		return in, nil
+	}
+	for what, is := range (&Pins{Packages: b.pins.Packages}).flat() {
+		in["pinned "+what] = is
+	}
+	in[lockInput] = sum(files[packagesPins])
+	return in, nil
 }
+
+// lockInput is all that is pinned for a step: it changes with each pin.
+const lockInput = LockName
 
 // fetched reads what the steps of this image fetched.
 func (b *build) fetched() (*Pins, error) {
-	p := &Pins{Release: b.def.Release, Arch: b.def.Arch, Mirror: b.def.Mirror, Asked: b.packages}
+	p := &Pins{Release: b.def.Release, Arch: b.def.Arch, Mirror: b.def.Mirror, Asked: append([]string{}, b.packages...)}
 	dir := filepath.Join(b.dir(), fetchedName)
 	text, err := os.ReadFile(filepath.Join(dir, packagesPins))
 	switch {
@@ -267,8 +303,8 @@ func UpdateLock(ctx context.Context, def *Definition, opts Options) (_ []Move, e
 	defer func() { err = errors.Join(err, b.close()) }()
 	old := l.Images[def.Name]
 	if old != nil && !opts.Refresh {
-		if why := b.drift(old); why != "" {
-			return nil, command.BadInput(fmt.Errorf("%s %s", given, why), "imgbuild lock --update pins all anew")
+		if why := b.drift(old); why != nil {
+			return nil, command.BadInput(fmt.Errorf("%s %s", given, some(why, "; it ")), "imgbuild lock --update pins all anew")
 		}
 		return nil, nil
 	}

@@ -4,10 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
+	"slices"
 	"time"
 
 	"goldsmith/internal/atomicfile"
@@ -67,12 +66,10 @@ func (r *resumer) why(s *step) string {
 		return neverRan
 	}
 	if changed := changes(old.Inputs, s.Inputs); len(changed) > 0 {
-		const most = 3
-		text := strings.Join(changed[:min(len(changed), most)], ", ")
-		if n := len(changed) - most; n > 0 {
-			text += fmt.Sprintf(" and %d more", n)
+		if len(changed) > 1 { // whichever pin changed, the lock file did
+			changed = slices.DeleteFunc(changed, func(c string) bool { return c == lockInput+" changed" })
 		}
-		return text
+		return some(changed, ", ")
 	}
 	for i := len(r.done) - 1; i >= 0; i-- {
 		if !r.done[i].Cached {
@@ -81,6 +78,9 @@ func (r *resumer) why(s *step) string {
 	}
 	if old.Key != s.Key {
 		return "a step before it is gone, or new"
+	}
+	if r.st.damaged[s.Key] {
+		return "its layer in the cache is damaged"
 	}
 	return "its layer is not in the cache"
 }

@@ -26,12 +26,13 @@ type state struct {
 	scratch string // where the running step's changes are kept
 	locks   string // directory for the locks of steps
 	store   *layer.Store
-	layers  []*layer.Layer // that lie under the state, the lowest first
-	key     string         // of the last step that was done or taken
-	mounted string         // the scratch of the mount; empty: not mounted
-	dirty   bool           // something was done since the last layer
-	frozen  bool           // nothing is kept from here on
-	count   int            // of mounts
+	layers  []*layer.Layer  // that lie under the state, the lowest first
+	key     string          // of the last step that was done or taken
+	mounted string          // the scratch of the mount; empty: not mounted
+	dirty   bool            // something was done since the last layer
+	frozen  bool            // nothing is kept from here on
+	count   int             // of mounts
+	damaged map[string]bool // keys of layers that were
 }
 
 // open mounts the state, if it is not.
@@ -73,7 +74,7 @@ func (s *state) take(ctx context.Context, key string) (bool, error) {
 	}
 	top, err := s.store.Get(ctx, key)
 	if err != nil {
-		return false, unusable(err)
+		return false, s.unusable(key, err)
 	}
 	below := make([]*layer.Layer, 0, len(top.Below)+1)
 	for _, k := range top.Below {
@@ -81,7 +82,7 @@ func (s *state) take(ctx context.Context, key string) (bool, error) {
 		if l == nil {
 			if l, err = s.store.Get(ctx, k); err != nil {
 				s.release(append(below, top))
-				return false, unusable(err)
+				return false, s.unusable(k, err)
 			}
 		}
 		below = append(below, l)
@@ -97,7 +98,13 @@ func (s *state) take(ctx context.Context, key string) (bool, error) {
 
 // unusable passes on errors of the cache that are no reason to run a step
 // again.
-func unusable(err error) error {
+func (s *state) unusable(key string, err error) error {
+	if errors.Is(err, layer.ErrDamaged) {
+		if s.damaged == nil {
+			s.damaged = map[string]bool{}
+		}
+		s.damaged[key] = true
+	}
 	if os.IsNotExist(err) || errors.Is(err, layer.ErrDamaged) {
 		return nil
 	}

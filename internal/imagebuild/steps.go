@@ -52,6 +52,10 @@ type input struct {
 // not run everything again.
 var asWhole = []string{"IMAGE_ELEMENT", "IMAGE_NAME", "IMAGE_VERSION", "DIB_ARGS", "DIB_ENV"}
 
+// pathsToFiles are variables that name files of the build: what is in those
+// counts, where a hook speaks of them.
+var pathsToFiles = []string{"GOLDSMITH_PACKAGES", "GOLDSMITH_LOCK", "GOLDSMITH_PINS"}
+
 // doors are the words by which a hook, or a program of its element, comes to
 // files of other elements: variables that say where they lie, and a script's
 // own place. Where a step has one of them, all those files count for it, unless
@@ -59,13 +63,18 @@ var asWhole = []string{"IMAGE_ELEMENT", "IMAGE_NAME", "IMAGE_VERSION", "DIB_ARGS
 var doors = regexp.MustCompile(`ELEMENTS_PATH|IMAGE_ELEMENT_YAML|get_image_element_array|TMP_HOOKS_PATH|in_target\.d|` +
 	`GOLDSMITH_BIN[^/\s]*/imgtools|(dirname|realpath|readlink)\b.*\$\{?0\b|\$\{0[%#/]|BASH_SOURCE|__file__|argv\[0\]`)
 
+// peeks are the words by which a script comes to variables that it does not
+// name. Where a step has one of them, all variables count for it.
+var peeks = regexp.MustCompile(`(?m)\b(printenv|compgen|environ|getenv)\b|\b(declare|typeset|export) -\w*[px]|process\.env\b|[%$]ENV\b|` +
+	`\$\{!|\benv\s*($|[|>&;)0-9-])|^\s*set\s*($|[|>])`)
+
 // keyMaker computes the keys of steps.
 type keyMaker struct {
 	b       *build
 	files   []elementFile // of all elements
 	snippet []byte        // all of environment.d
 	sums    map[string]string
-	pins    map[bool]string // what is pinned, for root.d and for the other phases
+	pins    map[bool]inputs // what is pinned, for root.d and for the other phases
 }
 
 // elementFile is a file of an element that hooks may read: neither a hook
@@ -82,10 +91,10 @@ type elementFile struct {
 const maxScript = 256 << 10
 
 func newKeyMaker(b *build) (*keyMaker, error) {
-	k := &keyMaker{b: b, sums: map[string]string{}, pins: map[bool]string{}}
+	k := &keyMaker{b: b, sums: map[string]string{}, pins: map[bool]inputs{}}
 	for _, p := range []phase{rootPhase, treePhases[0]} {
 		var err error
-		if k.pins[p == rootPhase], err = b.pinDigest(p); err != nil {
+		if k.pins[p == rootPhase], err = b.pinned(p); err != nil {
 			return nil, err
 		}
 	}
@@ -216,6 +225,9 @@ func (k *keyMaker) hook(parent string, p phase, dir, name string) (*step, error)
 		}
 	}
 	said := mentions(words)
+	if slices.ContainsFunc(words, peeks.Match) {
+		said = func(string) bool { return true }
+	}
 	open := slices.ContainsFunc(words, doors.Match)
 	for _, f := range k.files {
 		if strings.HasPrefix(f.rel, "environment.d/") || open && head.counts(f.rel) {
@@ -266,8 +278,17 @@ func (k *keyMaker) seal(s *step, parent string, in inputs) {
 func (k *keyMaker) environment(in inputs, p phase, said func(string) bool) {
 	env := k.b.settings(p)
 	env["GOLDSMITH_MIRROR"] = strings.Join(k.b.def.Mirror, "\n")
-	env["GOLDSMITH_PACKAGES"] = strings.Join(k.b.packages, "\n")
-	env["GOLDSMITH_LOCK"] = k.pins[p == rootPhase]
+	if said("GOLDSMITH_PACKAGES") {
+		for _, name := range k.b.packages {
+			in["package "+name] = "asked for"
+		}
+	}
+	if said("GOLDSMITH_LOCK") {
+		maps.Copy(in, k.pins[p == rootPhase])
+	}
+	for _, name := range pathsToFiles {
+		delete(env, name)
+	}
 	if said("IMAGE_ELEMENT_YAML") || said("get_image_element_array") {
 		in["variable IMAGE_ELEMENT"] = sum([]byte(env["IMAGE_ELEMENT"]))
 	}

@@ -183,6 +183,17 @@ func TestHeader(t *testing.T) {
 	if in.step(t).Key != want {
 		t.Error("a program changes the key of a hook that reads pkg-map")
 	}
+	// Whoever reads variables without naming them depends on all.
+	for text, all := range map[string]bool{
+		"env | sort >/etc/x\n": true, "printenv X\n": true, "echo ${!name}\n": true, "declare -p\n": true, "x = os.environ\n": true,
+		"set\n": true, "env -0\n": true, "export -p\n": true,
+		"env X=1 true\n": false, "#!/usr/bin/env bash\n": false, "set -eu\n": false, "ls environment.d\n": false, "declare -A x\n": false,
+		"export PATH\n": false, "virtualenv x\n": false,
+	} {
+		if peeks.MatchString(text) != all {
+			t.Errorf("%q reads all variables: %t, want %t", text, !all, all)
+		}
+	}
 	for text, bad := range map[string]string{
 		"a\n## goldsmith: {\n": "line 2", "## goldsmith: {\"read\": []}": "unknown field", "## goldsmith: {\"reads\": [\"[\"]}": "syntax error",
 	} {

@@ -14,7 +14,7 @@ import (
 )
 
 // outputFormat changes when this code writes other outputs of the same tree.
-const outputFormat = "output/2"
+const outputFormat = "output/3"
 
 // outputRecord says which outputs a build left in a directory.
 type outputRecord struct {

@@ -172,6 +172,14 @@ func (w *erofsWalk) visit(p string) error {
 		// The kernel's new_decode_dev.
 		Major: st.Rdev >> 8 & 0xfff, Minor: st.Rdev&0xff | st.Rdev>>12&0xfff00,
 	}
+	for _, name := range []string{"system.posix_acl_access", "system.posix_acl_default"} {
+		// The library puts a dot between these, which are whole names, and an
+		// empty rest.
+		if v, ok := e.Xattrs[name+"."]; ok {
+			e.Xattrs[name] = v
+			delete(e.Xattrs, name+".")
+		}
+	}
 	switch e.Kind() {
 	case tree.ModeRegular:
 		e.Size = st.Size

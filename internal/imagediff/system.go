@@ -134,8 +134,11 @@ func (u *unit) change(now *unit) []string {
 		}
 	}
 	add(u.exists(), now.exists(), "removed", "added")
-	add(u.enabled(), now.enabled(), "disabled", "enabled")
-	add(u != nil && u.masked, now != nil && now.masked, "unmasked", "masked")
+	masked := now != nil && now.masked
+	if !masked { // which says more than that it is not enabled
+		add(u.enabled(), now.enabled(), "disabled", "enabled")
+	}
+	add(u != nil && u.masked, masked, "unmasked", "masked")
 	if out == nil && u != nil && now != nil && (!maps.Equal(u.files, now.files) || !maps.Equal(u.links, now.links)) {
 		out = []string{"changed"}
 	}

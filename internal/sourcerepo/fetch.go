@@ -187,9 +187,19 @@ func (f *Fetcher) record(name, line string) error {
 }
 
 // download brings the location into the cache and returns the file. Offline,
-// what is there serves.
+// what is there serves; and so does what is pinned, also when the server has
+// another by now. That is replaced only by what is pinned.
 func (f *Fetcher) download(ctx context.Context, r *Repository, force bool) (string, error) {
 	to := f.cached(r)
+	pin, err := f.pin(r)
+	if err != nil {
+		return "", err
+	}
+	if pin != nil && !force {
+		if sum, err := fileSum(to); err == nil && sum == pin.SHA256 {
+			return to, nil
+		}
+	}
 	if fi, err := os.Stat(to); f.Offline && err == nil && fi.Mode().IsRegular() {
 		return to, nil
 	}
@@ -198,13 +208,19 @@ func (f *Fetcher) download(ctx context.Context, r *Repository, force bool) (stri
 	}
 	f.say("Caching %s %s from %s in %s", r.Name, r.Type, Public(r.Location), to)
 	g := download.Getter{Force: force, Delay: f.delay(), Retrying: func(err error) { f.say("%v; trying again", err) }}
-	_, err := g.Get(ctx, r.Location, to)
+	if pin != nil {
+		g.SHA256, g.Final = pin.SHA256, true
+	}
+	_, err = g.Get(ctx, r.Location, to)
+	if e, ok := errors.AsType[*download.DigestError](err); ok {
+		err = notPinned(r, e.Got, e.Want)
+	}
 	return to, err
 }
 
 func (f *Fetcher) notCached(r *Repository) error {
-	return command.Missing(fmt.Errorf("%s is not in the cache %s, and DIB_OFFLINE is set", Public(r.Location), f.Cache),
-		"build once without DIB_OFFLINE")
+	return command.Missing(fmt.Errorf("%s is not in the cache %s, and this build is offline", Public(r.Location), f.Cache),
+		"build once without --offline (DIB_OFFLINE)")
 }
 
 func (f *Fetcher) file(ctx context.Context, r *Repository) error {
@@ -300,7 +316,7 @@ func (f *Fetcher) unpack(ctx context.Context, r *Repository, tmp string) error {
 	}
 	if f.Offline {
 		return command.Hint(fmt.Errorf("%s: no tarball, or a broken one: %w", from, err),
-			"remove it and build once without DIB_OFFLINE")
+			"remove it and build once without --offline (DIB_OFFLINE)")
 	}
 	f.say("%s is broken; fetching it again", from)
 	if _, err := f.download(ctx, r, true); err != nil {

@@ -59,10 +59,14 @@ func (f *Fetcher) verify(r *Repository, file string) error {
 		return err
 	}
 	if pin != nil && pin.SHA256 != sum {
-		return command.BadInput(fmt.Errorf("%s is not what is pinned: it has the SHA-256 %s, pinned is %s", Public(r.Location), sum, pin.SHA256),
-			"find out why it changed; imgbuild lock --update pins what is there now")
+		return notPinned(r, sum, pin.SHA256)
 	}
 	return f.pinned(r, "", sum)
+}
+
+func notPinned(r *Repository, is, want string) error {
+	return command.BadInput(fmt.Errorf("%s is not what is pinned: it has the SHA-256 %s, pinned is %s", Public(r.Location), is, want),
+		"find out why it changed; imgbuild lock --update pins what is there now")
 }
 
 func fileSum(name string) (string, error) {

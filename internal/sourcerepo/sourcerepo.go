@@ -124,17 +124,49 @@ var plain = regexp.MustCompile(`^[A-Za-z0-9 \t_./:@%+,=*?#-]*$`)
 // whatever the environment is: lines without anything to expand that are no
 // sources. Errors are those of [Read]. It runs nothing.
 func Check(dir string) error {
+	_, err := plainLines(dir)
+	return err
+}
+
+// Unpinned names the sources of an element's directory that are to be fetched
+// and are not pinned, as "git code https://example.net/code main". Lines that
+// need a shell to be read are left out: they are held to the pins when they are
+// fetched.
+func Unpinned(dir string, env Environment, pins []Pin) []string {
+	repos, err := plainLines(dir)
+	if err != nil {
+		return nil // Check says it
+	}
+	f := Fetcher{Env: env, Pins: append([]Pin{}, pins...)}
+	var out []string
+	for i := range repos {
+		r := &repos[i]
+		r.override(env)
+		if r.Type == "package" || f.installType(r) != "source" {
+			continue
+		}
+		if _, err := f.pin(r); err != nil {
+			out = append(out, strings.TrimSpace(strings.Join([]string{r.Type, r.Name, Public(r.Location), r.Ref}, " ")))
+		}
+	}
+	return out
+}
+
+// plainLines reads the lines of an element's directory that have nothing to
+// expand.
+func plainLines(dir string) ([]Repository, error) {
 	files, err := filepath.Glob(filepath.Join(dir, FilePrefix+"*"))
 	if err != nil {
-		return err
+		return nil, err
 	}
+	var repos []Repository
 	for _, file := range files {
 		if fi, err := os.Stat(file); err != nil || !fi.Mode().IsRegular() || strings.HasSuffix(file, "~") {
 			continue
 		}
 		content, err := os.ReadFile(file)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		n := 0
 		for line := range strings.Lines(string(content)) {
@@ -146,12 +178,14 @@ func Check(dir string) error {
 			if len(words) == 0 || !plain.MatchString(strings.TrimSuffix(line, "\n")) {
 				continue
 			}
-			if _, err := parse(file, n, strings.Join(words, " ")); err != nil {
-				return err
+			r, err := parse(file, n, strings.Join(words, " "))
+			if err != nil {
+				return nil, err
 			}
+			repos = append(repos, *r)
 		}
 	}
-	return nil
+	return repos, nil
 }
 
 // lastLine is what bash says, without where it says it.
