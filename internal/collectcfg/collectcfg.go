@@ -125,6 +125,11 @@ func (r *Runner) ask(ctx context.Context, s Source) (later bool, err error) {
 	}
 	before, had := r.held[s.Name]
 	docs, err := s.Collect(ctx)
+	for _, d := range docs {
+		if err == nil && weight(d.Value, 1) > maxWeight {
+			err = temporary{fmt.Errorf("document %s: more than %d MiB when it is written", d.Name, maxWeight>>20)}
+		}
+	}
 	note := ""
 	_, silent := errors.AsType[unconfigured](err)
 	switch {
@@ -157,6 +162,32 @@ func (r *Runner) ask(ctx context.Context, s Source) (later bool, err error) {
 	now, has := r.held[s.Name]
 	r.news = r.news || had != has || !sameDocuments(before, now)
 	return IsTemporary(err), nil
+}
+
+// maxWeight bounds a document as it is written, in bytes. Deep nesting makes
+// much of little, by the blanks before each line.
+const maxWeight = 32 << 20
+
+// weight is about how many bytes a value takes when it is written, indented.
+func weight(v any, depth int) int {
+	n := depth + 1
+	switch v := v.(type) {
+	case string:
+		n += len(v)
+	case metadata.Number:
+		n += len(v)
+	case []any:
+		for _, e := range v {
+			n += weight(e, depth+1)
+		}
+		n += depth
+	case *metadata.Object:
+		for k, e := range v.All() {
+			n += len(k) + weight(e, depth+1)
+		}
+		n += depth
+	}
+	return n
 }
 
 // sameDocuments says that two deliveries of a source make the same files.

@@ -277,7 +277,27 @@ func TestNoCloudTrustsNoLinks(t *testing.T) {
 	if err := os.Truncate(big, maxFile+1); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := collectSeed(t, filepath.Dir(big)); err == nil || !strings.Contains(err.Error(), "larger than 16 MiB") {
+	if _, _, err := collectSeed(t, filepath.Dir(big)); err == nil || !strings.Contains(err.Error(), "larger than 4 MiB") {
 		t.Errorf("a huge user-data: %v", err)
+	}
+}
+
+// Little text that would become much is refused before it is written.
+func TestWeight(t *testing.T) {
+	deep := strings.Repeat("[", 400) + strings.Repeat("]", 400)
+	f := &fake{value: "[" + strings.Repeat(deep+",", 1000) + "1]"}
+	r, log, ran := runner(t, f)
+	if changed, err := r.Once(t.Context()); changed || err != nil || ran() != "" {
+		t.Errorf("Once = %v, %v", changed, err)
+	}
+	if !strings.Contains(log.String(), "document fake: more than 32 MiB when it is written") {
+		t.Errorf("log %q", log)
+	}
+	v, err := metadata.Parse("x", []byte(`{"a": [1, 2, {"b": "text"}], "c": true}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := weight(v, 1), len(metadata.Indented(v)); got < want/2 || got > want*2 {
+		t.Errorf("weight = %d of %d bytes", got, want)
 	}
 }

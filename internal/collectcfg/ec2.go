@@ -33,7 +33,7 @@ type EC2 struct {
 const (
 	ec2Depth    = 12
 	ec2Requests = 2000
-	ec2Bytes    = 16 << 20
+	ec2Bytes    = maxFile
 	// ec2TokenTime is how long a service has to answer for a token: one that
 	// has none often says nothing.
 	ec2TokenTime = 2 * time.Second

@@ -17,7 +17,7 @@ import (
 
 // Limits of what a server may do to us.
 const (
-	maxBody      = 16 << 20
+	maxBody      = maxFile
 	maxHeaders   = 256 << 10
 	maxRedirects = 5
 	// bodyTime is how many times its time to begin an answer a server has to

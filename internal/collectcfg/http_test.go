@@ -158,7 +158,7 @@ func TestHostileServers(t *testing.T) {
 		"endless body": {func(w http.ResponseWriter, _ *http.Request) {
 			for _, err := io.WriteString(w, "{"); err == nil; _, err = w.Write(make([]byte, 1<<20)) {
 			}
-		}, "more than 16 MiB"},
+		}, "more than 4 MiB"},
 		"slow": {func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, "no answer within 200ms"},
 		"drop by drop": {func(w http.ResponseWriter, _ *http.Request) {
 			for _, err := io.WriteString(w, "{"); err == nil; _, err = io.WriteString(w, " ") {

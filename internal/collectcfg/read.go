@@ -8,8 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxFile bounds one file of a source.
-const maxFile = 16 << 20
+// maxFile bounds one file of a source, in bytes: parsed, it takes some twenty
+// times as much memory.
+const maxFile = 4 << 20
 
 // readBounded reads a regular file below the directory open as dir. resolve
 // restricts how the path is followed, as openat2 takes it.
