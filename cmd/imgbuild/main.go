@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"syscall"
 
 	"goldsmith/internal/command"
@@ -22,6 +23,12 @@ func main() { os.Exit(run()) }
 func run() int {
 	vm.Init()
 	rootfs.Init()
+	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
+		// A build keeps most of what it reads to its end: collecting early found
+		// little, and took a sixth of the time of one that changes a hook.
+		debug.SetGCPercent(800)
+		debug.SetMemoryLimit(1 << 30)
+	}
 	if original := originals[filepath.Base(os.Args[0])]; original != nil {
 		return original(filepath.Base(os.Args[0]), os.Args[1:])
 	}

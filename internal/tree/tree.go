@@ -12,6 +12,7 @@ package tree
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"iter"
@@ -207,8 +208,10 @@ func (t *Tree) Remove(p string) {
 // becomes the file itself.
 func (t *Tree) RemoveFunc(drop func(*Entry) bool) {
 	gone := "" // the directory that was dropped last, with a slash
+	left := make([]*Entry, 0, len(t.entries))
 	for _, e := range t.All() {
 		if e.Path == "." || (gone == "" || !strings.HasPrefix(e.Path, gone)) && !drop(e) {
+			left = append(left, e)
 			continue
 		}
 		if e.IsDir() && (gone == "" || !strings.HasPrefix(e.Path, gone)) {
@@ -216,7 +219,10 @@ func (t *Tree) RemoveFunc(drop func(*Entry) bool) {
 		}
 		delete(t.entries, e.Path)
 	}
-	t.sorted = nil
+	if len(left) == len(t.sorted) {
+		return
+	}
+	t.sorted = left
 	t.relink()
 }
 
@@ -290,20 +296,17 @@ func Compare(a, b string) int {
 		}
 		return 1
 	}
-	for {
-		an, arest, amore := strings.Cut(a, "/")
-		bn, brest, bmore := strings.Cut(b, "/")
-		if c := strings.Compare(an, bn); c != 0 {
-			return c
-		}
+	n := min(len(a), len(b))
+	for i := range n {
 		switch {
-		case !amore && !bmore:
-			return 0
-		case !amore:
+		case a[i] == b[i]:
+		case a[i] == '/': // where a name ends, one that goes on is greater
 			return -1
-		case !bmore:
+		case b[i] == '/':
 			return 1
+		default:
+			return cmp.Compare(a[i], b[i])
 		}
-		a, b = arest, brest
 	}
+	return cmp.Compare(len(a), len(b))
 }

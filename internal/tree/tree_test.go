@@ -2,6 +2,7 @@ package tree
 
 import (
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -191,6 +192,33 @@ func TestClean(t *testing.T) {
 	for in, want := range map[string]string{"/": ".", "": ".", "/etc/": "etc", "../../x": "x", "a/./b//c": "a/b/c"} {
 		if got := Clean(in); got != want {
 			t.Errorf("Clean(%q) = %q; want %q", in, got, want)
+		}
+	}
+}
+
+// Compare orders name by name, whatever bytes names have.
+func TestCompare(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	path := func() string {
+		b := make([]byte, 1+rng.IntN(6))
+		for i := range b {
+			b[i] = "ab-/.\x01\xff"[rng.IntN(7)]
+		}
+		return Clean(string(b))
+	}
+	for range 20000 {
+		a, b := path(), path()
+		want := slices.Compare(strings.Split(a, "/"), strings.Split(b, "/"))
+		switch {
+		case a == b:
+			want = 0
+		case a == ".":
+			want = -1
+		case b == ".":
+			want = 1
+		}
+		if got := Compare(a, b); got != want {
+			t.Fatalf("Compare(%q, %q) = %d; want %d", a, b, got, want)
 		}
 	}
 }
