@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -37,6 +38,10 @@ type Exec struct {
 	// Grace is how long the program has to clean up after a cancelled context
 	// before it is killed; 0 means five seconds.
 	Grace time.Duration
+	// Bond is how the program hangs on this process; the zero value is Group.
+	Bond Bond
+	// Files are open in the program as 3, 4, and so on.
+	Files []*os.File
 }
 
 // ExitError says that a program ran and did not end well. It is not used when
@@ -67,18 +72,21 @@ const tailLines = 8
 // process group gets SIGTERM, and SIGKILL when the grace is over; the error is
 // then the context's. A program that is not installed is a Missing error. When
 // Stdout or Log cannot take what the program prints, the program still runs to
-// its end and the error is theirs. What the program leaves running in its
-// group is killed after it has ended.
+// its end and the error is theirs. Bond says what becomes of processes that the
+// program leaves running.
 func (x Exec) Run(ctx context.Context) error {
 	path, err := exec.LookPath(cmp.Or(x.Path, x.Args[0]))
 	if err != nil && x.Sys == nil {
 		return Missing(fmt.Errorf("%s: not installed", x.Args[0]), x.Remedy)
 	}
 	cmd := exec.CommandContext(ctx, cmp.Or(path, x.Args[0]))
-	cmd.Args = x.Args
+	cmd.Args, cmd.ExtraFiles = x.Args, x.Files
 	tail := &lineTail{max: tailLines}
 	kept, out := &sink{w: x.Log}, &sink{w: x.Stdout}
 	cmd.Dir, cmd.Env, cmd.Stdin = x.Dir, x.Env, x.Stdin
+	if x.Bond == Share {
+		return x.runShared(ctx, cmd)
+	}
 	log := io.MultiWriter(kept, tail)
 	cmd.Stdout, cmd.Stderr = log, log
 	if x.Stdout != nil {
@@ -97,8 +105,12 @@ func (x Exec) Run(ctx context.Context) error {
 	cmd.SysProcAttr = &sys
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = cmp.Or(x.Grace, defaultGrace)
-	err = cmd.Run()
-	if cmd.Process != nil {
+	if x.Bond == Leave {
+		err = runLeaving(ctx, cmd)
+	} else {
+		err = cmd.Run()
+	}
+	if cmd.Process != nil && x.Bond == Group {
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	}
 	return x.outcome(ctx, err, errors.Join(kept.failed(), out.failed()), tail)
