@@ -1,10 +1,16 @@
 package hook
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"goldsmith/internal/command"
 )
@@ -25,22 +31,28 @@ func (s *shell) wrap(args []string) []string {
 	return append([]string{"bash", "-eu", "-c", script, "bash", s.dir, s.umask}, args...)
 }
 
-// sourcer is run by bash with the snippets as arguments. It reports on what
-// was standard output, in records that end with a zero byte: the directory
+// Where the report goes that the sourcing shell makes: what is standard output,
+// and the snippets' own output goes to standard error; or file 3, and the
+// snippets' output goes where the hooks' goes.
+const (
+	toStdout = "exec {_hook_fd}>&1 1>&2\n"
+	toFile   = "exec {_hook_fd}>&3 3>&-\n"
+)
+
+// sourcer is run by bash with the snippets as arguments, after toStdout or
+// toFile. It reports in records that end with a zero byte: the directory
 // and umask, a snippet before it is sourced, and at the end directory, umask
-// and environment. The snippets' own output goes to standard error. The
-// options are dib-run-parts': snippets rely on failing at an unset variable.
+// and environment. The options are dib-run-parts': snippets rely on failing at an unset variable.
 // As there, a function without arguments sources them: "local" works, and what
 // declare makes does not outlive it.
-const sourcer = `exec 3>&1 1>&2
-set -ue -o pipefail
-_hook_say() { printf '%s\0' "$@" >&3; }
+const sourcer = `set -ue -o pipefail
+_hook_say() { printf '%s\0' "$@" >&"$_hook_fd"; }
 _hook_trace=$1; _hook_prefix=$2; shift 2
 _hook_files=("$@"); shift $#
 _hook_source() {
     for _hook_file in "${_hook_files[@]}"; do
         _hook_say "file" "$_hook_file"
-        printf '%s%s\n' "$_hook_prefix" "$_hook_file"
+        printf '%s%s\n' "$_hook_prefix" "$_hook_file" >&2
         [ -z "$_hook_trace" ] || set -x
         source "$_hook_file"
         { set +x; } 2>/dev/null
@@ -51,7 +63,7 @@ _hook_source() {
     _hook_say "state" "$PWD" "$(umask)"
     _hook_source
     _hook_say "state" "$PWD" "$(umask)" "env"
-    command env -0 >&3
+    command env -0 >&"$_hook_fd"
 )`
 
 // sourcing begins the line that says which snippet comes next.
@@ -71,14 +83,13 @@ func (r *Runner) environment(ctx context.Context) (*shell, error) {
 	if r.Trace {
 		trace = "x"
 	}
-	args := []string{"bash", "-c", sourcer, "dib-run-parts", trace, r.prefix() + sourcing}
+	args := []string{"bash", "-c", toStdout + sourcer, "dib-run-parts", trace, r.prefix() + sourcing}
 	for _, n := range names {
 		args = append(args, r.in("../environment.d/"+n))
 	}
-	var out output
-	x := command.Exec{Args: args, Env: r.environ(), Dir: r.Work, Stdin: r.Stdin, Stdout: &out, Log: r.Log}
-	err = r.exec(ctx, x)
-	rep := readReport(out.String())
+	x := command.Exec{Args: args, Env: r.environ(), Dir: r.Work, Stdin: r.Stdin, Log: r.Log, Bond: r.Bond}
+	text, err := r.source(ctx, x)
+	rep := readReport(text)
 	switch {
 	case err != nil:
 		return nil, r.fault(ctx, rep.last(r.in("../environment.d")), err)
@@ -88,6 +99,27 @@ func (r *Runner) environment(ctx context.Context) (*shell, error) {
 		return nil, &Error{Path: rep.last(r.in("../environment.d")), Status: 1, Err: errEnded}
 	}
 	return rep.shell(), nil
+}
+
+// source runs the sourcing shell and returns its report.
+func (r *Runner) source(ctx context.Context, x command.Exec) (string, error) {
+	var out output
+	if r.Bond != command.Share {
+		x.Stdout = &out
+		err := r.exec(ctx, x)
+		return out.String(), err
+	}
+	fd, err := unix.MemfdCreate("environment", unix.MFD_CLOEXEC)
+	if err != nil {
+		return "", fmt.Errorf("environment.d: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "environment")
+	defer f.Close()
+	x.Args[2] = toFile + sourcer
+	x.Stdout, x.Files = r.Stdout, []*os.File{f}
+	err = r.exec(ctx, x)
+	_, copied := io.Copy(&out, io.NewSectionReader(f, 0, maxReport+1))
+	return out.String(), cmp.Or(err, copied)
 }
 
 var errEnded = errors.New("ended the shell before the hooks could run")

@@ -15,10 +15,12 @@ package hook
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -45,7 +47,7 @@ type Runner struct {
 	Work  string
 	Stdin io.Reader
 	// Stdout receives the hooks' standard output; nil means it goes to Log.
-	// What environment.d prints always goes to Log.
+	// What environment.d prints goes to Log.
 	Stdout io.Writer
 	// Log receives everything else: what the hooks say, which hook runs, and
 	// at the end how long each took. Nil means nobody reads it.
@@ -53,6 +55,12 @@ type Runner struct {
 	// Prefix begins the runner's own lines in Log; empty means
 	// "dib-run-parts ".
 	Prefix string
+	// Dated adds the time to the prefix, as date(1) prints it.
+	Dated bool
+	// Bond is how the hooks hang on this process; with command.Share what
+	// environment.d prints goes where the hooks' output goes, and nothing is
+	// kept of it for errors.
+	Bond command.Bond
 	// Trace makes bash print each command of environment.d as it is sourced.
 	// The values of variables reach the log with it.
 	Trace bool
@@ -183,7 +191,7 @@ func (s *Session) Hook(ctx context.Context, name string, o Output) (time.Duratio
 	}
 	x := command.Exec{
 		Args: s.sh.wrap(args), Env: s.sh.env, Dir: r.Work,
-		Stdin: r.Stdin, Stdout: r.Stdout, Log: r.Log,
+		Stdin: r.Stdin, Stdout: r.Stdout, Log: r.Log, Bond: r.Bond,
 	}
 	if o.Stdout != nil {
 		x.Stdout = o.Stdout
@@ -248,21 +256,22 @@ func (r *Runner) in(name string) string {
 	if dir == "" {
 		dir = r.Dir
 	}
-	return strings.TrimRight(dir, "/") + "/" + name
+	return dir + "/" + name
 }
 
 func (r *Runner) say(format string, args ...any) {
 	if r.Log == nil {
 		return
 	}
-	fmt.Fprintf(r.Log, r.prefix()+format+"\n", args...)
+	fmt.Fprint(r.Log, r.prefix(), fmt.Sprintf(format, args...), "\n")
 }
 
 func (r *Runner) prefix() string {
-	if r.Prefix == "" {
-		return "dib-run-parts "
+	p := cmp.Or(r.Prefix, "dib-run-parts ")
+	if r.Dated {
+		p += time.Now().Format("Mon Jan _2 15:04:05 MST 2006 ")
 	}
-	return r.Prefix
+	return p
 }
 
 // profile prints how long each hook took, sorted by name and not by order, as
@@ -297,6 +306,20 @@ func (r *Runner) environ() []string {
 
 // output collects what the sourcing shell reports.
 type output struct{ bytes.Buffer }
+
+// ExitStatus is what a shell that ran the hook would exit with.
+func (e *Error) ExitStatus() int {
+	x, ok := errors.AsType[*command.ExitError](e.Err)
+	switch {
+	case ok && x.Status < 0:
+		return 128 + int(x.Signal)
+	case e.Status > 0:
+		return e.Status
+	case errors.Is(e.Err, fs.ErrNotExist): // its interpreter
+		return 127
+	}
+	return 126
+}
 
 // maxReport bounds it: an environment cannot be larger and reach a hook.
 const maxReport = 8 << 20
