@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"flag"
@@ -10,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -25,7 +27,11 @@ var version = "dev"
 // when the program is linked for tests.
 var originalLog = "/var/log/os-apply-config.log"
 
-func main() { os.Exit(run(filepath.Base(os.Args[0]), os.Args[1:], originalLog)) }
+func main() {
+	// A run is short: what it leaves in memory goes with it.
+	debug.SetGCPercent(200)
+	os.Exit(run(filepath.Base(os.Args[0]), os.Args[1:], originalLog))
+}
 
 // run is main without the process around it.
 func run(name string, args []string, log string) int {
@@ -187,6 +193,7 @@ func (a *app) report(io command.IO, changes []applycfg.Change, err error) error 
 		Unchanged int               `json:"unchanged"`
 		DryRun    bool              `json:"dry_run,omitempty"`
 	}{Changes: []applycfg.Change{}, DryRun: a.dryRun}
+	var lines bytes.Buffer // at once, as there may be many
 	for _, c := range changes {
 		switch {
 		case c.Action == applycfg.Unchanged:
@@ -194,12 +201,19 @@ func (a *app) report(io command.IO, changes []applycfg.Change, err error) error 
 			continue
 		case a.json:
 		case a.dryRun:
-			fmt.Fprintf(io.Stdout, "%s %s\n", c.Action, c.Path)
-			printDiff(io.Stdout, c)
+			fmt.Fprintf(&lines, "%s %s\n", c.Action, c.Path)
+			printDiff(&lines, c)
 		default:
-			a.say(io, "%s %s", c.Action, c.Path)
+			fmt.Fprintf(&lines, "%s: %s %s\n", a.name, c.Action, c.Path)
 		}
 		result.Changes = append(result.Changes, c)
+	}
+	out := io.Stderr
+	if a.dryRun {
+		out = io.Stdout
+	}
+	if _, err := lines.WriteTo(out); err != nil {
+		return err
 	}
 	if err != nil {
 		return err

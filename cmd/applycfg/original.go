@@ -168,24 +168,30 @@ func (o *original) apply(ctx context.Context, doc *metadata.Object) error {
 		if err != nil {
 			return err
 		}
+		var lines []string
 		for _, c := range changes {
 			switch c.Action {
 			case applycfg.Created, applycfg.Updated:
-				o.log("INFO", "writing "+c.Path)
+				lines = append(lines, "writing "+c.Path)
 			case applycfg.Deleted:
-				o.log("INFO", "deleting "+c.Path)
+				lines = append(lines, "deleting "+c.Path)
 			}
 		}
+		o.log("INFO", lines...)
 	}
 	o.log("INFO", "success")
 	return nil
 }
 
-// log writes a line as the original's logger does. The log file is a help for
+// log writes lines as the original's logger does. The log file is a help for
 // people: when it cannot be written, the work goes on.
-func (o *original) log(level, message string) {
-	line := fmt.Sprintf("[%s] [%s] %s\n", time.Now().Format("2006/01/02 03:04:05 PM"), level, message)
-	fmt.Fprint(o.stderr, line)
+func (o *original) log(level string, messages ...string) {
+	var lines []byte
+	now := time.Now().Format("2006/01/02 03:04:05 PM")
+	for _, m := range messages {
+		lines = fmt.Appendf(lines, "[%s] [%s] %s\n", now, level, m)
+	}
+	_, _ = o.stderr.Write(lines)
 	if o.logFile == "" {
 		return
 	}
@@ -193,7 +199,7 @@ func (o *original) log(level, message string) {
 	if err != nil {
 		return
 	}
-	_, _ = f.WriteString(line)
+	_, _ = f.Write(lines)
 	_ = f.Close()
 }
 

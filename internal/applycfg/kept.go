@@ -41,7 +41,8 @@ func (o Output) MarkGood(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
-	if dir, _ := o.stateDir(r); !exists(filepath.Join(dir, keptDir)) && !o.interrupted(r) {
+	dir, temporary := o.stateDir(r)
+	if !exists(filepath.Join(dir, keptDir)) && !o.interrupted(r) && !(temporary && exists(dir)) {
 		return nil
 	}
 	s, err := o.lockState(ctx, r)

@@ -104,6 +104,7 @@ func (o Output) change(ctx context.Context, plan func(*root) ([]job, error)) (ch
 	}
 	defer func() { err = errors.Join(err, s.release()) }()
 	// Others may have written until the lock was ours.
+	r.forget()
 	if jobs, err = plan(r); err != nil {
 		return nil, err
 	}
@@ -290,29 +291,29 @@ func (r *root) read(rel string) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w", r.path(rel), err)
 	}
 	defer unix.Close(fd)
-	return readAll(fd)
-}
-
-// readAll reads an open file whose size is known to the kernel.
-func readAll(fd int) ([]byte, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, err
 	}
-	b := make([]byte, 0, st.Size+1)
+	return readAll(fd, st.Size)
+}
+
+// readAll reads a file of about a size. It goes on to the end if it is longer.
+func readAll(fd int, size int64) ([]byte, error) {
+	b := make([]byte, 0, size+1)
 	for {
 		n, err := unix.Read(fd, b[len(b):cap(b)])
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
 		case err != nil:
-			return nil, os.NewSyscallError("read", err)
-		case n == 0:
+			return nil, err
+		}
+		b = b[:len(b)+n]
+		if n == 0 || int64(len(b)) == size && n > 0 {
 			return b, nil
 		}
-		if b = b[:len(b)+n]; len(b) == cap(b) {
-			b = append(b, 0)[:len(b)]
-		}
+		b = slices.Grow(b, 1)
 	}
 }
 

@@ -68,23 +68,26 @@ func (r *renderer) file(ctx context.Context, rel string) (File, error) {
 // readRegular reads a template. Anything but a file is an error before it is
 // opened, since opening a pipe waits and opening a device may do something.
 func readRegular(path string) ([]byte, fs.FileMode, error) {
-	f, err := os.OpenFile(path, unix.O_PATH, 0)
-	if err != nil {
-		return nil, 0, err
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return nil, 0, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
-	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		return nil, 0, err
-	}
-	if !fi.Mode().IsRegular() {
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil, 0, command.BadInput(fmt.Errorf("%s: not a regular file", path), "a template tree holds files and directories")
 	}
-	if fi.Size() > maxOutput {
+	if st.Size > maxOutput {
 		return nil, 0, command.BadInput(fmt.Errorf("%s: larger than %d MiB", path, maxOutput>>20), "copy large files in install.d instead")
 	}
-	text, err := os.ReadFile(path)
-	return text, fi.Mode(), err
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, 0, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	text, err := readAll(fd, st.Size)
+	if err != nil {
+		err = &fs.PathError{Op: "read", Path: path, Err: err}
+	}
+	return text, fs.FileMode(st.Mode & 0o777), err
 }
 
 // executable says that this process may execute the file.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -18,8 +19,9 @@ type root struct {
 	resolve uint64
 
 	// The directory that was last asked for, as files come sorted.
-	at  string
-	dir int // -1 for none
+	at      string
+	dir     int   // -1 for none
+	missing error // why it is not there
 }
 
 func openRoot(dir string) (*root, error) {
@@ -65,11 +67,16 @@ func (r *root) open(rel string, flags uint64) (int, error) {
 }
 
 // parent is the open directory of a file, which stays open until another one
-// is asked for, and the file's name in it.
+// is asked for, and the file's name in it. That a directory is not there is
+// remembered, too, unless it is to be made.
 func (r *root) parent(rel string, create bool) (dir int, name string, err error) {
-	at, name := filepath.Split(rel)
-	if at = filepath.Clean(at); r.dir >= 0 && r.at == at {
-		return r.dir, name, nil
+	i := strings.LastIndexByte(rel, '/')
+	at, name := ".", rel[i+1:]
+	if i > 0 {
+		at = rel[:i]
+	}
+	if r.at == at && (r.dir >= 0 || r.missing != nil && !create) {
+		return r.dir, name, r.missing
 	}
 	r.forget()
 	fd := -1
@@ -78,11 +85,13 @@ func (r *root) parent(rel string, create bool) (dir int, name string, err error)
 	} else {
 		fd, err = r.open(at, unix.O_RDONLY|unix.O_DIRECTORY)
 	}
-	if err != nil {
+	if errors.Is(err, unix.ENOENT) {
+		r.missing = err
+	} else if err != nil {
 		return -1, name, err
 	}
 	r.at, r.dir = at, fd
-	return fd, name, nil
+	return fd, name, err
 }
 
 // forget closes the directory that parent keeps open.
@@ -90,7 +99,7 @@ func (r *root) forget() {
 	if r.dir >= 0 {
 		_ = unix.Close(r.dir)
 	}
-	r.dir = -1
+	r.at, r.dir, r.missing = "", -1, nil
 }
 
 // stat follows a link that stays in the root.

@@ -80,14 +80,19 @@ type shown struct {
 // secrets that the metadata no longer have.
 func (s *shown) old(text string) string {
 	known := map[string]bool{}
+	patterns := s.lines
 	for l := range strings.Lines(s.body) {
-		known[strings.TrimRight(l, "\n")] = true
+		l = strings.TrimRight(l, "\n")
+		known[l] = true
+		if parts := strings.Split(l, hidden); len(parts) > 1 {
+			patterns = append(patterns, parts)
+		}
 	}
 	var b strings.Builder
 	for l := range strings.Lines(text) {
 		bare, eol := strings.CutSuffix(l, "\n")
 		if !known[bare] {
-			bare = s.line(bare)
+			bare = s.line(bare, patterns)
 		}
 		b.WriteString(bare)
 		if eol {
@@ -97,8 +102,8 @@ func (s *shown) old(text string) string {
 	return b.String()
 }
 
-func (s *shown) line(l string) string {
-	for _, parts := range s.lines {
+func (s *shown) line(l string, patterns [][]string) string {
+	for _, parts := range patterns {
 		if matches(l, parts) {
 			return strings.Join(parts, hidden)
 		}
@@ -109,6 +114,13 @@ func (s *shown) line(l string) string {
 	// A template that no longer has the line cannot tell.
 	if i := strings.IndexAny(l, "=: \t"); i > 0 && SecretName(l[:i+1]) {
 		return l[:i+1] + hidden
+	}
+	// The password of a URL.
+	if scheme, rest, ok := strings.Cut(l, "://"); ok {
+		if user, host, ok := strings.Cut(rest, "@"); ok && strings.Contains(user, ":") {
+			name, _, _ := strings.Cut(user, ":")
+			return scheme + "://" + name + ":" + hidden + "@" + host
+		}
 	}
 	return l
 }

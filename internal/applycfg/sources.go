@@ -166,12 +166,20 @@ func readJSON(path string) (any, error) {
 	return v, nil
 }
 
+// readFile reads a document, which may come from a pipe.
 func readFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if fi.Mode().IsRegular() && fi.Size() <= maxDocument {
+		return readAll(int(f.Fd()), fi.Size())
+	}
 	data, err := io.ReadAll(io.LimitReader(f, maxDocument+1))
 	if err == nil && len(data) > maxDocument {
 		err = fmt.Errorf("%s: larger than %d MiB", path, maxDocument>>20)

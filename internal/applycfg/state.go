@@ -1,7 +1,6 @@
 package applycfg
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -76,11 +75,22 @@ func (o Output) lockState(ctx context.Context, r *root) (*state, error) {
 			return nil, err
 		}
 		s := &state{dir: dir, id: sum(dir), step: o.step, temporary: temporary, lock: lock}
+		s.sweep()
 		s.keep = o.Keep || exists(s.path(keptIndex))
 		if err := s.recover(r); err != nil {
 			return nil, errors.Join(err, s.release())
 		}
 		return s, nil
+	}
+}
+
+// sweep removes half-written records of killed runs.
+func (s *state) sweep() {
+	entries, _ := os.ReadDir(s.dir)
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") {
+			_ = os.Remove(s.path(e.Name()))
+		}
 	}
 }
 
@@ -131,17 +141,19 @@ const journalHead = "applycfg journal 1\n"
 // write writes a record of the files on their way: docs/formats.md has the
 // format.
 func (s *state) write(name string, todo []*job) error {
-	var b bytes.Buffer
-	b.WriteString(journalHead)
+	b := make([]byte, 0, 100*(1+len(todo)))
+	b = append(b, journalHead...)
 	for _, j := range todo {
-		what := "put"
+		what := "put "
 		if j.action == Deleted {
-			what = "del"
+			what = "del "
 		}
-		fmt.Fprintf(&b, "%s %d %q %q\n", what, j.ino, j.path, j.temp)
+		b = strconv.AppendUint(append(b, what...), j.ino, 10)
+		b = strconv.AppendQuote(append(b, ' '), j.path)
+		b = append(strconv.AppendQuote(append(b, ' '), j.temp), '\n')
 	}
-	fmt.Fprintf(&b, "end %d\n", len(todo))
-	return atomicfile.Write(s.path(name), b.Bytes(), 0o600)
+	b = fmt.Appendf(b, "end %d\n", len(todo))
+	return atomicfile.Write(s.path(name), b, 0o600)
 }
 
 // read reads a record; nil when it is not there.

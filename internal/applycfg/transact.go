@@ -116,10 +116,10 @@ func (r *root) writeTemp(j *job) error {
 		return err
 	}
 	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
-	fd, err := unix.Openat(dir, j.temp, flags, 0o600)
+	fd, err := unix.Openat(dir, j.temp, flags, j.mode&0o777)
 	if errors.Is(err, unix.EEXIST) { // of a run whose record is lost
 		if err = unix.Unlinkat(dir, j.temp, 0); err == nil {
-			fd, err = unix.Openat(dir, j.temp, flags, 0o600)
+			fd, err = unix.Openat(dir, j.temp, flags, j.mode&0o777)
 		}
 	}
 	if err != nil {
@@ -148,6 +148,9 @@ func fill(fd int, j *job) error {
 		if err := unix.Fchown(fd, j.uid, j.gid); err != nil {
 			return err
 		}
+	}
+	if st.Mode&0o7777 == j.mode {
+		return nil
 	}
 	// After chown, which takes the set-user-ID bit away.
 	return unix.Fchmod(fd, j.mode)

@@ -36,8 +36,8 @@ func encode(b []byte, v any, between, newline, step string) []byte {
 		})
 	case *Object:
 		return items(b, '{', '}', between, newline, step, v.Len(), func(b []byte, i int, inner string) []byte {
-			b = append(quote(b, v.keys[i]), ": "...)
-			return encode(b, v.values[v.keys[i]], between, inner, step)
+			b = append(quote(b, v.members[i].key), ": "...)
+			return encode(b, v.members[i].value, between, inner, step)
 		})
 	}
 	return quote(b, fmt.Sprint(v)) // not a value of this package; show it at least

@@ -21,28 +21,61 @@ import (
 // Object is a mapping that remembers the order in which keys first appeared.
 // Nil is an empty object for reading.
 type Object struct {
-	keys   []string
-	values map[string]any
+	members []member
+	index   map[string]int // place of a key; nil while there are few
+}
+
+type member struct {
+	key   string
+	value any
+}
+
+// few is how many keys are found as fast without an index.
+const few = 12
+
+// find is the place of a key, or -1.
+func (o *Object) find(key string) int {
+	if o == nil {
+		return -1
+	}
+	if o.index != nil {
+		if i, ok := o.index[key]; ok {
+			return i
+		}
+		return -1
+	}
+	for i := range o.members {
+		if o.members[i].key == key {
+			return i
+		}
+	}
+	return -1
 }
 
 // Get returns the value of a key and whether it is there; null is there.
 func (o *Object) Get(key string) (any, bool) {
-	if o == nil {
-		return nil, false
+	if i := o.find(key); i >= 0 {
+		return o.members[i].value, true
 	}
-	v, ok := o.values[key]
-	return v, ok
+	return nil, false
 }
 
 // Set gives a key a value. A new key goes last; a known one keeps its place.
 func (o *Object) Set(key string, value any) {
-	if o.values == nil {
-		o.values = map[string]any{}
+	if i := o.find(key); i >= 0 {
+		o.members[i].value = value
+		return
 	}
-	if _, ok := o.values[key]; !ok {
-		o.keys = append(o.keys, key)
+	o.members = append(o.members, member{key, value})
+	switch {
+	case o.index != nil:
+		o.index[key] = len(o.members) - 1
+	case len(o.members) > few:
+		o.index = make(map[string]int, 2*len(o.members))
+		for i := range o.members {
+			o.index[o.members[i].key] = i
+		}
 	}
-	o.values[key] = value
 }
 
 // Len is the number of keys.
@@ -50,7 +83,7 @@ func (o *Object) Len() int {
 	if o == nil {
 		return 0
 	}
-	return len(o.keys)
+	return len(o.members)
 }
 
 // All yields keys and values in order.
@@ -59,8 +92,8 @@ func (o *Object) All() iter.Seq2[string, any] {
 		if o == nil {
 			return
 		}
-		for _, k := range o.keys {
-			if !yield(k, o.values[k]) {
+		for i := range o.members {
+			if !yield(o.members[i].key, o.members[i].value) {
 				return
 			}
 		}
@@ -73,18 +106,24 @@ func (o *Object) Falsy() bool { return o.Len() == 0 }
 // clone copies the object, not its values.
 func (o *Object) clone() *Object {
 	if o == nil {
-		return &Object{values: map[string]any{}}
+		return &Object{}
 	}
-	return &Object{slices.Clone(o.keys), maps.Clone(o.values)}
+	return &Object{slices.Clone(o.members), maps.Clone(o.index)}
 }
 
 // Merge makes one object of several. The later wins: an object goes into an
 // object key by key; anything else replaces what was there. The arguments are
 // not changed.
 func Merge(docs ...*Object) *Object {
-	sum := &Object{values: map[string]any{}}
+	sum := &Object{}
 	for _, d := range docs {
-		sum = merge(sum, d)
+		switch {
+		case d.Len() == 0:
+		case sum.Len() == 0:
+			sum = d.clone()
+		default:
+			sum = merge(sum, d)
+		}
 	}
 	return sum
 }

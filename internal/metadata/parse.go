@@ -138,7 +138,7 @@ func (p *parser) nested(read func() (any, string)) (any, string) {
 
 // object returns what it has read when there is a problem: see Salvage.
 func (p *parser) object() (any, string) {
-	o := &Object{values: map[string]any{}}
+	o := &Object{}
 	if p.space(); p.peek() == '}' {
 		p.pos++
 		return o, ""
@@ -204,25 +204,30 @@ func (p *parser) separator(closing byte) (end bool, problem string) {
 func (p *parser) str() (any, string) {
 	start := p.pos
 	p.pos++
-	var b strings.Builder
+	var b []byte // what is there before an escape; nil without one
 	for {
-		rest := p.text[p.pos:]
-		n := strings.IndexFunc(rest, func(r rune) bool { return r == '"' || r == '\\' || r < ' ' })
-		if n < 0 {
-			p.pos = start
-			return nil, "this string has no closing quote"
+		from := p.pos
+		for p.pos < len(p.text) && p.text[p.pos] != '"' && p.text[p.pos] != '\\' && p.text[p.pos] >= ' ' {
+			p.pos++
 		}
-		b.WriteString(rest[:n])
-		p.pos += n
-		switch rest[n] {
+		piece := p.text[from:p.pos]
+		switch p.peek() {
 		case '"':
 			p.pos++
-			return b.String(), ""
+			if b == nil {
+				return piece, ""
+			}
+			return string(append(b, piece...)), ""
 		case '\\':
-			if problem := p.escape(&b); problem != "" {
+			var problem string
+			if b, problem = p.escape(append(b, piece...)); problem != "" {
 				return nil, problem
 			}
 		default:
+			if p.pos == len(p.text) || !strings.Contains(p.text[p.pos:], `"`) {
+				p.pos = start
+				return nil, "this string has no closing quote"
+			}
 			return nil, "a control character in a string; write it as an escape, such as \\n"
 		}
 	}
@@ -231,35 +236,30 @@ func (p *parser) str() (any, string) {
 // escapes are the letters of escapes such as \n.
 const escapes = `"\/bfnrt`
 
-func (p *parser) escape(b *strings.Builder) string {
+func (p *parser) escape(b []byte) ([]byte, string) {
 	rest := p.text[p.pos+1:]
 	if rest == "" {
-		return "the file ends within an escape"
+		return nil, "the file ends within an escape"
 	}
 	if i := strings.IndexByte(escapes, rest[0]); i >= 0 {
-		b.WriteByte("\"\\/\b\f\n\r\t"[i])
 		p.pos += 2
-		return ""
+		return append(b, "\"\\/\b\f\n\r\t"[i]), ""
 	}
 	r, ok := hex4(p.text[p.pos:])
 	if !ok {
-		return "no such escape"
+		return nil, "no such escape"
 	}
 	p.pos += 6
 	if utf16.IsSurrogate(r) {
 		low, ok := hex4(p.text[p.pos:])
 		pair := utf16.DecodeRune(r, low)
-		if ok && pair != utf8.RuneError {
-			p.pos += 6
+		if !ok || pair == utf8.RuneError {
+			return append(b, 0xe0|byte(r>>12), 0x80|byte(r>>6)&0x3f, 0x80|byte(r)&0x3f), ""
 		}
-		if pair == utf8.RuneError {
-			b.Write([]byte{0xe0 | byte(r>>12), 0x80 | byte(r>>6)&0x3f, 0x80 | byte(r)&0x3f})
-			return ""
-		}
+		p.pos += 6
 		r = pair
 	}
-	b.WriteRune(r)
-	return ""
+	return utf8.AppendRune(b, r), ""
 }
 
 // hex4 reads \uXXXX at the start of s.

@@ -60,6 +60,7 @@ type section struct {
 func parse(name, text string, original bool) (*Template, error) {
 	p := &parser{name: name, text: text, original: original, counted: 1}
 	p.matcher.reset(text, "{{", "}}")
+	p.nodes = make([]node, 0, 2*strings.Count(text, "{{")+1)
 	if len(text) > maxText {
 		return nil, p.fail(1, fmt.Sprintf("larger than %d MiB", maxText>>20), "copy large files in install.d instead")
 	}
@@ -92,7 +93,7 @@ func parse(name, text string, original bool) (*Template, error) {
 	if pos < len(text) {
 		p.nodes = append(p.nodes, node{text: text[pos:]})
 	}
-	return &Template{name: name, nodes: p.nodes, original: original}, nil
+	return &Template{name: name, size: len(text), nodes: p.nodes, original: original}, nil
 }
 
 // take adds a tag to the tree.

@@ -25,6 +25,7 @@ import (
 // Template is a parsed template. It is not changed by rendering.
 type Template struct {
 	name     string
+	size     int // of its text
 	nodes    []node
 	original bool // partials are parsed alike
 }
@@ -62,7 +63,7 @@ const (
 // Render returns the rendered template for data, the value that {{.}} means at
 // the top. The errors are [*Error], and what [Options.Partial] returns.
 func (t *Template) Render(data any, o Options) ([]byte, error) {
-	r := &renderer{Options: o, stack: []any{data}}
+	r := &renderer{Options: o, stack: []any{data}, out: make([]byte, 0, t.size+t.size/4)}
 	if r.Text == nil {
 		r.Text = func(v any) string { return fmt.Sprint(v) }
 	}
