@@ -7,30 +7,37 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
 // What plain scalars mean, as in PyYAML's resolver.
 var (
-	boolForm  = regexp.MustCompile(`^(?:yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF)$`)
-	intForm   = regexp.MustCompile(`^(?:[-+]?0b[0-1_]+|[-+]?0[0-7_]+|[-+]?(?:0|[1-9][0-9_]*)|[-+]?0x[0-9a-fA-F_]+|[-+]?[1-9][0-9_]*(?::[0-5]?[0-9])+)$`)
-	floatForm = regexp.MustCompile(`^(?:[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+][0-9]+)?|\.[0-9][0-9_]*(?:[eE][-+][0-9]+)?|[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+\.[0-9_]*|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$`)
-	dateForm  = regexp.MustCompile(`^(?:[0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[Tt]|[ \t]+)[0-9]{1,2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]*)?(?:[ \t]*(?:Z|[-+][0-9]{1,2}(?::[0-9]{2})?))?)$`)
-	nullForm  = regexp.MustCompile(`^(?:~|null|Null|NULL|)$`)
+	boolForm  = compileLater(`^(?:yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF)$`)
+	intForm   = compileLater(`^(?:[-+]?0b[0-1_]+|[-+]?0[0-7_]+|[-+]?(?:0|[1-9][0-9_]*)|[-+]?0x[0-9a-fA-F_]+|[-+]?[1-9][0-9_]*(?::[0-5]?[0-9])+)$`)
+	floatForm = compileLater(`^(?:[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+][0-9]+)?|\.[0-9][0-9_]*(?:[eE][-+][0-9]+)?|[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+\.[0-9_]*|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$`)
+	dateForm  = compileLater(`^(?:[0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[Tt]|[ \t]+)[0-9]{1,2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]*)?(?:[ \t]*(?:Z|[-+][0-9]{1,2}(?::[0-9]{2})?))?)$`)
+	nullForm  = compileLater(`^(?:~|null|Null|NULL|)$`)
 )
+
+// compileLater compiles a regular expression when it is first used: programs
+// that read no YAML start sooner.
+func compileLater(text string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(text) })
+}
 
 // resolve is the kind of a plain scalar.
 func resolve(s string) Kind {
 	switch {
-	case nullForm.MatchString(s):
+	case nullForm().MatchString(s):
 		return Null
-	case boolForm.MatchString(s):
+	case boolForm().MatchString(s):
 		return Bool
-	case intForm.MatchString(s):
+	case intForm().MatchString(s):
 		return Int
-	case floatForm.MatchString(s):
+	case floatForm().MatchString(s):
 		return Float
-	case dateForm.MatchString(s):
+	case dateForm().MatchString(s):
 		return Date
 	}
 	return Text
@@ -50,7 +57,7 @@ func scalar(kind Kind, s string, line int) (*Node, error) {
 	ok := true
 	switch kind {
 	case Bool:
-		ok = boolForm.MatchString(s)
+		ok = boolForm().MatchString(s)
 		switch strings.ToLower(s) {
 		case "yes", "true", "on":
 			n.Bool = true
@@ -144,12 +151,12 @@ func parseFloat(s string) (float64, bool) {
 	return sign * total, true
 }
 
-var dateParts = regexp.MustCompile(`^([0-9]{4})-([0-9]{1,2})-([0-9]{1,2})(?:[Tt \t]+([0-9]{1,2}):([0-9]{2}):([0-9]{2}).*)?$`)
+var dateParts = compileLater(`^([0-9]{4})-([0-9]{1,2})-([0-9]{1,2})(?:[Tt \t]+([0-9]{1,2}):([0-9]{2}):([0-9]{2}).*)?$`)
 
 // validDate says that the calendar has the day and the clock the time.
 func validDate(s string) bool {
-	m := dateParts.FindStringSubmatch(s)
-	if m == nil || !dateForm.MatchString(s) {
+	m := dateParts().FindStringSubmatch(s)
+	if m == nil || !dateForm().MatchString(s) {
 		return false
 	}
 	var v [6]int

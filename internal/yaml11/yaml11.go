@@ -19,7 +19,6 @@ import (
 	"io"
 	"math/big"
 	"os"
-	"regexp"
 	"sort"
 	"strconv"
 	"strings"
@@ -148,23 +147,23 @@ func (f *fault) Error() string { return fmt.Sprintf("line %d: %s", f.line, f.msg
 
 func at(line int, msg, hint string) error { return &fault{line, msg, hint} }
 
-var libraryError = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)`)
+var libraryError = compileLater(`^yaml: (?:line (\d+): )?(.*)`)
 
 // LibraryError is the line, from 1, and the message of an error that
 // gopkg.in/yaml.v3 has about content. The line is 0 where the library does not
 // say it and it cannot be found.
 func LibraryError(err error, content []byte) (line int, msg string) {
-	m := libraryError.FindStringSubmatch(err.Error())
+	m := libraryError().FindStringSubmatch(err.Error())
 	if m == nil {
 		return 0, err.Error()
 	}
-	if a := unknownAnchor.FindStringSubmatch(m[2]); a != nil {
+	if a := unknownAnchor().FindStringSubmatch(m[2]); a != nil {
 		return aliasLine(a[1], m[2], content), m[2]
 	}
 	return libraryLine(m[1], m[2], content), m[2]
 }
 
-var unknownAnchor = regexp.MustCompile(`^unknown anchor '(.+)' referenced$`)
+var unknownAnchor = compileLater(`^unknown anchor '(.+)' referenced$`)
 
 // aliasLine is the line of the alias that has no anchor: the first one with
 // which the content up to it has the same error.
