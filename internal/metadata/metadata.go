@@ -66,6 +66,9 @@ func (o *Object) Set(key string, value any) {
 		o.members[i].value = value
 		return
 	}
+	if o.members == nil {
+		o.members = make([]member, 0, 8)
+	}
 	o.members = append(o.members, member{key, value})
 	switch {
 	case o.index != nil:

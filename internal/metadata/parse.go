@@ -106,12 +106,11 @@ func (p *parser) value() (any, string) {
 	switch c := p.peek(); {
 	case p.pos == len(p.text):
 		return nil, "the file ends where a value should be"
-	case c == '{':
-		return p.nested(p.object)
-	case c == '[':
-		return p.nested(p.list)
+	case c == '{' || c == '[':
+		return p.nested(c)
 	case c == '"':
-		return p.str()
+		s, problem := p.str()
+		return s, problem
 	}
 	for _, w := range words {
 		if strings.HasPrefix(p.text[p.pos:], w.text) {
@@ -126,12 +125,16 @@ func (p *parser) value() (any, string) {
 	return nil, "this is no JSON value"
 }
 
-func (p *parser) nested(read func() (any, string)) (any, string) {
+func (p *parser) nested(bracket byte) (v any, problem string) {
 	if p.depth++; p.depth > MaxDepth {
 		return nil, fmt.Sprintf("nested more than %d levels deep", MaxDepth)
 	}
-	p.pos++ // the bracket
-	v, problem := read()
+	p.pos++
+	if bracket == '{' {
+		v, problem = p.object()
+	} else {
+		v, problem = p.list()
+	}
 	p.depth--
 	return v, problem
 }
@@ -159,7 +162,7 @@ func (p *parser) object() (any, string) {
 		if problem != "" {
 			return o, problem
 		}
-		o.Set(key.(string), v)
+		o.Set(key, v)
 		if end, problem := p.separator('}'); end || problem != "" {
 			return o, problem
 		}
@@ -200,8 +203,8 @@ func (p *parser) separator(closing byte) (end bool, problem string) {
 	return false, fmt.Sprintf("expected ',' or '%c'", closing)
 }
 
-// str reads a string; it returns any for value's sake.
-func (p *parser) str() (any, string) {
+// str reads a string.
+func (p *parser) str() (text, problem string) {
 	start := p.pos
 	p.pos++
 	var b []byte // what is there before an escape; nil without one
@@ -219,16 +222,15 @@ func (p *parser) str() (any, string) {
 			}
 			return string(append(b, piece...)), ""
 		case '\\':
-			var problem string
 			if b, problem = p.escape(append(b, piece...)); problem != "" {
-				return nil, problem
+				return "", problem
 			}
 		default:
 			if p.pos == len(p.text) || !strings.Contains(p.text[p.pos:], `"`) {
 				p.pos = start
-				return nil, "this string has no closing quote"
+				return "", "this string has no closing quote"
 			}
-			return nil, "a control character in a string; write it as an escape, such as \\n"
+			return "", "a control character in a string; write it as an escape, such as \\n"
 		}
 	}
 }
