@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -210,6 +211,55 @@ func TestLocal(t *testing.T) {
 		}
 		if _, err := (Local{Dirs: []string{more}}).Collect(t.Context()); !IsUnavailable(err) || !strings.Contains(err.Error(), path+": everybody may write it") {
 			t.Errorf("%s is world-writable: %v", path, err)
+		}
+	}
+}
+
+// Links count inside of the directory only, but not for the original.
+func TestLocalLinks(t *testing.T) {
+	secret := filepath.Join(files(t, t.TempDir(), map[string]string{"secret": "1"}), "secret")
+	for target, want := range map[string]string{"../x": "", secret: "", "/proc/self/environ": "", "a": "2", "./.data/b": "3", "none": ""} {
+		dir := files(t, filepath.Join(t.TempDir(), "l"), map[string]string{"a": "2", ".data/b": "3", "../x": "4"})
+		if err := os.Symlink(target, filepath.Join(dir, "link")); err != nil {
+			t.Fatal(err)
+		}
+		got := summary(Local{Dirs: []string{dir}}.Collect(t.Context()))
+		switch {
+		case target == "none" && got != "a 2":
+			t.Errorf("a link to nowhere: %s", got)
+		case target != "none" && want == "" && (!strings.HasPrefix(got, "unavailable: ") || strings.Contains(got, "secret 1")):
+			t.Errorf("a link to %s: %s", target, got)
+		case want != "" && got != "a 2; link "+want:
+			t.Errorf("a link to %s: %s", target, got)
+		}
+		if got := summary(Local{Dirs: []string{dir}, Original: true}.Collect(t.Context())); target == secret && got != "a 2; link 1" {
+			t.Errorf("for the original, a link to %s: %s", target, got)
+		}
+	}
+	dir := files(t, t.TempDir(), map[string]string{"a": "2"})
+	if err := syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, original := range []bool{false, true} {
+		if got := summary(Local{Dirs: []string{dir}, Original: original}.Collect(t.Context())); !strings.HasSuffix(got, "pipe: not a regular file") {
+			t.Errorf("a pipe: %s", got)
+		}
+	}
+}
+
+func TestInstanceData(t *testing.T) {
+	dir := files(t, t.TempDir(), map[string]string{
+		"good": `{"v1": {"instance_id": "i-1", "local_hostname": "h"}, "ds": {"meta_data": {"k": 1}}, "merged_cfg": {"much": 1}}`, "bad": "{", "list": "[]",
+	})
+	want := `instance_data {"ds": {"meta_data": {"k": 1}}, "v1": {"instance_id": "i-1", "local_hostname": "h"}, "instance-id": "i-1", "local-hostname": "h"}`
+	for range 10 { // in the same order, too
+		if got := summary(InstanceData{filepath.Join(dir, "good")}.Collect(t.Context())); got != want {
+			t.Errorf("Collect = %s, want %s", got, want)
+		}
+	}
+	for _, name := range []string{"bad", "list", "none"} {
+		if got := summary(InstanceData{filepath.Join(dir, name)}.Collect(t.Context())); !strings.HasPrefix(got, "unavailable: ") {
+			t.Errorf("%s: %s", name, got)
 		}
 	}
 }

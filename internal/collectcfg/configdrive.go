@@ -54,9 +54,9 @@ func readConfigDrive(v volume) (Document, error) {
 	d := document(name, data)
 	if o, ok := d.Value.(*metadata.Object); ok {
 		o = metadata.Merge(o)
-		for key, from := range map[string]string{"instance-id": "uuid", "local-hostname": "hostname"} {
-			if v, ok := o.Text(from); ok {
-				setMissing(o, key, v)
+		for _, f := range [][2]string{{"instance-id", "uuid"}, {"local-hostname", "hostname"}} {
+			if v, ok := o.Text(f[1]); ok {
+				setMissing(o, f[0], v)
 			}
 		}
 		d.Value = o
@@ -100,9 +100,9 @@ func (i InstanceData) Collect(context.Context) ([]Document, error) {
 			doc.Set(key, v)
 		}
 	}
-	for key, from := range map[string]string{"instance-id": "v1.instance_id", "local-hostname": "v1.local_hostname"} {
-		if v, ok := all.Text(from); ok {
-			doc.Set(key, v)
+	for _, f := range [][2]string{{"instance-id", "v1.instance_id"}, {"local-hostname", "v1.local_hostname"}} {
+		if v, ok := all.Text(f[1]); ok {
+			doc.Set(f[0], v)
 		}
 	}
 	d.Value = doc

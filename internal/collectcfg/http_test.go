@@ -239,9 +239,9 @@ func TestEC2(t *testing.T) {
 			t.Errorf("v2 %v: requests (-want +got):\n%s", v2, d)
 		}
 	}
-	for name, h := range map[string]http.HandlerFunc{
-		"nested for ever": func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "a/") },
-		"endless": func(w http.ResponseWriter, r *http.Request) {
+	for want, h := range map[string]http.HandlerFunc{
+		"nested too deeply": func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "a/") },
+		"more than 2000 values": func(w http.ResponseWriter, r *http.Request) {
 			if strings.HasSuffix(r.URL.Path, "/") {
 				for i := range 100_000 {
 					fmt.Fprintf(w, "k%d\n", i)
@@ -250,8 +250,8 @@ func TestEC2(t *testing.T) {
 		},
 	} {
 		e := &EC2{URL: serve(t, h), Timeout: 5 * time.Second, devices: devices(t, nil)}
-		if got := summary(e.Collect(t.Context())); !strings.HasPrefix(got, "temporary: ") {
-			t.Errorf("%s: %.200s", name, got)
+		if got := summary(e.Collect(t.Context())); !strings.HasPrefix(got, "temporary: ") || !strings.HasSuffix(got, want) {
+			t.Errorf("%.200s; want %s", got, want)
 		}
 	}
 }
