@@ -106,6 +106,8 @@ func TestRunFollowsFiles(t *testing.T) {
 		{"a file goes", func() { os.Remove(local + "/b") }, `3[5]`},
 		{"a link comes", func() { os.Symlink("a", local+"/c") }, `33[5]`},
 		{"a link goes", func() { os.Remove(local + "/c") }, `3[5]`},
+		{"a file comes again", func() { replace(t, local+"/b", `8`) }, `38[5]`},
+		{"a file is moved away", func() { os.Rename(local+"/b", filepath.Join(dir, "b")) }, `3[5]`},
 		{"a file is no JSON", func() { replace(t, local+"/a", "{") }, `{[5]`},
 		{"a directory is replaced", func() {
 			files(t, local+".new", map[string]string{"a": "6"})
