@@ -1,6 +1,5 @@
 // Refreshcfg runs the configuration hooks of a machine and reports how they
-// ended. Called as os-refresh-config it takes that program's flags and leaves
-// the report to a hook.
+// ended. Called as os-refresh-config or dib-run-parts it is that program.
 package main
 
 import (
@@ -10,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"goldsmith/internal/applycfg"
@@ -21,7 +19,16 @@ import (
 // version is set when the program is linked.
 var version = "dev"
 
-func main() { os.Exit(program(filepath.Base(os.Args[0])).Main(os.Args[1:])) }
+func main() {
+	name, args := filepath.Base(os.Args[0]), os.Args[1:]
+	switch name {
+	case original:
+		os.Exit(runOriginal(name, args))
+	case runParts:
+		os.Exit(runRunParts(name, args))
+	}
+	os.Exit(program(name).Main(args))
+}
 
 // app is the program with its flags.
 type app struct {
@@ -35,29 +42,19 @@ type app struct {
 
 func program(name string) *command.Program {
 	a := &app{name: name}
-	p := &command.Program{Name: name, Version: version, Root: &command.Command{
+	return &command.Program{Name: name, Version: version, Commands: []*command.Command{checkCommand(), planCommand()}, Root: &command.Command{
 		Short: "run the configuration hooks of this machine",
 		Long: "The phases pre-configure, configure, post-configure and migration run in this order; each is a directory\n" +
 			"PHASE.d of hooks below " + refreshcfg.DefaultBase + " (or $OS_REFRESH_CONFIG_BASE_DIR). The first hook that fails\n" +
 			"ends the run with status 1, after error.d has run. If the metadata has the key completion-signal, the outcome\n" +
 			"is sent there, with completion-token as bearer token and instance-id as name. --timeout ends what still runs.\n\n" +
 			"A hook may say in a line '## goldsmith: {...}' when it has to run, what it waits for, and how long it may take\n" +
-			"(docs/templates.md).",
+			"(docs/hooks.md).",
 		Example: "refreshcfg --timeout 600",
 		Flags:   a.flags,
 		Run:     a.run,
 	}}
-	if name != original {
-		p.Commands = []*command.Command{checkCommand(), planCommand()}
-	}
-	if name == original {
-		p.Status = func(err error) int { return command.OriginalStatus(err, int(syscall.EAGAIN)) }
-	}
-	return p
 }
-
-// original is the program that this one replaces.
-const original = "os-refresh-config"
 
 func (a *app) flags(fs *flag.FlagSet) {
 	*a = app{name: a.name} // help declares the flags once more
@@ -69,10 +66,8 @@ func (a *app) flags(fs *flag.FlagSet) {
 	fs.BoolVar(&a.noSignal, "no-signal", false, "do not report how it ended")
 	fs.StringVar(&a.level, "log-level", "INFO", "ERROR, WARN, CRITICAL, INFO or DEBUG; the `level` below which nothing is logged")
 	fs.BoolVar(&a.version, "version", false, "print the version and exit")
-	if a.name != original {
-		fs.BoolVar(&a.noop, "noop", false, "say what would run and why, run nothing")
-		fs.StringVar(&a.state, "state", refreshcfg.DefaultState, "`directory` for what is remembered between runs")
-	}
+	fs.BoolVar(&a.noop, "noop", false, "say what would run and why, run nothing")
+	fs.StringVar(&a.state, "state", refreshcfg.DefaultState, "`directory` for what is remembered between runs")
 }
 
 // baseDir is the directory of the phases.
@@ -103,27 +98,25 @@ func (a *app) run(ctx context.Context, io command.IO, words []string) error {
 	c := refreshcfg.Config{
 		Base: baseDir(), Lock: a.lock, Timeout: time.Duration(a.timeout) * time.Second,
 		Stdout: io.Stdout, Log: io.Stderr,
-		Plain: a.name == original, State: a.state, Noop: a.noop,
+		State: a.state, Noop: a.noop,
 		Say: func(format string, args ...any) {
 			if !quiet {
 				say(format, args...)
 			}
 		},
 	}
-	if !c.Plain {
-		c.Image, c.Metadata = refreshcfg.Running(), applycfg.FromEnvironment(nil, a.list).Load
-		changed, err := os.CreateTemp("", "refreshcfg-changed-*")
-		if err != nil {
-			return err
-		}
-		defer os.Remove(changed.Name())
-		c.Changed = changed.Name()
-		if err := changed.Close(); err != nil {
-			return err
-		}
+	c.Image, c.Metadata = refreshcfg.Running(), applycfg.FromEnvironment(nil, a.list).Load
+	changed, err := os.CreateTemp("", "refreshcfg-changed-*")
+	if err != nil {
+		return err
 	}
-	err := refreshcfg.Run(ctx, c)
-	if command.Status(err) == command.StatusBusy || a.noSignal || a.noop || a.name == original || ctx.Err() != nil {
+	defer os.Remove(changed.Name())
+	c.Changed = changed.Name()
+	if err := changed.Close(); err != nil {
+		return err
+	}
+	err = refreshcfg.Run(ctx, c)
+	if command.Status(err) == command.StatusBusy || a.noSignal || a.noop || ctx.Err() != nil {
 		return err
 	}
 	return a.signal(ctx, err, c.Say)

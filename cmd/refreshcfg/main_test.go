@@ -14,7 +14,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"refreshcfg": main, "os-refresh-config": main})
+	testscript.Main(m, map[string]func(){"refreshcfg": main, "os-refresh-config": main, "dib-run-parts": main})
 }
 
 // receiver is the host that a machine reports to.

@@ -17,9 +17,6 @@ import (
 
 // phase runs the hooks of one phase; one without a directory has none.
 func (c Config) phase(ctx context.Context, name string) error {
-	if c.Plain {
-		return c.plain(ctx, name)
-	}
 	p, err := c.readPhase(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -30,8 +27,8 @@ func (c Config) phase(ctx context.Context, name string) error {
 	for _, n := range p.ignored {
 		c.Say("%s: %s does not run: a hook's name has only letters, digits, - and _", p.dir, n)
 	}
-	r := &hook.Runner{Dir: p.dir, Stdout: c.Stdout, Log: c.Log, Env: c.environ()}
-	e := &execution{Config: c, phase: p, runner: r, slots: map[string]chan struct{}{}}
+	r := c.runner(p.dir)
+	e := &execution{Config: c, phase: p, runner: r, slots: map[string]chan struct{}{}, stop: make(chan struct{})}
 	if slices.ContainsFunc(p.nodes, func(n node) bool { return n.beside }) {
 		r.Stdout, r.Log = &shared{w: c.Stdout}, &shared{w: c.Log}
 	}
@@ -63,6 +60,7 @@ type execution struct {
 	runner  *hook.Runner
 	session *hook.Session // nil until a hook runs
 	slots   map[string]chan struct{}
+	stop    chan struct{} // closed at the first failure
 }
 
 // shared is a writer that several hooks write to.
@@ -116,8 +114,9 @@ func (e *execution) run(ctx context.Context) error {
 		end := <-ends
 		running--
 		done[end.i] = true
-		if failed == nil {
+		if failed == nil && end.err != nil {
 			failed = end.err
+			close(e.stop)
 		}
 	}
 	if failed == nil && e.session != nil {
@@ -144,9 +143,16 @@ func (e *execution) hook(ctx context.Context, n node) error {
 		select {
 		case e.slots[name] <- struct{}{}:
 			defer func() { <-e.slots[name] }()
+		case <-e.stop:
+			return nil
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
+	}
+	select {
+	case <-e.stop: // both were ready
+		return nil
+	default:
 	}
 	s := state{or(e.State, DefaultState)}
 	var env []string

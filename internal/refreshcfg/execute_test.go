@@ -6,7 +6,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"goldsmith/internal/metadata"
@@ -225,11 +227,51 @@ func TestNoopAndPlan(t *testing.T) {
 	}
 }
 
-// By the original's name headers mean nothing.
-func TestPlain(t *testing.T) {
+// A hook may be a program, larger than anything that is searched.
+func TestLargeHook(t *testing.T) {
 	m := newMachine(t)
-	m.c.Plain = true
-	m.hook("configure.d/1-x", `{"once": "image", "no": 1}`, "")
-	m.runs("1-x")
-	m.runs("1-x")
+	m.hook("configure.d/1-large", "", "exit 0\n"+strings.Repeat("# filler\n", 1<<18))
+	m.runs("1-large")
+}
+
+// What waits for a semaphore does not start when another hook has failed.
+func TestSemaphoreAfterFailure(t *testing.T) {
+	m := newMachine(t)
+	m.hook("configure.d/1-a", `{"after": [], "semaphore": "x"}`, "while [ ! -e ETC/failed ]; do sleep 0.02; done; sleep 0.2; touch ETC/1-a\n")
+	m.hook("configure.d/2-b", `{"after": [], "semaphore": "x"}`, "while [ ! -e ETC/failed ]; do sleep 0.02; done; sleep 0.2; touch ETC/2-b\n")
+	m.hook("configure.d/3-c", `{"after": []}`, "touch ETC/failed; exit 1\n")
+	if _, err := run(t, m.c); err == nil {
+		t.Fatal("no error")
+	}
+	if a, b := m.read("1-a"), m.read("2-b"); (a == "") == (b == "") {
+		t.Errorf("1-a %q, 2-b %q: want one of them to have run", a, b)
+	}
+}
+
+// A link that is watched counts with what it leads to.
+func TestChangedBehindLink(t *testing.T) {
+	m := newMachine(t)
+	m.write("real", "1")
+	if err := os.Symlink("real", filepath.Join(m.etc, "link")); err != nil {
+		t.Fatal(err)
+	}
+	m.hook("configure.d/1-file", `{"changed": ["ETC/link"]}`, "")
+	m.runs("1-file")
+	m.runs("")
+	m.write("real", "2")
+	m.runs("1-file")
+}
+
+// A service that a hook starts lives on.
+func TestServiceLives(t *testing.T) {
+	m := newMachine(t)
+	m.hook("configure.d/1-serve", "", "sleep 45678 & echo $! >ETC/pid\n")
+	m.runs("1-serve")
+	pid, err := strconv.Atoi(strings.TrimSpace(m.read("pid")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Errorf("the service: %v", err)
+	}
 }

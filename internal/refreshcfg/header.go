@@ -5,7 +5,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -65,12 +64,13 @@ const (
 	onceMachine = "machine"
 )
 
-// maxHook bounds how much of a hook is searched for its header, in bytes.
-const maxHook = 1 << 20
+// maxHook bounds how much of a hook is searched for its header, in bytes. A
+// hook may be a program of any size.
+const maxHook = 64 << 10
 
 // readHeader reads and checks the header of the hook at path.
 func readHeader(path string) (h Header, err error) {
-	text, err := readBounded(path, maxHook)
+	text, err := readStart(path, maxHook)
 	if os.IsPermission(err) {
 		return h, nil // may be run without being readable
 	}
@@ -81,12 +81,19 @@ func readHeader(path string) (h Header, err error) {
 		err = h.check()
 	}
 	if err != nil {
-		return h, command.BadInput(fmt.Errorf("%s: header: %w", path, err), `such as ## goldsmith: {"timeout": "30s", "changed": ["/etc/app.conf"]}; docs/templates.md has all`)
+		return h, command.BadInput(fmt.Errorf("%s: header: %w", path, err), `such as ## goldsmith: {"timeout": "30s", "changed": ["/etc/app.conf"]}; docs/hooks.md has all`)
 	}
 	return h, nil
 }
 
-var semaphoreRE = regexp.MustCompile(`^[A-Za-z0-9_.-]+(:[1-9][0-9]{0,2})?$`)
+// isSemaphore tells whether a word is NAME or NAME:COUNT, with a count from 1
+// to 999.
+func isSemaphore(word string) bool {
+	name, count, counted := strings.Cut(word, ":")
+	n, err := strconv.Atoi(count)
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-"
+	return name != "" && strings.Trim(name, letters) == "" && (!counted || err == nil && n > 0 && n < 1000 && count[0] != '+')
+}
 
 func (h *Header) check() error {
 	switch h.Once {
@@ -107,17 +114,24 @@ func (h *Header) check() error {
 	if h.Retries < 0 || h.Retries > 1000 {
 		return fmt.Errorf(`"retries": %d: from 0 to 1000`, h.Retries)
 	}
-	if h.Semaphore != "" && !semaphoreRE.MatchString(h.Semaphore) {
+	if h.Semaphore != "" && !isSemaphore(h.Semaphore) {
 		return fmt.Errorf(`"semaphore": %q: a name, or NAME:COUNT`, h.Semaphore)
 	}
-	for _, p := range h.Snapshot {
-		if p != path.Clean(p) || !strings.HasPrefix(p, "/") || p == "/" {
-			return fmt.Errorf(`"snapshot": %q: an absolute path, not the root`, p)
-		}
+	if err := checkSnapshot(h.Snapshot); err != nil {
+		return err
 	}
 	for _, p := range h.Changed {
 		if _, err := filepath.Match(p, ""); p == "" || err != nil {
 			return fmt.Errorf(`"changed": %q: an absolute path, a pattern of one, or a key of the metadata`, p)
+		}
+	}
+	return nil
+}
+
+func checkSnapshot(paths []string) error {
+	for _, p := range paths {
+		if p != path.Clean(p) || !strings.HasPrefix(p, "/") || p == "/" {
+			return fmt.Errorf(`"snapshot": %q: an absolute path, not the root`, p)
 		}
 	}
 	return nil

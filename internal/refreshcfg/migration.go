@@ -10,11 +10,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"goldsmith/internal/atomicfile"
 	"goldsmith/internal/command"
+	"goldsmith/internal/hook"
 )
 
 // Migration is what became of a hook that a machine runs once.
@@ -61,14 +63,39 @@ func (s state) migrations() ([]Migration, error) {
 		if filepath.Ext(e.Name()) != ".json" || e.Name()[0] == '.' {
 			continue
 		}
-		var m Migration
-		if _, err := s.read(filepath.Join("migrations", e.Name()), &m); err != nil {
-			return nil, command.Hint(err, "what was migrated is not known without it; restore the file, or write it anew if you know")
+		m, _, err := s.migration(strings.TrimSuffix(e.Name(), ".json"))
+		if err != nil {
+			return nil, err
 		}
 		all = append(all, m)
 	}
 	slices.SortFunc(all, func(a, b Migration) int { return cmp.Compare(a.Sequence, b.Sequence) })
 	return all, err
+}
+
+// migration reads a migration's record, and whether there is one.
+func (s state) migration(name string) (m Migration, there bool, err error) {
+	there, err = s.read(migrationRecord(name), &m)
+	if err == nil && there {
+		if err = m.check(name); err != nil {
+			err = fmt.Errorf("%s: %w", filepath.Join(s.dir, migrationRecord(name)), err)
+		}
+	}
+	if err != nil {
+		err = command.Hint(err, "what was migrated is not known without it; restore the file, or write it anew if you know")
+	}
+	return m, there, err
+}
+
+// check refuses a record that is damaged: paths are removed for what it says.
+func (m *Migration) check(name string) error {
+	if m.Name != name || !hook.Name.MatchString(name) {
+		return fmt.Errorf("is the record of %q", m.Name)
+	}
+	if !slices.Contains([]string{MigrationStarted, MigrationDone, MigrationReturning, MigrationReturned}, m.State) {
+		return fmt.Errorf("no such state: %q", m.State)
+	}
+	return checkSnapshot(m.Paths)
 }
 
 // begin notes that a migration starts and keeps what it may change. It returns
@@ -85,9 +112,10 @@ func (s state) begin(ctx context.Context, phase, name string, h Header, now Imag
 	resumed := "GOLDSMITH_RESUMED="
 	if i := slices.IndexFunc(all, func(o Migration) bool { return o.Name == name && o.State == MigrationStarted }); i >= 0 {
 		m, resumed = &all[i], "GOLDSMITH_RESUMED=1"
+		m.To = now // which may be yet another image
 	} else {
 		if _, err := s.read(imageRecord, &m.From); err != nil {
-			return nil, nil, err
+			return nil, nil, command.Hint(err, "remove it: migrations of this image then have no way back")
 		}
 		if err := s.write(migrationRecord(name), m); err != nil {
 			return nil, nil, err
@@ -101,7 +129,10 @@ func (s state) begin(ctx context.Context, phase, name string, h Header, now Imag
 	return m, []string{"GOLDSMITH_OLD_VERSION=" + m.From.Version, "GOLDSMITH_NEW_VERSION=" + m.To.Version, resumed}, nil
 }
 
+// done notes that a migration has succeeded, once all that it wrote is on the
+// disk.
 func (s state) done(m *Migration) error {
+	unix.Sync()
 	m.State = MigrationDone
 	return s.write(migrationRecord(m.Name), m)
 }
@@ -126,7 +157,11 @@ func (s state) keep(ctx context.Context, m *Migration) error {
 		return err
 	}
 	for i, p := range m.Paths {
-		if _, err := os.Lstat(p); errors.Is(err, fs.ErrNotExist) {
+		there, err := mayReturn(p)
+		if err != nil {
+			return err
+		}
+		if !there {
 			continue
 		}
 		if err := copyTree(ctx, p, s.snapshot(m, i)); err != nil {
@@ -138,6 +173,28 @@ func (s state) keep(ctx context.Context, m *Migration) error {
 	}
 	m.Kept = true
 	return s.write(migrationRecord(m.Name), m)
+}
+
+// mayReturn tells whether there is something at a path, and refuses what could
+// not be put back by renaming.
+func mayReturn(path string) (bool, error) {
+	var st, parent unix.Stat_t
+	err := unix.Lstat(path, &st)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err == nil {
+		err = unix.Stat(filepath.Dir(path), &parent)
+	}
+	switch {
+	case err != nil:
+		return false, fmt.Errorf("%s: %w", path, err)
+	case st.Mode&unix.S_IFMT == unix.S_IFLNK:
+		return false, command.BadInput(fmt.Errorf("%s: a symbolic link", path), `name in "snapshot" what it leads to`)
+	case st.Dev != parent.Dev:
+		return false, command.BadInput(fmt.Errorf("%s: a file system of its own", path), `name in "snapshot" what lies in it`)
+	}
+	return true, nil
 }
 
 // copyTree copies what is at a path, whatever it is, with all that a file

@@ -1,10 +1,13 @@
 package refreshcfg
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"goldsmith/internal/command"
 )
 
 func (m *machine) state() string {
@@ -138,5 +141,90 @@ func TestForget(t *testing.T) {
 	m.runs("")
 	if m.read("db") != "2\n" {
 		t.Errorf("db %q", m.read("db"))
+	}
+}
+
+// Another image than the one that began a migration may end it.
+func TestMigrationIsResumedByAnother(t *testing.T) {
+	m := newMachine(t)
+	m.c.Image.Version = "2"
+	m.hook("migration.d/1-m", `{"once": "machine", "reversible": true}`, "echo \"$GOLDSMITH_NEW_VERSION\"\n[ -n \"$GOLDSMITH_RESUMED\" ]\n")
+	if _, err := run(t, m.c); err == nil {
+		t.Fatal("no error")
+	}
+	m.c.Image.Version = "3"
+	m.runs("1-m 3")
+	if r, _, err := (state{m.c.State}).migration("1-m"); err != nil || r.To.Version != "3" {
+		t.Errorf("record %+v, %v; want it for version 3", r, err)
+	}
+}
+
+// A record that is damaged stops everything: paths are removed for what it says.
+func TestDamagedRecord(t *testing.T) {
+	const good = `{"name": "1-m", "state": "done", "from": {"version": "1"}, "to": {"version": "2"}, "paths": ["/x"], "sequence": 1}`
+	for _, c := range []struct{ text, want string }{
+		{"", "unexpected end of JSON input"},
+		{strings.Replace(good, "1-m", "../../x", 1), `is the record of "../../x"`},
+		{strings.Replace(good, "done", "doing", 1), `no such state: "doing"`},
+		{strings.Replace(good, "/x", "x/..", 1), `"x/..": an absolute path`},
+		{strings.Replace(good, "/x", "/", 1), `"/": an absolute path`},
+	} {
+		m := newMachine(t)
+		m.hook("migration.d/1-m", `{"once": "machine", "snapshot": ["ETC/db"]}`, "")
+		writeState(t, m, "migrations/1-m.json", c.text)
+		_, err := run(t, m.c)
+		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "migrations/1-m.json") || command.HintOf(err) == "" {
+			t.Errorf("%s: %v, hint %q; want %q", c.text, err, command.HintOf(err), c.want)
+		}
+		if _, err := m.c.Plan(nil); err == nil {
+			t.Errorf("%s: planned", c.text)
+		}
+	}
+	m := newMachine(t)
+	m.hook("migration.d/1-m", `{"once": "machine", "reversible": true}`, "")
+	writeState(t, m, "image.json", "{")
+	if _, err := run(t, m.c); err == nil || !strings.Contains(command.HintOf(err), "remove it") {
+		t.Errorf("damaged image.json: %v, hint %q", err, command.HintOf(err))
+	}
+}
+
+func writeState(t *testing.T, m *machine, name, text string) {
+	t.Helper()
+	p := filepath.Join(m.c.State, name)
+	if err := errors.Join(os.MkdirAll(filepath.Dir(p), 0o755), os.WriteFile(p, []byte(text), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What could not be put back by renaming is refused before the hook runs.
+func TestSnapshotRefused(t *testing.T) {
+	m := newMachine(t)
+	m.write("real", "1")
+	if err := os.Symlink("real", filepath.Join(m.etc, "db")); err != nil {
+		t.Fatal(err)
+	}
+	m.hook("migration.d/1-m", `{"once": "machine", "snapshot": ["ETC/db"]}`, "")
+	if out, err := run(t, m.c); out != "" || err == nil || !strings.Contains(err.Error(), "a symbolic link") {
+		t.Errorf("a link: %q, %v", out, err)
+	}
+	m.hook("migration.d/1-m", `{"once": "machine", "snapshot": ["/proc"]}`, "")
+	if err := os.RemoveAll(filepath.Join(m.c.State, "migrations")); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := run(t, m.c); out != "" || err == nil || !strings.Contains(err.Error(), "a file system of its own") {
+		t.Errorf("a mount point: %q, %v", out, err)
+	}
+}
+
+func TestCheckMigrationNames(t *testing.T) {
+	m := newMachine(t)
+	m.hook("migration.d/1-m", `{"once": "machine", "reversible": true}`, "")
+	m.hook("configure.d/1-m", `{"once": "image"}`, "")
+	if err := m.c.Check(); err != nil {
+		t.Error(err)
+	}
+	m.hook("configure.d/1-m", `{"once": "machine", "reversible": true}`, "")
+	if err := m.c.Check(); err == nil || !strings.Contains(err.Error(), "configure and migration both have a migration 1-m") {
+		t.Errorf("Check = %v", err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"goldsmith/internal/command"
 	"goldsmith/internal/hook"
 	"goldsmith/internal/metadata"
 )
@@ -71,11 +72,22 @@ func (c Config) Plan(coming []string) (Plan, error) {
 }
 
 // Check reads the headers of all hooks: the error is that of the first that is
-// wrong, or names hooks that wait for each other.
+// wrong, or names hooks that wait for each other, or migrations of one name.
 func (c Config) Check() error {
+	in := map[string]string{}
 	for _, name := range Phases {
-		if _, err := c.readPhase(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		p, err := c.readPhase(name)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
+		}
+		for _, n := range p.nodes {
+			if n.head.Once != onceMachine {
+				continue
+			}
+			if in[n.name] != "" {
+				return command.BadInput(fmt.Errorf("%s and %s both have a migration %s", in[n.name], name, n.name), "a migration is remembered by its name: rename one")
+			}
+			in[n.name] = name
 		}
 	}
 	return nil
@@ -154,8 +166,7 @@ func (c Config) decide(phase string, n node, coming []string) (decision, error) 
 }
 
 func (s state) decideMigration(name string) (decision, error) {
-	var m Migration
-	there, err := s.read(migrationRecord(name), &m)
+	m, there, err := s.migration(name)
 	switch {
 	case err != nil:
 		return decision{}, err

@@ -43,9 +43,6 @@ type Config struct {
 	Log     io.Writer     // everything else
 	Say     func(format string, args ...any)
 
-	// Plain runs hooks as the original does: each one, every time, one after
-	// the other, whatever its header says.
-	Plain bool
 	State string // the directory for what is remembered; empty means DefaultState
 	Image Image  // what this machine runs; see Running
 	// Metadata is asked when a hook waits for a key to change; nil means that
@@ -101,7 +98,7 @@ func Run(ctx context.Context, c Config) (err error) {
 		limited, stop = context.WithTimeoutCause(ctx, c.Timeout, cause)
 		defer stop()
 	}
-	if !c.Plain && !c.Noop {
+	if !c.Noop {
 		if err := (state{or(c.State, DefaultState)}).giveBack(ctx, c.Image, c.Say); err != nil {
 			return err
 		}
@@ -112,13 +109,15 @@ func Run(ctx context.Context, c Config) (err error) {
 			f := &Failure{phase, err}
 			c.Say("%s", f.Reason())
 			// Without the time limit: it is over, and error.d is to run.
-			if err := c.plain(ctx, "error"); err != nil {
-				c.Say("error.d: %v", err)
+			if !c.Noop {
+				if err := c.failed(ctx); err != nil {
+					c.Say("error.d: %v", err)
+				}
 			}
 			return f
 		}
 	}
-	if c.Plain || c.Noop {
+	if c.Noop {
 		return nil
 	}
 	return c.succeeded()
@@ -137,21 +136,24 @@ func (c Config) succeeded() error {
 	return s.forget(c.Image)
 }
 
-// plain runs the hooks of a directory as dib-run-parts does; one that is not
-// there has none.
-func (c Config) plain(ctx context.Context, name string) error {
-	dir := filepath.Join(or(c.Base, DefaultBase), name+".d")
+// failed runs error.d, where there is one: each hook, whatever its header says.
+func (c Config) failed(ctx context.Context) error {
+	dir := filepath.Join(or(c.Base, DefaultBase), "error.d")
 	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	r := hook.Runner{Dir: dir, Stdout: c.Stdout, Log: c.Log}
-	return r.Run(ctx)
+	return c.runner(dir).Run(ctx)
+}
+
+// runner runs hooks of a directory. What they start in the background lives on.
+func (c Config) runner(dir string) *hook.Runner {
+	return &hook.Runner{Dir: dir, Stdout: c.Stdout, Log: c.Log, Env: c.environ(), Bond: command.Leave}
 }
 
 // takeLock opens the lock file and locks it until it is closed. The file is
 // left behind, empty: removing it would let two runs hold two files.
 func takeLock(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o644)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND|syscall.O_NOFOLLOW, 0o644)
 	if err != nil {
 		return nil, err
 	}
@@ -161,10 +163,7 @@ func takeLock(path string) (*os.File, error) {
 		return nil, errors.Join(busy(path, string(who)), f.Close())
 	}
 	if err == nil {
-		err = f.Truncate(0)
-	}
-	if err == nil {
-		_, err = fmt.Fprintf(f, "%d\n", os.Getpid())
+		err = writeLock(f)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
@@ -175,7 +174,7 @@ func takeLock(path string) (*os.File, error) {
 func busy(path, who string) error {
 	msg := fmt.Errorf("%s: another run holds the lock", path)
 	var pid int
-	if n, _ := fmt.Sscan(who, &pid); n == 1 {
+	if n, _ := fmt.Sscanf(who, "Locked by pid==%d", &pid); n == 1 {
 		msg = fmt.Errorf("%s: process %d holds the lock", path, pid)
 	}
 	return command.Busy(msg, "wait for it to end, or name another file with --lockfile")

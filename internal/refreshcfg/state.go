@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -42,7 +41,15 @@ func (i Image) String() string {
 	return strings.TrimSpace(i.Name + " " + i.Version)
 }
 
-var rootRE = regexp.MustCompile(`(?:^|\s)root=PARTUUID=([0-9A-Fa-f-]{36})(?:\s|$)`)
+// rootOf is the GUID of a kernel command line's root=PARTUUID=, or "".
+func rootOf(cmdline string) string {
+	for _, word := range strings.Fields(cmdline) {
+		if id, ok := strings.CutPrefix(word, "root=PARTUUID="); ok && len(id) == 36 {
+			return strings.ToLower(id)
+		}
+	}
+	return ""
+}
 
 // Running is the image that this machine runs, as its own manifest and the
 // kernel command line tell. What they do not tell is empty.
@@ -53,9 +60,7 @@ func Running() Image {
 	}
 	i.Root = ""
 	if text, err := readBounded("/proc/cmdline", 64<<10); err == nil {
-		if m := rootRE.FindSubmatch(text); m != nil {
-			i.Root = strings.ToLower(string(m[1]))
-		}
+		i.Root = rootOf(string(text))
 	}
 	return i
 }
@@ -164,38 +169,48 @@ func sum(b []byte) string {
 
 // pathDigest is of what a path holds: a file's mode, owner and content, a
 // link's target, and of a directory the names and all that is below it.
+// A link that is named counts with what it leads to. What vanishes meanwhile
+// is not there.
 func pathDigest(path string) (string, error) {
 	h := sha256.New()
+	if real, err := filepath.EvalSymlinks(path); err == nil && real != filepath.Clean(path) {
+		fmt.Fprintf(h, "%q\n", path)
+		path = real
+	}
 	err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil // gone meanwhile
+		if err == nil {
+			err = addDigest(h, p, d.Type())
 		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	})
+	return hex.EncodeToString(h.Sum(nil)), err
+}
+
+func addDigest(h io.Writer, path string, kind fs.FileMode) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	fmt.Fprintf(h, "%q %o %d %d\n", path, st.Mode, st.Uid, st.Gid)
+	switch kind {
+	case fs.ModeSymlink:
+		target, err := os.Readlink(path)
+		fmt.Fprintf(h, "%q\n", target)
+		return err
+	case 0:
+		f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 		if err != nil {
 			return err
 		}
-		var st unix.Stat_t
-		if err := unix.Lstat(p, &st); err != nil {
-			return fmt.Errorf("%s: %w", p, err)
-		}
-		fmt.Fprintf(h, "%q %o %d %d\n", p, st.Mode, st.Uid, st.Gid)
-		switch d.Type() {
-		case fs.ModeSymlink:
-			target, err := os.Readlink(p)
-			fmt.Fprintf(h, "%q\n", target)
-			return err
-		case 0:
-			f, err := os.OpenFile(p, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-			if err != nil {
-				return err
-			}
-			defer f.Close()
-			fmt.Fprintf(h, "%d\n", st.Size)
-			_, err = io.Copy(h, f)
-			return err
-		}
-		return nil
-	})
-	return hex.EncodeToString(h.Sum(nil)), err
+		defer f.Close()
+		fmt.Fprintf(h, "%d\n", st.Size)
+		_, err = io.Copy(h, f)
+		return err
+	}
+	return nil
 }
 
 // differs returns the words that are not what they were, sorted.
@@ -215,14 +230,19 @@ func differs(before, now map[string]string) []string {
 	return words
 }
 
-// readBounded reads a file of at most limit bytes.
-func readBounded(path string, limit int64) ([]byte, error) {
+// readStart reads at most limit bytes of a file.
+func readStart(path string, limit int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, limit+1))
+	return io.ReadAll(io.LimitReader(f, limit))
+}
+
+// readBounded reads a file of at most limit bytes.
+func readBounded(path string, limit int64) ([]byte, error) {
+	text, err := readStart(path, limit+1)
 	if err == nil && int64(len(text)) > limit {
 		err = fmt.Errorf("%s: larger than %d bytes", path, limit)
 	}
