@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"goldsmith/internal/testenv"
+	"goldsmith/internal/tree"
 )
 
 // made makes a volume with mkfs.vfat and mtools.
@@ -111,20 +112,53 @@ func TestReadLoop(t *testing.T) {
 	}
 }
 
-func FuzzRead(f *testing.F) {
-	if _, err := exec.LookPath("mcopy"); err == nil {
-		for _, kind := range []string{"12", "16"} {
-			b := made(f, map[string]string{"meta-data": "i", "goldsmith/metadata.json": "{}"}, "-F", kind, "-n", "CIDATA")
-			f.Add(b[:64<<10])
+// patched is a volume with some bytes changed, which is not copied for that.
+type patched struct{ base, patches []byte }
+
+func (p patched) ReadAt(b []byte, off int64) (int, error) {
+	n, err := bytes.NewReader(p.base).ReadAt(b, off)
+	for rest := p.patches; len(rest) >= 4; rest = rest[4:] {
+		at := int64(rest[0])<<16 | int64(rest[1])<<8 | int64(rest[2])
+		if at %= 1 << 20; at >= off && at < off+int64(n) {
+			b[at-off] = rest[3]
 		}
 	}
-	f.Fuzz(func(t *testing.T, image []byte) {
-		v, err := Open(bytes.NewReader(image))
+	return n, err
+}
+
+// FuzzRead changes bytes of a volume: patches are three bytes that say where,
+// and one that says what.
+func FuzzRead(f *testing.F) {
+	var bases [][]byte
+	for _, kind := range []int{12, 16, 32} {
+		dir := f.TempDir()
+		for name, content := range map[string]string{"meta-data": "i", "goldsmith/metadata.json": "{}", "a long name/of a file": strings.Repeat("x", 3000)} {
+			if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
+				f.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+				f.Fatal(err)
+			}
+		}
+		tr, err := tree.FromDir(dir)
+		if err != nil {
+			f.Fatal(err)
+		}
+		var m memory
+		if _, err := Write(&m, tr, Options{Label: "CIDATA", Type: kind}); err != nil {
+			f.Fatal(err)
+		}
+		bases = append(bases, m.b)
+	}
+	f.Add(byte(0), []byte{})
+	f.Add(byte(2), []byte{0, 0, 44, 3})
+	f.Fuzz(func(t *testing.T, which byte, patches []byte) {
+		v, err := Open(patched{bases[int(which)%len(bases)], patches})
 		if err != nil {
 			return
 		}
 		v.Label()
-		for _, path := range []string{"meta-data", "goldsmith/metadata.json"} {
+		for _, path := range []string{"meta-data", "goldsmith/metadata.json", "a long name/of a file", "none/x"} {
 			if b, err := v.ReadFile(path, 1<<20); err == nil && len(b) > 1<<20 {
 				t.Errorf("%s: %d bytes", path, len(b))
 			}

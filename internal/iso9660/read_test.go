@@ -2,8 +2,10 @@ package iso9660
 
 import (
 	"bytes"
+	"compress/gzip"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -92,20 +94,48 @@ func TestReadOthersVolumes(t *testing.T) {
 	}
 }
 
-func FuzzRead(f *testing.F) {
-	if _, err := exec.LookPath("xorriso"); err == nil {
-		for _, args := range [][]string{{"-R"}, {"-J", "--norock"}} {
-			b := made(f, map[string]string{"meta-data": "i", "goldsmith/metadata.json": "{}"}, args...)
-			f.Add(bytes.TrimRight(b[primaryAt*SectorSize:], "\x00"))
+// volumes are what follows byte 32768 of images that xorriso made, with Rock
+// Ridge and Joliet, and with Joliet only; without the zeros at the end.
+func volumes(t testing.TB) [][]byte {
+	t.Helper()
+	var all [][]byte
+	for _, name := range []string{"both", "joliet"} {
+		f, err := os.Open("testdata/" + name + ".gz")
+		if err != nil {
+			t.Fatal(err)
 		}
+		defer f.Close()
+		z, err := gzip.NewReader(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(z)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, slices.Concat(make([]byte, primaryAt*SectorSize), b, make([]byte, SectorSize)))
 	}
-	f.Fuzz(func(t *testing.T, image []byte) {
-		v, err := Open(bytes.NewReader(slices.Concat(make([]byte, primaryAt*SectorSize), image, make([]byte, 4*SectorSize))))
+	return all
+}
+
+// FuzzRead changes bytes of a volume: patches are three bytes that say where,
+// and one that says what.
+func FuzzRead(f *testing.F) {
+	bases := volumes(f)
+	f.Add(byte(0), []byte{})
+	f.Add(byte(1), []byte{0, 0, 190, 1})
+	f.Fuzz(func(t *testing.T, which byte, patches []byte) {
+		image := slices.Clone(bases[int(which)%len(bases)])
+		for ; len(patches) >= 4; patches = patches[4:] {
+			at := int(patches[0])<<16 | int(patches[1])<<8 | int(patches[2])
+			image[primaryAt*SectorSize+at%(len(image)-primaryAt*SectorSize)] = patches[3]
+		}
+		v, err := Open(bytes.NewReader(image))
 		if err != nil {
 			return
 		}
 		v.Label()
-		for _, path := range []string{"meta-data", "goldsmith/metadata.json"} {
+		for _, path := range []string{"meta-data", "goldsmith/metadata.json", "link", strings.Repeat("long", 55), "none/x"} {
 			if b, err := v.ReadFile(path, 1<<20); err == nil && len(b) > 1<<20 {
 				t.Errorf("%s: %d bytes", path, len(b))
 			}
