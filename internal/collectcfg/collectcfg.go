@@ -8,8 +8,9 @@
 // command last succeeded, so a command that fails is run again. A boot counts
 // as a change too: the image may be another one, with other templates.
 //
-// A source that cannot be asked now is another thing than one that is not
-// there: what it delivered before goes on to count. A document that is no JSON
+// A source that cannot be asked now, or a disk that has been taken away, is
+// another thing than a source that is not there: what it delivered before goes
+// on to count. A document that is no JSON
 // is passed on as it is: the command then fails with file and line, and can
 // report that, where leaving the document out would configure the machine with
 // half of its metadata.
@@ -59,7 +60,8 @@ type unavailable struct{ error }
 // be trusted, and is passed over.
 func IsUnavailable(err error) bool {
 	_, ok := errors.AsType[unavailable](err)
-	return ok
+	_, gone := errors.AsType[detached](err)
+	return ok || gone
 }
 
 // unconfigured says that a source is not there because no setting says where,
@@ -68,6 +70,10 @@ type unconfigured struct{ error }
 
 // temporary says that a source cannot be asked now.
 type temporary struct{ error }
+
+// detached says that a device is not there now, maybe no longer: many are
+// taken away after the first boot. What it delivered before goes on to count.
+type detached struct{ unavailable }
 
 // IsTemporary says that err means a source which cannot be asked now; what it
 // delivered before goes on to count.
@@ -132,14 +138,17 @@ func (r *Runner) ask(ctx context.Context, s Source) (later bool, err error) {
 	}
 	note := ""
 	_, silent := errors.AsType[unconfigured](err)
+	_, gone := errors.AsType[detached](err)
 	switch {
-	case IsTemporary(err) && !r.Original:
+	case (gone || IsTemporary(err)) && !r.Original:
 		note = err.Error()
 		if _, ok := r.held[s.Name]; !ok {
 			if docs = r.Cache.recall(s.Name); docs != nil {
-				note += "; going on with what it delivered before"
 				r.held[s.Name] = docs
 			}
+		}
+		if r.held[s.Name] != nil {
+			note += "; going on with what it delivered before"
 		}
 	case silent:
 		delete(r.held, s.Name)

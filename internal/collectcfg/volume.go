@@ -69,7 +69,7 @@ func (d blockDevices) with(label string, use func(path string, v volume) error) 
 		}
 		return nil
 	}
-	return unavailable{fmt.Errorf("no file system is labelled %s", label)}
+	return detached{unavailable{fmt.Errorf("no file system is labelled %s", label)}}
 }
 
 // notify calls wake whenever the kernel says that a block device came, went or

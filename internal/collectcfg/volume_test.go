@@ -157,3 +157,31 @@ func TestDeviceEvents(t *testing.T) {
 		t.Errorf("notify: %v, woken %d times", err, n)
 	}
 }
+
+// A seed that has been taken away goes on to count, also after a restart; a
+// directory that is gone does not.
+func TestDetached(t *testing.T) {
+	dir := t.TempDir()
+	image := vfatImage(t, files(t, t.TempDir(), map[string]string{"goldsmith/metadata.json": `{"a": 1}`}), "CIDATA")
+	with, without := devices(t, map[string][]byte{"vdb": image}), devices(t, nil)
+	for i, step := range []struct {
+		source NoCloud
+		want   string
+	}{
+		{NoCloud{devices: without}, ""}, {NoCloud{devices: with}, `{"a": 1}`}, {NoCloud{devices: without}, `{"a": 1}`}, {NoCloud{Seed: dir + "/none"}, ""},
+	} {
+		r := &Runner{Cache: &Cache{Dir: filepath.Join(dir, "cache")}, Sources: []Source{{"nocloud", &step.source}}, Say: t.Logf, Command: "true"}
+		for range 2 {
+			if _, err := r.Once(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			got := ""
+			for _, d := range r.documents() {
+				got += metadata.JSON(d.Value)
+			}
+			if got != step.want {
+				t.Errorf("step %d: %s, want %s", i, got, step.want)
+			}
+		}
+	}
+}
