@@ -71,7 +71,7 @@ func (c *CFN) Collect(ctx context.Context) ([]Document, error) {
 			return nil, err
 		}
 	}
-	return explode("cfn", content.(*metadata.Object), c.Keys), nil
+	return explode("cfn", content.(*metadata.Object), c.Keys)
 }
 
 func (c *CFN) address() (string, error) {

@@ -9,10 +9,14 @@ import (
 	"goldsmith/internal/metadata"
 )
 
+// maxDeployments bounds how many documents a source can make: each is several
+// files.
+const maxDeployments = 1000
+
 // explode makes documents of a source's content: the content itself, under
 // the source's name, and one for each deployment below the keys that is meant
-// for os-apply-config, under the deployment's name.
-func explode(source string, content *metadata.Object, keys []string) []Document {
+// for os-apply-config, under the deployment's name. Too many are an error.
+func explode(source string, content *metadata.Object, keys []string) ([]Document, error) {
 	docs := []Document{{Name: source, Value: content}}
 	var notes []string
 	note := func(format string, args ...any) { notes = append(notes, fmt.Sprintf(format, args...)) }
@@ -45,11 +49,13 @@ func explode(source string, content *metadata.Object, keys []string) []Document 
 			if i := slices.IndexFunc(docs, func(o Document) bool { return o.Name == d.Name }); i > 0 {
 				docs = slices.Delete(docs, i, i+1) // the later one counts
 			}
-			docs = append(docs, d)
+			if docs = append(docs, d); len(docs) > maxDeployments {
+				return nil, temporary{fmt.Errorf("more than %d deployments", maxDeployments)}
+			}
 		}
 	}
 	docs[0].Note = strings.Join(notes, "; ")
-	return docs
+	return docs, nil
 }
 
 // text is a value as part of a name.

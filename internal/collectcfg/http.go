@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"strings"
@@ -39,7 +40,7 @@ type web struct {
 // wherever they lead.
 func newWeb(timeout time.Duration, caFile string, original bool) (*web, error) {
 	t := &http.Transport{
-		Proxy: http.ProxyFromEnvironment, MaxResponseHeaderBytes: maxHeaders, MaxIdleConns: 1,
+		Proxy: proxy(original), MaxResponseHeaderBytes: maxHeaders, MaxIdleConns: 1,
 		IdleConnTimeout: time.Minute, TLSHandshakeTimeout: timeout,
 	}
 	if caFile != "" {
@@ -64,6 +65,17 @@ func newWeb(timeout time.Duration, caFile string, original bool) (*web, error) {
 		return nil
 	}}
 	return &web{c, timeout, original}, nil
+}
+
+// proxy chooses as the environment says; but nothing that is on the machine's
+// own link, as metadata services are, unless as the original.
+func proxy(original bool) func(*http.Request) (*url.URL, error) {
+	return func(r *http.Request) (*url.URL, error) {
+		if ip, err := netip.ParseAddr(r.URL.Hostname()); err == nil && ip.IsLinkLocalUnicast() && !original {
+			return nil, nil
+		}
+		return http.ProxyFromEnvironment(r)
+	}
 }
 
 // request makes a request without a body.

@@ -174,11 +174,18 @@ func TestHostileServers(t *testing.T) {
 		"to another": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere, http.StatusFound) }, "another server"},
 		"round":      {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/x", http.StatusFound) }, "too many redirections"},
 		"deep":       {func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, strings.Repeat("[", 1<<20)) }, "no JSON"},
-		"a list":     {func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "[]") }, "no object"},
-		"garbage":    {func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte{0xff, 0xfe, 0}) }, "no JSON"},
+		"many": {func(w http.ResponseWriter, _ *http.Request) {
+			io.WriteString(w, `{"deployments": [{}`)
+			for i := range 2000 {
+				fmt.Fprintf(w, `, {"name": %d, "config": {}}`, i)
+			}
+			io.WriteString(w, "]}")
+		}, "more than 1000 deployments"},
+		"a list":  {func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "[]") }, "no object"},
+		"garbage": {func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte{0xff, 0xfe, 0}) }, "no JSON"},
 	} {
 		token := filepath.Join(files(t, t.TempDir(), map[string]string{"t": "s3cret"}), "t")
-		q := &Request{Name: "request", URL: serve(t, tc.h) + "/?key=hidden", Timeout: timeout, TokenFile: token}
+		q := &Request{Name: "request", URL: serve(t, tc.h) + "/?key=hidden", Timeout: timeout, TokenFile: token, Keys: []string{"deployments"}}
 		got := summary(q.Collect(t.Context()))
 		if !strings.HasPrefix(got, "temporary: ") || !strings.Contains(got, tc.want) || strings.Contains(got, "s3cret") || strings.Contains(got, "hidden") {
 			t.Errorf("%s: %s, want %q", name, got, tc.want)
@@ -318,7 +325,8 @@ func FuzzCFN(f *testing.F) {
 		}
 		if v, err := metadata.Parse("x", []byte(text)); err == nil {
 			if o, ok := v.(*metadata.Object); ok {
-				for _, d := range explode("cfn", o, []string{"deployments"}) {
+				docs, _ := explode("cfn", o, []string{"deployments"})
+				for _, d := range docs {
 					if strings.ContainsAny(d.Name, "/\x00") {
 						t.Errorf("document %q", d.Name)
 					}

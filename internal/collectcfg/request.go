@@ -142,7 +142,11 @@ func (q *Request) Collect(ctx context.Context) ([]Document, error) {
 		if !ok {
 			return nil, temporary{errors.New("what the server sends is no object")}
 		}
-		q.docs = explode(q.Name, o, q.Keys)
+		docs, err := explode(q.Name, o, q.Keys)
+		if err != nil {
+			return nil, err
+		}
+		q.docs = docs
 		t.etag, t.modified = a.header.Get("Etag"), a.header.Get("Last-Modified")
 	}
 	q.mu.Lock()
