@@ -18,7 +18,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -155,6 +157,13 @@ func startServer(t *testing.T) *server {
 	text("/escape", "application/json", `{"deployments": [{"name": "../out", "config": {}}]}`)
 	text("/broken", "application/json", `{`)
 	text("/keys", "application/json", `{"other": [{"name": "o", "config": 1}], "deployments": "none", "more": [{"config": 1}, {"name": "p", "group": "os-apply-config", "config": []}]}`)
+	mux.HandleFunc("/versions", func(w http.ResponseWriter, r *http.Request) {
+		// The requests so far, this one too, are HEAD and GET by turns.
+		s.mu.Lock()
+		n := (len(s.seen) + 1) / 2
+		s.mu.Unlock()
+		fmt.Fprintf(w, `{"version": %d}`, min(n, 5))
+	})
 	mux.HandleFunc("/moved", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/meta", http.StatusFound) })
 	for path, body := range map[string]string{
 		"{$}": "ami-id\nblock/\npublic-keys/", "ami-id": "ami-1", "block/{$}": "root", "block/root": "sda", "public-keys/{$}": "0=mine\n1=yours",
@@ -291,9 +300,72 @@ func TestOriginal(t *testing.T) {
 			different[sc.why]++
 		}
 	}
+	for name, script := range loops {
+		theirs, ours := s.loop(t, "/usr/bin/os-collect-config", script), s.loop(t, "os-collect-config", script)
+		if d := cmp.Diff(theirs, ours); d != "" {
+			t.Errorf("loop, %s (-original +ours):\n%s", name, d)
+			continue
+		}
+		equal++
+	}
 	row := testenv.Row{Matter: "os-collect-config: output, statuses, files and requests, cases by hand", Equal: equal}
 	for _, why := range slices.Sorted(maps.Keys(different)) {
 		row.Different = append(row.Different, testenv.Difference{Cases: different[why], Why: why})
 	}
 	testenv.Proof(t, row)
+}
+
+// loops are commands that are run, again and again, by the programs as they
+// run on a machine; the server's object changes until its fifth version.
+var loops = map[string]string{
+	"changes":          "tr -d '\\n ' <$1 >>log",
+	"a failure":        "tr -d '\\n ' <$1 >>log; grep -q 3 $1 && [ $(wc -c <log) -lt 60 ] && exit 5; exit 0",
+	"another setting":  "tr -d '\\n ' <$1 >>log; echo $2 >>log; sed -i 's/once$/twice/' c.conf",
+	"setting, failing": "tr -d '\\n ' <$1 >>log; echo $2 >>log; sed -i 's/once$/twice/' c.conf; [ $(wc -c <log) -gt 60 ]",
+}
+
+// loop lets a program poll until the server has been asked often enough that
+// nothing changes any more.
+func (s *server) loop(t *testing.T, program, script string) outcome {
+	t.Helper()
+	dir := t.TempDir()
+	for name, content := range map[string]string{
+		"run": script + "\n",
+		"c.conf": "[DEFAULT]\ncachedir = cache\nbackup_cachedir = backup\ncollectors = request\nmin_polling_interval = 0.02\n" +
+			"polling_interval = 0.1\ncommand = sh run $$OS_CONFIG_FILES once\n[request]\nmetadata_url = " + s.URL + "/versions\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.take()
+	cmd := exec.Command(program, "--config-file", "c.conf")
+	cmd.Dir, cmd.Env = dir, []string{"HOME=" + dir, "PATH=" + os.Getenv("PATH"), "LC_ALL=C.UTF-8"}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	asked := func() int {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return len(s.seen)
+	}
+	for range 3000 {
+		if asked() >= 2*12 {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	_ = cmd.Process.Signal(syscall.SIGTERM)
+	_ = cmd.Wait()
+	o := outcome{Files: tree(t, dir), Requests: s.take()}
+	if len(o.Requests) < 2*12 {
+		t.Fatalf("%s asked %d times only", program, len(o.Requests))
+	}
+	o.Requests = o.Requests[:2*12]
+	for name := range o.Files { // what the signal interrupted
+		if strings.HasPrefix(name, "/cache/tmp") || strings.HasPrefix(name, "/backup/tmp") {
+			delete(o.Files, name)
+		}
+	}
+	return o
 }
