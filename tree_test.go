@@ -26,7 +26,7 @@ const layers = `
 	internal/atomicfile internal/filelock internal/dpkg internal/tree internal/metadata internal/element internal/evidence internal/sparse internal/vhd internal/yamlfile internal/pkgmap internal/hooklib internal/disk/gpt
 	internal/qcow2 internal/vmdk internal/tarball internal/template internal/hook internal/layer internal/download internal/deb internal/pkginstall internal/svcmap internal/dibargs internal/registry internal/filelist internal/sbom internal/erofs internal/ext4 internal/fat internal/iso9660 internal/uki internal/initramfs internal/blockdevice pipeline testbed
 	internal/applycfg internal/apt internal/rootfs internal/sourcerepo internal/lint internal/report internal/disk internal/baseimage internal/seed internal/vm testbed/testbedtest
-	internal/bootstrap
+	internal/bootstrap internal/schema
 	internal/refreshcfg internal/collectcfg internal/imagebuild internal/imagediff testbed/libvirt testbed/qemu
 	pipeline/step
 	cmd/applycfg cmd/refreshcfg cmd/collectcfg cmd/imgbuild cmd/imginit cmd/imgpipe cmd/imgtools

@@ -160,6 +160,10 @@ func (f *File) Errorf(keys []any, format string, args ...any) error {
 	return command.BadInput(fmt.Errorf("%s: %s", where, fmt.Sprintf(format, args...)), "")
 }
 
+// Line is the line of the value that keys and indexes lead to, or of the last
+// one on the way that there is; 0 in an empty file.
+func (f *File) Line(keys ...any) int { return f.line(keys) }
+
 func (f *File) line(keys []any) int {
 	if len(f.root.Content) == 0 {
 		return 0

@@ -1,0 +1,195 @@
+package schema
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"goldsmith/internal/metadata"
+)
+
+// write makes a schema directory of files.
+func write(t *testing.T, files map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func read(t *testing.T, text string) *Schema {
+	t.Helper()
+	s, err := Read(write(t, map[string]string{"a.yaml": text}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func parse(t *testing.T, text string) *metadata.Object {
+	t.Helper()
+	v, err := metadata.Parse("metadata", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v.(*metadata.Object)
+}
+
+const redis = `
+redis.port: {type: int, default: 6379}
+redis.password: {type: string, required: true, secret: true}
+redis.hosts: {type: list}
+redis.hosts[]: {type: netaddress}
+servers[].name: {type: string, required: true}
+servers[].tags: {type: object}
+extra: {type: object}
+`
+
+func TestValidate(t *testing.T) {
+	s := read(t, redis)
+	for doc, want := range map[string]string{
+		`{"redis": {"password": "x"}}`:  "",
+		`{}`:                            "redis.password is not there",
+		`{"redis": {"password": null}}`: "redis.password is not there",
+		`{"redis": {"password": "x", "port": "6380"}}`:                 "",
+		`{"redis": {"password": "x", "port": "6380x"}}`:                "redis.port is text, not of type int",
+		`{"redis": {"password": "x", "port": 1.5}}`:                    "redis.port is a number, not of type int",
+		`{"redis": {"password": "x", "port": true}}`:                   "redis.port is true or false, not of type int",
+		`{"redis": {"password": ["x"]}}`:                               "redis.password is a list, not of type string",
+		`{"redis": {"password": "x", "hosts": ["a", "b c", 7]}}`:       "redis.hosts.1 is text, not of type netaddress",
+		`{"redis": {"password": "x"}, "servers": [{"name": "a"}]}`:     "",
+		`{"redis": {"password": "x"}, "servers": [{"name": "a"}, {}]}`: "servers.1.name is not there",
+		`{"redis": "x"}`: "redis.password is not there",
+	} {
+		var got []string
+		for _, p := range s.Validate(parse(t, doc)) {
+			got = append(got, p.Key+" "+p.What)
+			if !strings.Contains(p.String(), "a.yaml:") {
+				t.Errorf("%s: no place in %q", doc, p)
+			}
+		}
+		if strings.Join(got, "; ") != want {
+			t.Errorf("%s: %q; want %q", doc, got, want)
+		}
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	s := read(t, "a.b: {default: 1}\na.c: {default: [x, 1.5, {k: false}]}\nd: {type: bool, default: false}\n")
+	for doc, want := range map[string]string{
+		`{}`:                             `{"a": {"b": 1, "c": ["x", 1.5, {"k": false}]}, "d": false}`,
+		`{"a": {"b": 2}, "d": true}`:     `{"a": {"b": 2, "c": ["x", 1.5, {"k": false}]}, "d": true}`,
+		`{"a": {"b": null}, "d": true}`:  `{"a": {"b": 1, "c": ["x", 1.5, {"k": false}]}, "d": true}`,
+		`{"a": "not an object", "d": 0}`: `{"a": "not an object", "d": 0}`,
+	} {
+		given := parse(t, doc)
+		before := metadata.JSON(given)
+		if diff := cmp.Diff(want, metadata.JSON(s.WithDefaults(given))); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", doc, diff)
+		}
+		if metadata.JSON(given) != before {
+			t.Errorf("%s: the metadata themselves changed", doc)
+		}
+	}
+	var none *Schema
+	if doc := parse(t, `{"a": 1}`); none.WithDefaults(doc) != doc || none.Validate(doc) != nil {
+		t.Error("no schema says something")
+	}
+}
+
+func TestBadSchemas(t *testing.T) {
+	for text, want := range map[string]string{
+		"a: {type: intt}":                       `a.yaml:1: key a: no such type: "intt"`,
+		"a: {tpye: int}":                        `a.yaml:1: unknown field "tpye"`,
+		"\na.b: {type: int, default: x}":        "a.yaml:2: key a.b: its default \"x\" is not of type int",
+		"a: {required: true, default: 1}":       "need not be required",
+		"a b: {}":                               "a key is written a.b",
+		"a[].b: {default: 1}":                   "an item of a list has no default",
+		"a: {type: int}\na.b: {type: int}":      "a.yaml:2: key a.b: a is of type int",
+		"a: {type: object}\na[].b: {type: int}": "so it has no such part",
+		"a: {default: [1]}\na[]: {type: bool}":  "a.yaml:1: key a: its default is wrong: a.0 is a number, not of type bool",
+		"- a":                                   "a.yaml:1: ",
+		"a: {type: bool, default: \"false\"}":   "is not of type bool",
+		"a: {default: !!binary aGk=}":           "",
+	} {
+		_, err := Read(write(t, map[string]string{"a.yaml": text}))
+		if want == "" {
+			continue
+		}
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v; want %s", text, err, want)
+		}
+	}
+	if _, err := Read(write(t, map[string]string{"a.yaml": "k: {type: int}", "b.yaml": "k: {type: int}"})); err != nil {
+		t.Errorf("twice the same: %v", err)
+	}
+	if _, err := Read(write(t, map[string]string{"a.yaml": "k: {type: int}", "b.yaml": "k: {type: bool}"})); err == nil || !strings.Contains(err.Error(), "b.yaml:1: key k: is another in") {
+		t.Errorf("twice another: %v", err)
+	}
+}
+
+func TestResolve(t *testing.T) {
+	s := read(t, redis)
+	for _, c := range []struct{ key, within, want string }{
+		{"redis.port", "", "redis.port"},
+		{"redis.prot", "", "unknown"},
+		{"redis", "", "redis"},
+		{"other.key", "", ""},
+		{"other", "", ""},
+		{"port", "redis", "redis.port"},
+		{"prot", "redis", ""}, // might be any outer key
+		{".", "redis.hosts", "redis.hosts[]"},
+		{"name", "servers", "servers[].name"},
+		{"redis.port", "servers", "redis.port"},
+		{"tags.any", "servers", "servers[].tags.any"},
+		{"extra.deep.key", "", "extra.deep.key"},
+		{"name", "unknown", ""},
+	} {
+		var within []string
+		if c.within != "" {
+			within = strings.Split(c.within, " ")
+		}
+		got, ok := s.Resolve(c.key, within)
+		if !ok {
+			got = "unknown"
+		}
+		if got != c.want {
+			t.Errorf("%s within %q: %q; want %q", c.key, c.within, got, c.want)
+		}
+	}
+	if near := s.Near("redis.prot"); near != "redis.port" {
+		t.Errorf("near redis.prot is %q", near)
+	}
+}
+
+func TestSecret(t *testing.T) {
+	s := read(t, "a.b: {secret: true}\nl[].p: {secret: true}\n")
+	for path, want := range map[string]bool{"a.b": true, "a.b.c": true, "a": false, "l.[].p": true, "l.[]": false} {
+		if s.Secret(strings.Split(path, ".")) != want {
+			t.Errorf("%s: want %t", path, want)
+		}
+	}
+}
+
+func FuzzRead(f *testing.F) {
+	f.Add(redis)
+	f.Add("a: {default: [1, {b: 2}]}\na[]: {type: list}\na[][]: {type: int}")
+	f.Fuzz(func(t *testing.T, text string) {
+		s, err := Read(write(t, map[string]string{"a.yaml": text}))
+		if err != nil {
+			return
+		}
+		doc := s.WithDefaults(&metadata.Object{})
+		for _, p := range s.Validate(doc) {
+			if p.What != "is not there" {
+				t.Errorf("the defaults are wrong: %s", p)
+			}
+		}
+	})
+}

@@ -1,0 +1,280 @@
+package schema
+
+import (
+	"fmt"
+	"math/big"
+	"slices"
+	"strings"
+
+	"goldsmith/internal/applycfg"
+	"goldsmith/internal/metadata"
+)
+
+// ofType tells whether a value is of a type. Numbers may be written as text,
+// which is how Heat delivers parameters; true and false may not, as the text
+// "false" is true to a template.
+func ofType(v any, typeName string) bool {
+	switch typeName {
+	case "any":
+		return true
+	case "object":
+		_, ok := v.(*metadata.Object)
+		return ok
+	case "list":
+		_, ok := v.([]any)
+		return ok
+	case "bool":
+		_, ok := v.(bool)
+		return ok
+	case "string":
+		_, ok := v.(string)
+		return ok
+	}
+	text, ok := v.(string)
+	if n, isNumber := v.(metadata.Number); isNumber {
+		text, ok = string(n), true
+	}
+	if !ok {
+		return false
+	}
+	switch typeName {
+	case "int":
+		n, ok := new(big.Int).SetString(text, 10)
+		return ok && n.String() == text
+	case "number":
+		_, ok := new(big.Rat).SetString(text)
+		return ok && !strings.Contains(text, "/")
+	}
+	return applycfg.OfType(text, typeName)
+}
+
+// WithDefaults returns the metadata with the defaults of keys that are not
+// there, or null. It is not changed itself.
+func (s *Schema) WithDefaults(doc *metadata.Object) *metadata.Object {
+	if s == nil {
+		return doc
+	}
+	defaults := &metadata.Object{}
+	for i := range s.Keys {
+		k := &s.Keys[i]
+		if k.Default == nil {
+			continue
+		}
+		if _, there := metadata.Lookup(doc, k.Name); !there && reachable(doc, k.Name) {
+			defaults = metadata.Merge(defaults, nest(strings.Split(k.Name, "."), k.Default))
+		}
+	}
+	// The metadata's own null would win over a default.
+	return metadata.Merge(doc, defaults)
+}
+
+// reachable tells whether a key can be set without replacing something that is
+// no object.
+func reachable(doc *metadata.Object, name string) bool {
+	for above := parent(name); above != ""; above = parent(above) {
+		if v, there := metadata.Lookup(doc, above); there {
+			_, ok := v.(*metadata.Object)
+			return ok
+		}
+	}
+	return true
+}
+
+func nest(path []string, v any) *metadata.Object {
+	o := &metadata.Object{}
+	if len(path) > 1 {
+		v = nest(path[1:], v)
+	}
+	o.Set(path[0], v)
+	return o
+}
+
+// Problem is what is wrong with a value.
+type Problem struct {
+	Key   string `json:"key"`   // as it is in the metadata: servers.0.name
+	What  string `json:"what"`  // "is not there", "is text, not of type int"
+	Place string `json:"place"` // where the schema says so, FILE:LINE
+	// Rule is the key as the schema has it: servers[].name.
+	Rule string `json:"rule"`
+}
+
+func (p Problem) String() string { return fmt.Sprintf("key %s %s (%s)", p.Key, p.What, p.Place) }
+
+// Validate says what is wrong with metadata, in the order of the schema's
+// keys. Values are not shown: they may be secrets.
+func (s *Schema) Validate(doc *metadata.Object) []Problem {
+	var all []Problem
+	if s == nil {
+		return nil
+	}
+	for i := range s.Keys {
+		k := &s.Keys[i]
+		found := false
+		each(doc, strings.Split(strings.ReplaceAll(k.Name, "[]", ".[]"), "."), "", func(key string, v any) {
+			if v != nil {
+				found = true
+				if !ofType(v, k.Type) {
+					all = append(all, Problem{key, fmt.Sprintf("is %s, not of type %s", kindOf(v), k.Type), k.place(), k.Name})
+				}
+			} else if k.Required && strings.Contains(k.Name, "[]") {
+				all = append(all, Problem{key, "is not there", k.place(), k.Name})
+			}
+		})
+		if !found && k.Required && !strings.Contains(k.Name, "[]") {
+			all = append(all, Problem{k.Name, "is not there", k.place(), k.Name})
+		}
+	}
+	return all
+}
+
+// each calls f for everything that a path leads to: for a last part that is
+// not there with nil.
+func each(v any, path []string, at string, f func(key string, v any)) {
+	if len(path) == 0 {
+		f(at, v)
+		return
+	}
+	if path[0] == "[]" {
+		list, _ := v.([]any)
+		for i, item := range list {
+			each(item, path[1:], fmt.Sprintf("%s.%d", at, i), f)
+		}
+		return
+	}
+	o, ok := v.(*metadata.Object)
+	if !ok {
+		return
+	}
+	next, _ := o.Get(path[0])
+	if at != "" {
+		at += "."
+	}
+	if next != nil || len(path) == 1 {
+		each(next, path[1:], at+path[0], f)
+	}
+}
+
+func kindOf(v any) string {
+	switch v.(type) {
+	case *metadata.Object:
+		return "an object"
+	case []any:
+		return "a list"
+	case string:
+		return "text"
+	case bool:
+		return "true or false"
+	}
+	return "a number"
+}
+
+// Secret tells whether the schema calls a key of the metadata, or one above
+// it, a secret; path are its parts, items of lists being "[]".
+func (s *Schema) Secret(path []string) bool {
+	if s == nil {
+		return false
+	}
+	for n := range path {
+		name := strings.ReplaceAll(strings.Join(path[:n+1], "."), ".[]", "[]")
+		if k := s.names[name]; k != nil && k.Secret {
+			return true
+		}
+	}
+	return false
+}
+
+// Resolve finds what a template means by a key: within are the sections around
+// it, as in [template.Use]. ok is false where the schema knows the beginning of
+// the key and not the key. name is empty where the schema says nothing of it.
+func (s *Schema) Resolve(key string, within []string) (name string, ok bool) {
+	if s == nil {
+		return "", true
+	}
+	frames := []string{""}
+	for _, w := range within {
+		frame, known := s.Resolve(w, within[:len(frames)-1])
+		switch k := s.names[frame]; {
+		case !known || frame == "":
+			return "", true // nobody knows what is in there
+		case k != nil && k.Type == "list" || s.has(frame+"[]"):
+			frame += "[]"
+		}
+		frames = append(frames, frame)
+	}
+	if key == "." {
+		return frames[len(frames)-1], true
+	}
+	first, _, dotted := strings.Cut(key, ".")
+	for _, f := range slices.Backward(frames) {
+		if f != "" {
+			f += "."
+		}
+		if !s.has(f + first) {
+			continue
+		}
+		if dotted && !s.has(f+key) && !s.open(f+key) {
+			return "", false
+		}
+		return f + key, true
+	}
+	return "", true
+}
+
+// has tells whether the schema has a key, or keys below it.
+func (s *Schema) has(name string) bool {
+	if s.names[name] != nil {
+		return true
+	}
+	return slices.ContainsFunc(s.Keys, func(k Key) bool {
+		rest, ok := strings.CutPrefix(k.Name, name)
+		return ok && (rest[0] == '.' || rest[0] == '[')
+	})
+}
+
+// open tells whether a key above this one may hold anything.
+func (s *Schema) open(name string) bool {
+	for above := parent(name); above != ""; above = parent(above) {
+		if k := s.names[above]; k != nil {
+			// An object whose parts are not listed may have any.
+			return k.Type == "any" || k.Type == "object" && !s.lists(above)
+		}
+	}
+	return false
+}
+
+// lists tells whether the schema has keys below one.
+func (s *Schema) lists(name string) bool {
+	return slices.ContainsFunc(s.Keys, func(k Key) bool { return strings.HasPrefix(k.Name, name+".") })
+}
+
+// Near is the schema's key that is most like one, or "": what was meant by a
+// typing error.
+func (s *Schema) Near(key string) string {
+	best, least := "", 3
+	for i := range s.Keys {
+		if d := distance(key, s.Keys[i].Name); d < least {
+			best, least = s.Keys[i].Name, d
+		}
+	}
+	return best
+}
+
+// distance is Levenshtein's.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		last := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			d := last
+			if a[i] != b[j] {
+				d++
+			}
+			last, row[j+1] = row[j+1], min(d, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
