@@ -39,10 +39,25 @@ func run(name string, args []string, log string) int {
 		return runOriginal(name, args, log)
 	}
 	a := &app{name: name}
-	if status := a.program().Main(spread(args)); status != command.StatusOK {
+	main := a.program().Main
+	if quick(args) {
+		main = func(args []string) int {
+			return a.program().Run(context.Background(), args, command.IO{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr})
+		}
+	}
+	if status := main(spread(args)); status != command.StatusOK {
 		return status
 	}
 	return a.status
+}
+
+// quick says that nothing is written, so that a signal may end the program
+// where it is: to be ready for signals costs as much time as to find a key.
+func quick(args []string) bool {
+	return slices.ContainsFunc(args, func(arg string) bool {
+		name, _, _ := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+		return strings.HasPrefix(arg, "-") && slices.Contains([]string{"key", "boolean-key", "version", "print-templates"}, name)
+	})
 }
 
 // app is the program with its flags.

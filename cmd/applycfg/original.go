@@ -58,15 +58,13 @@ func runOriginal(name string, args []string, logFile string) int {
 		fmt.Fprintf(o.stderr, "%s%s: error: %v\n", o.usage(), name, err)
 		return 2
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	defer stop()
-	status, err := o.run(ctx)
+	status, err := o.run()
 	if err != nil {
 		o.log("ERROR", strings.TrimSpace(err.Error()))
 		if hint := command.HintOf(err); hint != "" {
 			fmt.Fprintf(o.stderr, "hint: %s\n", hint)
 		}
-		if ctx.Err() != nil {
+		if errors.Is(err, context.Canceled) {
 			return command.StatusInterrupted
 		}
 		return 1
@@ -105,7 +103,7 @@ func (o *original) options() []option {
 	}
 }
 
-func (o *original) run(ctx context.Context) (status int, err error) {
+func (o *original) run() (status int, err error) {
 	if o.print {
 		fmt.Fprintln(o.stdout, o.templates)
 		return 0, nil
@@ -133,7 +131,7 @@ func (o *original) run(ctx context.Context) (status int, err error) {
 		}
 		return 0, nil
 	}
-	return 0, o.apply(ctx, doc)
+	return 0, o.apply(doc)
 }
 
 func (o *original) printKey(doc *metadata.Object) error {
@@ -150,7 +148,9 @@ func (o *original) printKey(doc *metadata.Object) error {
 	return err
 }
 
-func (o *original) apply(ctx context.Context, doc *metadata.Object) error {
+func (o *original) apply(doc *metadata.Object) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
 	doc, err := applycfg.Subhash(doc, o.subhash)
 	if err != nil {
 		return err
