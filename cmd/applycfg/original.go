@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"goldsmith/internal/applycfg"
+	"goldsmith/internal/argparse"
 	"goldsmith/internal/command"
 	"goldsmith/internal/metadata"
 )
@@ -51,8 +52,8 @@ func runOriginal(name string, args []string, logFile string) int {
 		fmt.Fprintf(o.stderr, "WARNING:root:Template directory %s is deprecated.  The recommended location for template files is %s\n",
 			o.templates, applycfg.DefaultTemplates)
 	}
-	switch err := parseArgs(o.options(), args); {
-	case errors.Is(err, errStop):
+	switch err := argparse.Parse(o.options(), args); {
+	case errors.Is(err, argparse.ErrStop):
 		return 0
 	case err != nil:
 		fmt.Fprintf(o.stderr, "%s%s: error: %v\n", o.usage(), name, err)
@@ -72,7 +73,7 @@ func runOriginal(name string, args []string, logFile string) int {
 	return status
 }
 
-func (o *original) options() []option {
+func (o *original) options() []argparse.Option {
 	text := func(p *string) func([]string) error {
 		return func(v []string) error { *p = v[0]; return nil }
 	}
@@ -83,23 +84,23 @@ func (o *original) options() []option {
 		return func([]string) error { *p = true; return nil }
 	}
 	say := func(s func() string) func([]string) error {
-		return func([]string) error { fmt.Fprint(o.stdout, s()); return errStop }
+		return func([]string) error { fmt.Fprint(o.stdout, s()); return argparse.ErrStop }
 	}
-	return []option{
-		{[]string{"-h", "--help"}, 0, say(o.help)},
-		{[]string{"-t", "--templates"}, 1, text(&o.templates)},
-		{[]string{"-o", "--output"}, 1, text(&o.output)},
-		{[]string{"-m", "--metadata"}, many, words(&o.metadata)},
-		{[]string{"--fallback-metadata"}, many, words(&o.fallback)},
-		{[]string{"-v", "--validate"}, 0, truth(&o.validate)},
-		{[]string{"--print-templates"}, 0, truth(&o.print)},
-		{[]string{"-s", "--subhash"}, 1, text(&o.subhash)},
-		{[]string{"--key"}, 1, text(&o.key)},
-		{[]string{"--type"}, 1, text(&o.typeName)},
-		{[]string{"--key-default"}, 1, func(v []string) error { o.keyDefault = &v[0]; return nil }},
-		{[]string{"--boolean-key"}, 1, text(&o.truth)},
-		{[]string{"--version"}, 0, say(func() string { return originalVersion + "\n" })},
-		{[]string{"--os-config-files"}, 1, func(v []string) error { o.list, o.listGiven = v[0], true; return nil }},
+	return []argparse.Option{
+		{Names: []string{"-h", "--help"}, Nargs: 0, Take: say(o.help)},
+		{Names: []string{"-t", "--templates"}, Nargs: 1, Take: text(&o.templates)},
+		{Names: []string{"-o", "--output"}, Nargs: 1, Take: text(&o.output)},
+		{Names: []string{"-m", "--metadata"}, Nargs: argparse.Many, Take: words(&o.metadata)},
+		{Names: []string{"--fallback-metadata"}, Nargs: argparse.Many, Take: words(&o.fallback)},
+		{Names: []string{"-v", "--validate"}, Nargs: 0, Take: truth(&o.validate)},
+		{Names: []string{"--print-templates"}, Nargs: 0, Take: truth(&o.print)},
+		{Names: []string{"-s", "--subhash"}, Nargs: 1, Take: text(&o.subhash)},
+		{Names: []string{"--key"}, Nargs: 1, Take: text(&o.key)},
+		{Names: []string{"--type"}, Nargs: 1, Take: text(&o.typeName)},
+		{Names: []string{"--key-default"}, Nargs: 1, Take: func(v []string) error { o.keyDefault = &v[0]; return nil }},
+		{Names: []string{"--boolean-key"}, Nargs: 1, Take: text(&o.truth)},
+		{Names: []string{"--version"}, Nargs: 0, Take: say(func() string { return originalVersion + "\n" })},
+		{Names: []string{"--os-config-files"}, Nargs: 1, Take: func(v []string) error { o.list, o.listGiven = v[0], true; return nil }},
 	}
 }
 
@@ -208,15 +209,7 @@ func (o *original) usage() string {
 	words := []string{"[-h]", "[-t TEMPLATE_ROOT]", "[-o OUT_DIR]", "[-m [METADATA_FILE ...]]", "[--fallback-metadata [FALLBACK_METADATA ...]]",
 		"[-v]", "[--print-templates]", "[-s SUBHASH]", "[--key KEY]", "[--type TYPE]", "[--key-default KEY_DEFAULT]",
 		"[--boolean-key BOOLEAN_KEY]", "[--version]", "[--os-config-files OS_CONFIG_FILES]"}
-	head := "usage: " + o.name
-	out, line := "", head
-	for _, w := range words {
-		if len(line)+1+len(w) > 78 {
-			out, line = out+line+"\n", strings.Repeat(" ", len(head))
-		}
-		line += " " + w
-	}
-	return out + line + "\n"
+	return argparse.Usage(o.name, words)
 }
 
 func (o *original) help() string {
