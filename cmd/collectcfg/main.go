@@ -67,6 +67,9 @@ type app struct {
 func (a *app) again() int {
 	path, err := exec.LookPath(os.Args[0])
 	if err == nil {
+		// Until the new program listens, a SIGHUP would end it; and it reads
+		// the settings after that anyhow.
+		signal.Ignore(syscall.SIGHUP)
 		err = syscall.Exec(path, os.Args, os.Environ())
 	}
 	command.Print(os.Stderr, a.name, fmt.Errorf("start again: %w", err))
