@@ -6,7 +6,7 @@
 #   ci/proof.sh [PACKAGE...]
 #
 # With names of packages (element hook lint pkginstall blockdevice dibargs
-# pkgmap svcmap yaml11 imgtools applycfg template tests) only these are compared; the rows of the
+# pkgmap svcmap yaml11 imgtools applycfg refreshcfg template tests) only these are compared; the rows of the
 # others stay.
 set -eu -o pipefail
 cd "$(dirname "$0")/.."
@@ -17,7 +17,7 @@ trap 'rm -f "$rows"' EXIT
 export CI=true # what is missing is a failure
 
 # compare PREFIX "PACKAGE..." FLAG... tests those of the packages that are wanted.
-packages="element hook lint pkginstall blockdevice dibargs pkgmap svcmap yaml11 imgtools applycfg template tests"
+packages="element hook lint pkginstall blockdevice dibargs pkgmap svcmap yaml11 imgtools applycfg refreshcfg template tests"
 for name in "$@"; do
     if [[ " $packages " != *" $name "* ]]; then
         echo "proof.sh: no comparison is called '$name'; there are: $packages" >&2
@@ -42,6 +42,6 @@ compare internal/ "element hook lint pkginstall" -run 'Oracle|Grammar' -exhausti
 compare internal/ "blockdevice dibargs pkgmap svcmap yaml11" -run 'Oracle|Merge|Getopt'
 compare cmd/ imgtools -run Originals
 compare internal/ template -run Oracle -exhaustive
-compare cmd/ applycfg -run Oracle -exhaustive
+compare cmd/ "applycfg refreshcfg" -run Oracle -exhaustive
 compare "" tests -core -run EnvironmentIsTheOriginals
 "$GO" test -count 1 . -run ProofTable -proof "$rows"

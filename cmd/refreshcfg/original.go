@@ -47,7 +47,7 @@ func runOriginal(name string, args []string) int {
 		{Names: []string{"--print-phases"}, Take: func([]string) error { printPhases = true; return nil }},
 		{Names: []string{"--log-level"}, Nargs: 1, Take: func(v []string) error {
 			if level = v[0]; !slices.Contains(levels, level) {
-				return fmt.Errorf("argument --log-level: invalid choice: '%s' (choose from '%s')", level, strings.Join(levels, "', '"))
+				return fmt.Errorf("argument --log-level: invalid choice: %s (choose from '%s')", argparse.Quote(level), strings.Join(levels, "', '"))
 			}
 			return nil
 		}},
@@ -115,7 +115,7 @@ func pythonInt(word string) (int, error) {
 	digits := strings.TrimSpace(word)
 	n, err := strconv.ParseInt(strings.ReplaceAll(digits, "_", ""), 10, 64)
 	if err != nil || strings.HasPrefix(digits, "_") || strings.HasSuffix(digits, "_") || strings.Contains(digits, "__") {
-		return 0, fmt.Errorf("argument --timeout: invalid int value: '%s'", word)
+		return 0, fmt.Errorf("argument --timeout: invalid int value: %s", argparse.Quote(word))
 	}
 	return int(min(n, maxTimeout)), nil
 }

@@ -159,12 +159,12 @@ func (p *parser) consume(at int) (next int, err error) {
 	o, name, value := f.option, f.name, f.value
 	for value != nil && o.Nargs == 0 {
 		if name[1] == '-' || *value == "" {
-			return 0, fmt.Errorf("argument %s: ignored explicit argument %q", strings.Join(o.Names, "/"), *value)
+			return 0, fmt.Errorf("argument %s: ignored explicit argument %s", strings.Join(o.Names, "/"), Quote(*value))
 		}
 		letter := "-" + (*value)[:1]
 		other := p.find(letter)
 		if other == nil {
-			return 0, fmt.Errorf("argument %s: ignored explicit argument %q", strings.Join(o.Names, "/"), *value)
+			return 0, fmt.Errorf("argument %s: ignored explicit argument %s", strings.Join(o.Names, "/"), Quote(*value))
 		}
 		flags = append(flags, o)
 		o, name = other, letter
@@ -213,4 +213,12 @@ func Usage(program string, options []string) string {
 		line += " " + o
 	}
 	return out + line + "\n"
+}
+
+// Quote writes plain text as Python's repr does.
+func Quote(s string) string {
+	if strings.Contains(s, "'") && !strings.Contains(s, `"`) {
+		return `"` + s + `"`
+	}
+	return "'" + strings.NewReplacer(`\`, `\\`, "'", `\'`).Replace(s) + "'"
 }

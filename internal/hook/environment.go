@@ -27,7 +27,9 @@ func (s *shell) wrap(args []string) []string {
 	if s.dir == "" && s.umask == "" {
 		return args
 	}
-	const script = `[ -z "$1" ] || cd "$1"; [ -z "$2" ] || umask "$2"; shift 2; exec "$@"`
+	// bash runs the last command in its own process; its exec would, too, but
+	// makes paths absolute. Other shells drop functions from the environment.
+	const script = `[ -z "$1" ] || cd "$1"; [ -z "$2" ] || umask "$2"; shift 2; "$@"`
 	return append([]string{"bash", "-eu", "-c", script, "bash", s.dir, s.umask}, args...)
 }
 

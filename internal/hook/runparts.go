@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"regexp"
 
@@ -55,12 +56,18 @@ func (p RunParts) Main(ctx context.Context, args []string) int {
 	switch {
 	case err == nil:
 		return 0
+	case ctx.Err() != nil:
+		return 1 // killed: who did it says so
 	case !ok:
 		r.say("%v", err)
 		return 1
 	}
 	if _, exited := errors.AsType[*command.ExitError](e.Err); !exited {
-		r.say("%s: %v", e.Path, e.Err)
+		why := e.Err
+		if p, ok := errors.AsType[*fs.PathError](why); ok {
+			why = p.Err
+		}
+		r.say("%s: %v", e.Path, why)
 	}
 	return e.ExitStatus()
 }
