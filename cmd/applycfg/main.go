@@ -42,7 +42,8 @@ func run(name string, args []string, log string) int {
 	main := a.program().Main
 	if quick(args) {
 		main = func(args []string) int {
-			return a.program().Run(context.Background(), args, command.IO{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr})
+			return a.program().Run(context.Background(), args, command.IO{Stdin: os.Stdin, Stdout: os.Stdout,
+				Stderr: os.Stderr})
 		}
 	}
 	if status := main(spread(args)); status != command.StatusOK {
@@ -56,7 +57,8 @@ func run(name string, args []string, log string) int {
 func quick(args []string) bool {
 	return slices.ContainsFunc(args, func(arg string) bool {
 		name, _, _ := strings.Cut(strings.TrimLeft(arg, "-"), "=")
-		return strings.HasPrefix(arg, "-") && slices.Contains([]string{"key", "boolean-key", "version", "print-templates"}, name)
+		return strings.HasPrefix(arg, "-") && slices.Contains([]string{"key", "boolean-key", "version",
+			"print-templates"}, name)
 	})
 }
 
@@ -109,8 +111,10 @@ func (a *app) flags(fs *flag.FlagSet) {
 	text(&a.output, "o", "output", "/", "`directory` to write below")
 	fs.Var(&a.metadata, "metadata", "`file` of metadata; may be repeated, and take several")
 	fs.Var(&a.metadata, "m", "short for --metadata")
-	fs.Var(&a.fallback, "fallback-metadata", "`file` of metadata that is read first, if it is there; may be repeated, and take several")
-	text(&a.list, "", "os-config-files", "", "JSON `file` that lists the metadata files; empty means "+applycfg.DefaultList)
+	fs.Var(&a.fallback, "fallback-metadata",
+		"`file` of metadata that is read first, if it is there; may be repeated, and take several")
+	text(&a.list, "", "os-config-files", "",
+		"JSON `file` that lists the metadata files; empty means "+applycfg.DefaultList)
 	text(&a.subhash, "s", "subhash", "", "render with the object at this `key` instead of the whole metadata")
 	fs.Var(&a.key, "key", "print the value of a dotted `key` and exit")
 	text(&a.typeName, "", "type", "default", "`type` that the value of --key must have")
@@ -124,7 +128,8 @@ func (a *app) flags(fs *flag.FlagSet) {
 	truth(&a.keep, "", "rollback-on-failure", "keep what is replaced, for --rollback, until --mark-good")
 	truth(&a.rollback, "", "rollback", "give back all files that were replaced since --mark-good")
 	truth(&a.markGood, "", "mark-good", "the files are good as they are: forget what was kept")
-	text(&a.state, "", "state", "", "`directory` of lock, journal and what is kept; empty means "+applycfg.DefaultState+", or one in --output")
+	text(&a.state, "", "state", "",
+		"`directory` of lock, journal and what is kept; empty means "+applycfg.DefaultState+", or one in --output")
 	truth(&a.version, "", "version", "print the version and exit")
 }
 
@@ -170,7 +175,8 @@ func (a *app) run(ctx context.Context, io command.IO, words []string) error {
 func (a *app) check(words []string) error {
 	switch {
 	case len(words) > 0:
-		return command.Usage(fmt.Sprintf("unexpected argument %q", words[0]), "metadata files are given with --metadata")
+		return command.Usage(fmt.Sprintf("unexpected argument %q", words[0]),
+			"metadata files are given with --metadata")
 	case a.output == "":
 		return command.Usage("--output is empty", "the whole system is /")
 	case a.key.text != nil && *a.key.text == "", a.boolKey.text != nil && *a.boolKey.text == "":
@@ -264,7 +270,8 @@ func (a *app) printKey(io command.IO, doc *metadata.Object) error {
 	case err != nil:
 		return err
 	case !ok && a.keyDefault.text == nil:
-		return command.Hint(fmt.Errorf("key %s: not in the metadata", *a.key.text), "--key-default says what to print then")
+		return command.Hint(fmt.Errorf("key %s: not in the metadata", *a.key.text),
+			"--key-default says what to print then")
 	case !ok:
 		text = *a.keyDefault.text
 	}
@@ -307,7 +314,8 @@ func spread(args []string) []string {
 		switch {
 		case a == "--":
 			return append(out, args[i:]...)
-		case slices.Contains([]string{"m", "metadata", "fallback-metadata"}, strings.TrimPrefix(strings.TrimPrefix(a, "-"), "-")) && a[0] == '-':
+		case slices.Contains([]string{"m", "metadata", "fallback-metadata"}, strings.TrimPrefix(strings.TrimPrefix(a,
+			"-"), "-")) && a[0] == '-':
 			many = a
 			if i+1 == len(args) || strings.HasPrefix(args[i+1], "-") {
 				out = append(out, a) // no value: flag's to complain about

@@ -49,7 +49,8 @@ func runOriginal(name string, args []string, logFile string) int {
 	}
 	deprecated := false
 	if o.templates, deprecated = applycfg.TemplatesDir(); deprecated {
-		fmt.Fprintf(o.stderr, "WARNING:root:Template directory %s is deprecated.  The recommended location for template files is %s\n",
+		fmt.Fprintf(o.stderr,
+			"WARNING:root:Template directory %s is deprecated.  The recommended location for template files is %s\n",
 			o.templates, applycfg.DefaultTemplates)
 	}
 	switch err := argparse.Parse(o.options(), args); {
@@ -100,7 +101,11 @@ func (o *original) options() []argparse.Option {
 		{Names: []string{"--key-default"}, Nargs: 1, Take: func(v []string) error { o.keyDefault = &v[0]; return nil }},
 		{Names: []string{"--boolean-key"}, Nargs: 1, Take: text(&o.truth)},
 		{Names: []string{"--version"}, Nargs: 0, Take: say(func() string { return originalVersion + "\n" })},
-		{Names: []string{"--os-config-files"}, Nargs: 1, Take: func(v []string) error { o.list, o.listGiven = v[0], true; return nil }},
+		{Names: []string{"--os-config-files"}, Nargs: 1, Take: func(v []string) error {
+			o.list, o.listGiven = v[0],
+				true
+			return nil
+		}},
 	}
 }
 
@@ -164,7 +169,10 @@ func (o *original) apply(doc *metadata.Object) error {
 		if o.output == "" { // there, the current directory, or a traceback
 			return errors.New("--output is empty")
 		}
-		out := applycfg.Output{Dir: o.output, Create: true, Waiting: func() { o.log("INFO", "waiting for another run to end") }}
+		out := applycfg.Output{Dir: o.output, Create: true, Waiting: func() {
+			o.log("INFO",
+				"waiting for another run to end")
+		}}
 		changes, err := out.Apply(ctx, files)
 		if err != nil {
 			return err
@@ -206,7 +214,8 @@ func (o *original) log(level string, messages ...string) {
 
 // usage is what argparse prints of the options, 80 columns wide.
 func (o *original) usage() string {
-	words := []string{"[-h]", "[-t TEMPLATE_ROOT]", "[-o OUT_DIR]", "[-m [METADATA_FILE ...]]", "[--fallback-metadata [FALLBACK_METADATA ...]]",
+	words := []string{"[-h]", "[-t TEMPLATE_ROOT]", "[-o OUT_DIR]", "[-m [METADATA_FILE ...]]",
+		"[--fallback-metadata [FALLBACK_METADATA ...]]",
 		"[-v]", "[--print-templates]", "[-s SUBHASH]", "[--key KEY]", "[--type TYPE]", "[--key-default KEY_DEFAULT]",
 		"[--boolean-key BOOLEAN_KEY]", "[--version]", "[--os-config-files OS_CONFIG_FILES]"}
 	return argparse.Usage(o.name, words)

@@ -111,7 +111,8 @@ func (r *renderer) directory(ctx context.Context, rel string) error {
 		if r.Original {
 			return nil
 		}
-		return command.BadInput(fmt.Errorf("templates %q: no such directory", r.Dir), "name a directory of templates with --templates")
+		return command.BadInput(fmt.Errorf("templates %q: no such directory", r.Dir),
+			"name a directory of templates with --templates")
 	}
 	if err != nil {
 		return err

@@ -81,7 +81,8 @@ func TestRender(t *testing.T) {
 	want := []File{
 		{Path: "README", Body: []byte("plain\n"), Control: noControl},
 		{Path: "elsewhere/x", Body: []byte("not reached through a link\n"), Control: noControl},
-		{Path: "etc/a.conf", Body: []byte("<x> {\"k\": [1, null]} 1000.0 |\n"), Control: Control{Mode: 0o640, UID: -1, GID: -1, NoEmpty: true}},
+		{Path: "etc/a.conf", Body: []byte("<x> {\"k\": [1, null]} 1000.0 |\n"), Control: Control{Mode: 0o640, UID: -1,
+			GID: -1, NoEmpty: true}},
 		{Path: "etc/run", Body: []byte(`{"a": "<x>", "o": {"k": [1, null]}, "f": 1000.0}`), Control: noControl},
 		{Path: "linked-file", Body: []byte("plain\n"), Control: noControl},
 	}
@@ -111,7 +112,8 @@ func TestRenderErrors(t *testing.T) {
 		root := write(t, t.TempDir(), map[string]string{"etc/" + tc.name: tc.text, "etc/" + name + ".oac": tc.oac})
 		_, err := Templates{Dir: root}.Render(t.Context(), nil)
 		if err == nil || !strings.HasSuffix(err.Error(), "/"+tc.want) || command.Status(err) != tc.status {
-			t.Errorf("%s: Render = %v, status %d; want …/%s, status %d", tc.name, err, command.Status(err), tc.want, tc.status)
+			t.Errorf("%s: Render = %v, status %d; want …/%s, status %d", tc.name, err, command.Status(err), tc.want,
+				tc.status)
 		}
 	}
 }
@@ -149,7 +151,8 @@ func apply(t *testing.T, o Output, files ...File) map[string]Action {
 }
 
 func TestApply(t *testing.T) {
-	out := write(t, t.TempDir(), map[string]string{"etc/same": "1", "etc/other": "1", "etc/gone": "x", "etc/target": "t", "etc/mode": "1"})
+	out := write(t, t.TempDir(), map[string]string{"etc/same": "1", "etc/other": "1", "etc/gone": "x",
+		"etc/target": "t", "etc/mode": "1"})
 	if err := os.Symlink("target", filepath.Join(out, "etc/link")); err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +163,8 @@ func TestApply(t *testing.T) {
 	chtime(t, filepath.Join(out, "etc/same"), past)
 	gone, never, mode := file("etc/gone", ""), file("etc/never", ""), file("etc/mode", "1")
 	gone.Control.NoEmpty, never.Control.NoEmpty, mode.Control.Mode = true, true, 0o604
-	files := []File{file("etc/same", "1"), file("etc/other", "2"), gone, never, mode, file("etc/link", "l"), file("new/dir/x", "n"), file("etc/empty", "")}
+	files := []File{file("etc/same", "1"), file("etc/other", "2"), gone, never, mode, file("etc/link", "l"),
+		file("new/dir/x", "n"), file("etc/empty", "")}
 	want := map[string]Action{
 		"etc/same": Unchanged, "etc/other": Updated, "etc/gone": Deleted, "etc/never": Unchanged, "etc/mode": Updated,
 		"etc/link": Updated, "new/dir/x": Created, "etc/empty": Created,
@@ -175,11 +179,13 @@ func TestApply(t *testing.T) {
 	if d := cmp.Diff(want, apply(t, Output{Dir: out}, files...)); d != "" {
 		t.Errorf("Apply (-want +got):\n%s", d)
 	}
-	wantFiles := map[string]string{"etc/same": "1", "etc/other": "2", "etc/target": "t", "etc/mode": "1", "etc/link": "l", "new/dir/x": "n", "etc/empty": ""}
+	wantFiles := map[string]string{"etc/same": "1", "etc/other": "2", "etc/target": "t", "etc/mode": "1",
+		"etc/link": "l", "new/dir/x": "n", "etc/empty": ""}
 	if d := cmp.Diff(wantFiles, read(t, out)); d != "" {
 		t.Errorf("files (-want +got):\n%s", d)
 	}
-	for name, want := range map[string]os.FileMode{"etc/other": 0o600, "etc/mode": 0o604, "new/dir/x": 0o644, "etc/link": 0o644} {
+	for name, want := range map[string]os.FileMode{"etc/other": 0o600, "etc/mode": 0o604, "new/dir/x": 0o644,
+		"etc/link": 0o644} {
 		fi, err := os.Lstat(filepath.Join(out, name))
 		if err != nil || fi.Mode() != want {
 			t.Errorf("%s has mode %v, %v; want %v", name, fi.Mode(), err, want)
@@ -231,7 +237,8 @@ func TestApplyStaysInside(t *testing.T) {
 		t.Errorf("a link that stays inside: %v", got)
 	}
 	_, err := Output{Dir: out}.Apply(t.Context(), []File{file("relative/evil", "x")})
-	if e, ok := errors.AsType[*command.Error](err); !ok || e.Hint == "" || !strings.Contains(err.Error(), "leads out of "+out) {
+	if e, ok := errors.AsType[*command.Error](err); !ok || e.Hint == "" || !strings.Contains(err.Error(),
+		"leads out of "+out) {
 		t.Errorf("Apply = %v; want it to say where the link leads", err)
 	}
 }
@@ -241,7 +248,8 @@ func TestKey(t *testing.T) {
 	for _, tc := range []struct{ key, typ, want string }{
 		{"a.b.0", "int", "10"}, {"a.b.-1", "raw", "x y"}, {"a.b.1", "default", "error"}, {"t", "default", "true"},
 		{"f", "raw", "1000.0"}, {"n", "raw", "missing"}, {"o", "raw", `{"k": 1}`}, {"s", "default", "word\n"},
-		{"u", "dsn", "mysql://u:p@h/db?a=b"}, {"u", "netaddress", "error"}, {"x", "raw", "missing"}, {"x", "nonsense", "missing"}, {"t", "nonsense", "error"},
+		{"u", "dsn", "mysql://u:p@h/db?a=b"}, {"u", "netaddress", "error"}, {"x", "raw", "missing"}, {"x", "nonsense",
+			"missing"}, {"t", "nonsense", "error"},
 	} {
 		got, ok, err := Key(d, tc.key, tc.typ)
 		switch {
@@ -258,17 +266,20 @@ func TestKey(t *testing.T) {
 
 func TestSources(t *testing.T) {
 	dir := write(t, t.TempDir(), map[string]string{
-		"a.json": `{"a":1,"o":{"x":1}}`, "b.json": `{"o":{"y":2}}`, "list.json": `[1]`, "bad.json": "{\n\"completion-signal\": \"u\",\n  x}",
+		"a.json": `{"a":1,"o":{"x":1}}`, "b.json": `{"o":{"y":2}}`, "list.json": `[1]`,
+		"bad.json": "{\n\"completion-signal\": \"u\",\n  x}",
 	})
 	p := func(n string) string { return filepath.Join(dir, n) }
-	write(t, dir, map[string]string{"files.json": `["` + p("a.json") + `","` + p("none.json") + `","` + p("b.json") + `"]`})
+	write(t, dir,
+		map[string]string{"files.json": `["` + p("a.json") + `","` + p("none.json") + `","` + p("b.json") + `"]`})
 	env := func(s string) *string { return &s }
 	for _, tc := range []struct {
 		s            Sources
 		want, errors string
 	}{
 		{Sources{Files: []string{p("b.json"), p("a.json")}}, `{"o": {"y": 2, "x": 1}, "a": 1}`, ""},
-		{Sources{Env: env(p("a.json") + "::" + p("none") + ":" + p("list.json")), List: env(p("files.json"))}, `{"a": 1, "o": {"x": 1}}`, ""},
+		{Sources{Env: env(p("a.json") + "::" + p("none") + ":" + p("list.json")), List: env(p("files.json"))},
+			`{"a": 1, "o": {"x": 1}}`, ""},
 		{Sources{List: env(p("files.json"))}, `{"a": 1, "o": {"x": 1, "y": 2}}`, ""},
 		{Sources{List: env(p("none"))}, `{}`, ""},
 		{Sources{Env: env(""), List: env(p("files.json"))}, `{}`, ""},

@@ -20,7 +20,8 @@ func bed(b *testing.B) (templates string, s Sources) {
 			fmt.Fprintf(&values, `"k%d": "value %d of %d", `, j, j, i)
 			fmt.Fprintf(&body, "k%d = {{s%d.k%d}}\n", j, i, j)
 		}
-		fmt.Fprintf(&body, "{{#s%d.list}}\nitem {{.}}\n{{/s%d.list}}\n{{^s%d.none}}default\n{{/s%d.none}}\n%s", i, i, i, i, strings.Repeat("a line that stays\n", 4))
+		fmt.Fprintf(&body, "{{#s%d.list}}\nitem {{.}}\n{{/s%d.list}}\n{{^s%d.none}}default\n{{/s%d.none}}\n%s", i, i,
+			i, i, strings.Repeat("a line that stays\n", 4))
 		doc = append(doc, fmt.Sprintf(`"s%d": {%s"list": [1, 2, 3], "on": true}`, i, values.String()))
 		path := filepath.Join(dir, "t", fmt.Sprintf("etc/d%d/f%d.conf", i%50, i))
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {

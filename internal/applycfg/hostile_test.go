@@ -24,10 +24,14 @@ func TestHostileTemplates(t *testing.T) {
 		make func(path string) error
 		want string
 	}{
-		"pipe":             {func(p string) error { return unix.Mkfifo(p, 0o644) }, "not a regular file"},
-		"pipe by link":     {func(p string) error { return errors.Join(unix.Mkfifo(p+".x", 0o644), os.Symlink(p+".x", p)) }, "not a regular file"},
-		"device":           {link("/dev/zero"), "not a regular file"},
-		"socket":           {func(p string) error { return unix.Mknod(p, unix.S_IFSOCK|0o644, 0) }, "not a regular file"},
+		"pipe": {func(p string) error { return unix.Mkfifo(p, 0o644) }, "not a regular file"},
+		"pipe by link": {func(p string) error {
+			return errors.Join(unix.Mkfifo(p+".x", 0o644), os.Symlink(p+".x",
+				p))
+		}, "not a regular file"},
+		"device": {link("/dev/zero"), "not a regular file"},
+		"socket": {func(p string) error { return unix.Mknod(p, unix.S_IFSOCK|0o644, 0) },
+			"not a regular file"},
 		"dangling":         {link("nowhere"), "no such file"},
 		"loop":             {link("x"), "too many levels"},
 		"large":            {func(p string) error { return os.Truncate(touch(p), maxOutput+1) }, "larger than 64 MiB"},
@@ -77,8 +81,10 @@ func program(s string) func(string) error {
 // A directory that is linked to is not entered, the root may be a link, and a
 // control file that is none says nothing.
 func TestLinkedTrees(t *testing.T) {
-	base := write(t, t.TempDir(), map[string]string{"real/a": "a", "other/secret": "s", "real/b": "b", "real/b.oac/x": "{{! not a control file }}"})
-	if err := errors.Join(os.Symlink("real", filepath.Join(base, "t")), os.Symlink("../other", filepath.Join(base, "real/dir")),
+	base := write(t, t.TempDir(), map[string]string{"real/a": "a", "other/secret": "s", "real/b": "b",
+		"real/b.oac/x": "{{! not a control file }}"})
+	if err := errors.Join(os.Symlink("real", filepath.Join(base, "t")), os.Symlink("../other", filepath.Join(base,
+		"real/dir")),
 		os.Symlink("..", filepath.Join(base, "real/up"))); err != nil {
 		t.Fatal(err)
 	}
@@ -95,15 +101,18 @@ func TestLinkedTrees(t *testing.T) {
 func TestHostileDocuments(t *testing.T) {
 	dir := t.TempDir()
 	large := filepath.Join(dir, "large.json")
-	if err := os.WriteFile(large, append(append([]byte(`{"a":"`), bytes.Repeat([]byte("x"), 100<<20)...), `"}`...), 0o644); err != nil {
+	if err := os.WriteFile(large, append(append([]byte(`{"a":"`), bytes.Repeat([]byte("x"), 100<<20)...), `"}`...),
+		0o644); err != nil {
 		t.Fatal(err)
 	}
 	deep := filepath.Join(dir, "deep.json")
 	if err := os.WriteFile(deep, bytes.Repeat([]byte(`{"a":[`), 1<<20), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	for path, want := range map[string]string{large: "larger than 64 MiB", deep: "nested more than 500 levels deep", "/dev/zero": "larger than 64 MiB"} {
-		for _, s := range []Sources{{Files: []string{path}}, {Fallback: []string{path}, Original: true, Env: new(string)}, {List: &path}} {
+	for path, want := range map[string]string{large: "larger than 64 MiB", deep: "nested more than 500 levels deep",
+		"/dev/zero": "larger than 64 MiB"} {
+		for _, s := range []Sources{{Files: []string{path}}, {Fallback: []string{path}, Original: true,
+			Env: new(string)}, {List: &path}} {
 			if _, err := s.Load(); err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%s: %v; want %q", path, err, want)
 			}
@@ -137,7 +146,8 @@ func TestHostileOutput(t *testing.T) {
 
 // Of any control file, only what it may say comes out.
 func FuzzControl(f *testing.F) {
-	for _, s := range []string{"mode: 0640\nowner: root\ngroup: 0\nallow_empty: no\n", "", "[]", "set: x", "mode: 0o644", "- a", "mode: &a 1\nowner: *a\n", "<<: {mode: 0600}"} {
+	for _, s := range []string{"mode: 0640\nowner: root\ngroup: 0\nallow_empty: no\n", "", "[]", "set: x",
+		"mode: 0o644", "- a", "mode: &a 1\nowner: *a\n", "<<: {mode: 0600}"} {
 		f.Add([]byte(s))
 	}
 	path := filepath.Join(f.TempDir(), "x.oac")
@@ -147,7 +157,8 @@ func FuzzControl(f *testing.F) {
 		}
 		c, err := new(accounts).readControl(path)
 		if err != nil {
-			if command.Status(err) != command.StatusUsage || command.HintOf(err) == "" || !strings.HasPrefix(err.Error(), path) {
+			if command.Status(err) != command.StatusUsage || command.HintOf(err) == "" ||
+				!strings.HasPrefix(err.Error(), path) {
 				t.Errorf("%q: %v", text, err)
 			}
 			return

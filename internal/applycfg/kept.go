@@ -149,7 +149,8 @@ func (s *state) keepOne(r *root, j *job, n int) (kept, error) {
 		k.kind, k.content = "link", string(target[:max(size, 0)])
 		return k, err
 	}
-	return k, command.Hint(fmt.Errorf("%s: neither a file nor a link, so it cannot be kept", r.path(j.path)), "remove it, or do without --rollback-on-failure")
+	return k, command.Hint(fmt.Errorf("%s: neither a file nor a link, so it cannot be kept", r.path(j.path)),
+		"remove it, or do without --rollback-on-failure")
 }
 
 func syncfs(dir string) error {
@@ -180,7 +181,8 @@ func readKept(dir string) ([]kept, error) {
 		all = append(all, k)
 	}
 	if !ok {
-		return nil, command.Hint(fmt.Errorf("%s: not an index of applycfg", path), "remove "+filepath.Dir(path)+"; then nothing can be rolled back")
+		return nil, command.Hint(fmt.Errorf("%s: not an index of applycfg", path),
+			"remove "+filepath.Dir(path)+"; then nothing can be rolled back")
 	}
 	return all, nil
 }

@@ -61,7 +61,8 @@ func Key(doc *metadata.Object, key, typeName string) (text string, ok bool, err 
 	}
 	switch {
 	case !ofType(text, typeName):
-		return "", true, command.Hint(fmt.Errorf("key %s: its value is not of type %s", key, typeName), "--type raw takes anything")
+		return "", true, command.Hint(fmt.Errorf("key %s: its value is not of type %s", key, typeName),
+			"--type raw takes anything")
 	case !utf8.ValidString(text):
 		return "", true, fmt.Errorf("key %s: its value has half of a surrogate pair, which is no character", key)
 	}
@@ -83,7 +84,8 @@ func Subhash(doc *metadata.Object, key string) (*metadata.Object, error) {
 	}
 	o, ok := doc.Object(key)
 	if !ok {
-		return nil, command.Hint(fmt.Errorf("subhash %s: not an object in the metadata", key), "it leads through objects only, such as a.b")
+		return nil, command.Hint(fmt.Errorf("subhash %s: not an object in the metadata", key),
+			"it leads through objects only, such as a.b")
 	}
 	return o, nil
 }

@@ -262,7 +262,8 @@ func (r *root) replaceable(j *job) error {
 	path := r.path(j.path)
 	switch {
 	case j.old.Mode&unix.S_IFMT == unix.S_IFDIR:
-		return command.Hint(fmt.Errorf("%s: a directory is where the file should be", path), "remove the directory, or the template")
+		return command.Hint(fmt.Errorf("%s: a directory is where the file should be", path),
+			"remove the directory, or the template")
 	case j.old.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0:
 		return command.Hint(fmt.Errorf("%s: something is mounted there", path), "unmount it, or remove the template")
 	case j.old.Attributes&(unix.STATX_ATTR_IMMUTABLE|unix.STATX_ATTR_APPEND) != 0:
@@ -273,7 +274,8 @@ func (r *root) replaceable(j *job) error {
 
 // same says that the file is already as it should be.
 func (r *root) same(j *job) bool {
-	if uint32(j.old.Mode) != unix.S_IFREG|j.mode || j.uid != int(j.old.Uid) || j.gid != int(j.old.Gid) || j.old.Size != uint64(len(j.body)) {
+	if uint32(j.old.Mode) != unix.S_IFREG|j.mode || j.uid != int(j.old.Uid) || j.gid != int(j.old.Gid) ||
+		j.old.Size != uint64(len(j.body)) {
 		return false
 	}
 	body, err := r.read(j.path)

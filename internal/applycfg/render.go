@@ -37,7 +37,8 @@ func (r *renderer) file(ctx context.Context, rel string) (File, error) {
 		return f, err
 	}
 	if !utf8.Valid(text) {
-		return f, command.BadInput(fmt.Errorf("%s: not UTF-8", src), "templates are text; copy other files in install.d")
+		return f, command.BadInput(fmt.Errorf("%s: not UTF-8", src),
+			"templates are text; copy other files in install.d")
 	}
 	parse := template.Parse
 	if r.Original {
@@ -73,10 +74,12 @@ func readRegular(path string) ([]byte, fs.FileMode, error) {
 		return nil, 0, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return nil, 0, command.BadInput(fmt.Errorf("%s: not a regular file", path), "a template tree holds files and directories")
+		return nil, 0, command.BadInput(fmt.Errorf("%s: not a regular file", path),
+			"a template tree holds files and directories")
 	}
 	if st.Size > maxOutput {
-		return nil, 0, command.BadInput(fmt.Errorf("%s: larger than %d MiB", path, maxOutput>>20), "copy large files in install.d instead")
+		return nil, 0, command.BadInput(fmt.Errorf("%s: larger than %d MiB", path, maxOutput>>20),
+			"copy large files in install.d instead")
 	}
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -31,7 +31,8 @@ func openRoot(dir string) (*root, error) {
 	dir = filepath.Clean(dir)
 	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, command.BadInput(fmt.Errorf("output directory %s: %w", dir, err), "create it, or name another with --output")
+		return nil, command.BadInput(fmt.Errorf("output directory %s: %w", dir, err),
+			"create it, or name another with --output")
 	}
 	r := &root{name: dir, fd: fd, dir: -1, resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS}
 	if dir == "/" {

@@ -45,7 +45,8 @@ type Sources struct {
 
 // OriginalFallback is what os-apply-config reads first unless told otherwise.
 func OriginalFallback() []string {
-	return []string{"/var/cache/heat-cfntools/last_metadata", "/var/lib/heat-cfntools/cfn-init-data", "/var/lib/cloud/data/cfn-init-data"}
+	return []string{"/var/cache/heat-cfntools/last_metadata", "/var/lib/heat-cfntools/cfn-init-data",
+		"/var/lib/cloud/data/cfn-init-data"}
 }
 
 // FromEnvironment returns the sources of a program that was given files, and
@@ -102,7 +103,8 @@ func readList(list string) ([]string, error) {
 		paths = append(paths, path)
 	}
 	if !ok {
-		return nil, command.BadInput(fmt.Errorf("%s: not a list of paths", list), `collectcfg writes it, such as ["/var/lib/os-collect-config/nocloud.json"]`)
+		return nil, command.BadInput(fmt.Errorf("%s: not a list of paths", list),
+			`collectcfg writes it, such as ["/var/lib/os-collect-config/nocloud.json"]`)
 	}
 	return paths, nil
 }
@@ -125,7 +127,8 @@ func (s Sources) Load() (*metadata.Object, error) {
 		v, err := readJSON(path)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 			if named {
-				return nil, command.BadInput(fmt.Errorf("%s: no such metadata file", path), "see the paths given with --metadata")
+				return nil, command.BadInput(fmt.Errorf("%s: no such metadata file", path),
+					"see the paths given with --metadata")
 			}
 			continue
 		}
@@ -134,7 +137,8 @@ func (s Sources) Load() (*metadata.Object, error) {
 		}
 		o, ok := v.(*metadata.Object)
 		if !ok && named {
-			return nil, command.BadInput(fmt.Errorf("%s: not a JSON object", path), "metadata is an object with keys, {\"key\": value}")
+			return nil, command.BadInput(fmt.Errorf("%s: not a JSON object", path),
+				"metadata is an object with keys, {\"key\": value}")
 		}
 		docs = append(docs, o)
 	}

@@ -109,7 +109,8 @@ func makePrivate(dir string, one bool) error {
 		return fmt.Errorf("state directory %s: %w", dir, err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR || int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0 {
-		return command.BadInput(fmt.Errorf("state directory %s: not a directory that only this user may write to", dir), "remove it, or name another with --state")
+		return command.BadInput(fmt.Errorf("state directory %s: not a directory that only this user may write to",
+			dir), "remove it, or name another with --state")
 	}
 	return nil
 }
@@ -167,7 +168,8 @@ func (s *state) read(name string) ([]*job, error) {
 	}
 	todo, ok := parseJournal(string(b))
 	if !ok {
-		return nil, command.Hint(fmt.Errorf("%s: not a journal of applycfg", s.path(name)), "remove it; the next run compares every file anyway")
+		return nil, command.Hint(fmt.Errorf("%s: not a journal of applycfg", s.path(name)),
+			"remove it; the next run compares every file anyway")
 	}
 	return todo, nil
 }

@@ -57,7 +57,8 @@ func applyUntil(dir string, stop int) error {
 func oldSet(t *testing.T) string {
 	t.Helper()
 	out := t.TempDir()
-	write(t, out, map[string]string{"etc/a": "old a", "etc/b/c": "old c", "etc/gone": "old gone", "etc/same": "same", "etc/mode": "m", "z": "old z", "target": "t"})
+	write(t, out, map[string]string{"etc/a": "old a", "etc/b/c": "old c", "etc/gone": "old gone", "etc/same": "same",
+		"etc/mode": "m", "z": "old z", "target": "t"})
 	if err := os.Symlink("../target", filepath.Join(out, "etc/link")); err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +68,8 @@ func oldSet(t *testing.T) string {
 func newSet() []File {
 	gone, mode := file("etc/gone", ""), file("etc/mode", "m")
 	gone.Control.NoEmpty, mode.Control.Mode = true, 0o600
-	return []File{file("etc/a", "new a"), file("etc/b/c", "new c"), file("etc/b/new", "new"), gone, file("etc/link", "new link"), mode, file("etc/same", "same"),
+	return []File{file("etc/a", "new a"), file("etc/b/c", "new c"), file("etc/b/new", "new"), gone, file("etc/link",
+		"new link"), mode, file("etc/same", "same"),
 		file("new/dir/x", "new x"), file("z", "new z")}
 }
 
@@ -114,7 +116,8 @@ func TestKilledAtEveryStep(t *testing.T) {
 			t.Fatalf("stop %d: %v", stop, err)
 		}
 		if d := cmp.Diff(before, set(t, out)); d != "" {
-			t.Errorf("killed at %s (%d), journal %v: not the old set after going back (-want +got):\n%s", how, stop, changed, d)
+			t.Errorf("killed at %s (%d), journal %v: not the old set after going back (-want +got):\n%s", how, stop,
+				changed, d)
 		}
 
 		out = oldSet(t)
@@ -201,7 +204,8 @@ func TestRollback(t *testing.T) {
 		}
 		// Kept already: this run need not say so, and what it replaces is not
 		// what is given back.
-		if _, err := (Output{Dir: out}).Apply(t.Context(), []File{file("etc/a", "newer"), file("other", "o")}); err != nil {
+		if _, err := (Output{Dir: out}).Apply(t.Context(), []File{file("etc/a", "newer"), file("other",
+			"o")}); err != nil {
 			t.Fatal(err)
 		}
 		changes, err := o.Rollback(t.Context())
@@ -236,14 +240,16 @@ func TestRollback(t *testing.T) {
 // Records that are none are refused with a remedy, and so is a state directory
 // that others could have made.
 func TestState(t *testing.T) {
-	for _, bad := range []string{"", "x", journalHead, journalHead + "put 1 \"../x\" \"t\"\nend 1\n", journalHead + "put 1 \"x\" \"a/t\"\nend 1\n",
+	for _, bad := range []string{"", "x", journalHead, journalHead + "put 1 \"../x\" \"t\"\nend 1\n",
+		journalHead + "put 1 \"x\" \"a/t\"\nend 1\n",
 		journalHead + "put 1 \"x\" \"t\"\n", journalHead + "put 1 \"x\" \"t\"\nend 2\n", journalHead + "get 1 \"x\" \"t\"\nend 1\n"} {
 		out := t.TempDir()
 		write(t, out, map[string]string{".goldsmith-applycfg/commit": bad})
 		if err := os.Chmod(filepath.Join(out, ".goldsmith-applycfg"), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := (Output{Dir: out}).Apply(t.Context(), newSet()); err == nil || !strings.Contains(err.Error(), "not a journal") {
+		if _, err := (Output{Dir: out}).Apply(t.Context(), newSet()); err == nil || !strings.Contains(err.Error(),
+			"not a journal") {
 			t.Errorf("journal %q: %v", bad, err)
 		}
 	}

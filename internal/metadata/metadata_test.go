@@ -95,7 +95,8 @@ func TestSalvage(t *testing.T) {
 
 func TestMerge(t *testing.T) {
 	for _, tc := range []struct{ a, b, want string }{
-		{`{"a":{"x":1,"y":2},"l":[1,2]}`, `{"c":1,"a":{"y":3,"z":4},"l":[9]}`, `{"a": {"x": 1, "y": 3, "z": 4}, "l": [9], "c": 1}`},
+		{`{"a":{"x":1,"y":2},"l":[1,2]}`, `{"c":1,"a":{"y":3,"z":4},"l":[9]}`,
+			`{"a": {"x": 1, "y": 3, "z": 4}, "l": [9], "c": 1}`},
 		{`{"a":{"x":1}}`, `{"a":null}`, `{"a": null}`},
 		{`{"a":{"x":1}}`, `{"a":"s"}`, `{"a": "s"}`},
 		{`{"a":"s"}`, `{"a":{"x":1}}`, `{"a": {"x": 1}}`},
@@ -169,7 +170,8 @@ func TestAgainstPython(t *testing.T) {
 		args  string
 		print func(any) string
 	}{{"", JSON}, {"indent=1", Indented}} {
-		cmd := exec.Command("python3", "-c", "import json,sys; sys.stdout.write(json.dumps(json.load(sys.stdin), "+how.args+"))")
+		cmd := exec.Command("python3", "-c",
+			"import json,sys; sys.stdout.write(json.dumps(json.load(sys.stdin), "+how.args+"))")
 		cmd.Stdin = strings.NewReader(text)
 		want, err := cmd.Output()
 		if err != nil {
@@ -192,7 +194,8 @@ func TestAgainstPython(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{`{"a":[1,2.5e3,"x\n\ud83d\ude00"],"b":{"c":null}}`, `[NaN,-Infinity]`, `{"a":1,"a":2}`, `"\ud800"`} {
+	for _, s := range []string{`{"a":[1,2.5e3,"x\n\ud83d\ude00"],"b":{"c":null}}`, `[NaN,-Infinity]`, `{"a":1,"a":2}`,
+		`"\ud800"`} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {

@@ -101,7 +101,8 @@ func (p *parser) take(n node) error {
 	switch n.kind {
 	case '#', '^':
 		if len(p.open) == maxNesting {
-			return p.fail(n.line, fmt.Sprintf("sections nested more than %d deep", maxNesting), "close sections where they end")
+			return p.fail(n.line, fmt.Sprintf("sections nested more than %d deep", maxNesting),
+				"close sections where they end")
 		}
 		p.open, p.nodes = append(p.open, section{n, p.nodes}), nil
 	case '/':
@@ -161,7 +162,8 @@ func (p *parser) check(t *tag, line int) error {
 	c := p.text[body]
 	switch {
 	case strings.HasPrefix(p.text[body:], m.closing):
-		return p.fail(line, "an empty tag "+m.opening+m.closing, "name the key, or write the text without two braces in a row")
+		return p.fail(line, "an empty tag "+m.opening+m.closing,
+			"name the key, or write the text without two braces in a row")
 	case c == '=' && t.kind != '=' || c == '{' && t.kind != '&':
 		return p.fail(line, "a tag that is not closed: "+firstLine(p.text[t.open:]),
 			"{{{key}}} takes three braces on both sides, {{=<% %>=}} two equals signs")

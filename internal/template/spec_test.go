@@ -56,14 +56,16 @@ func TestSpecification(t *testing.T) {
 		if got, err := renderAs(Parse, c.template, d, partials, html.Replace); err != nil || got != c.want {
 			t.Errorf("%s: render(%q) = %q, %v; want %q", c.name, c.template, got, err, c.want)
 		}
-		for what, parse := range map[string]func(string, string) (*Template, error){"ours": Parse, "original": ParseOriginal} {
+		for what, parse := range map[string]func(string, string) (*Template, error){"ours": Parse,
+			"original": ParseOriginal} {
 			got, err := renderAs(parse, c.template, d, partials, nil)
 			switch {
 			case err == nil && got == c.want:
 			case err == nil && html.Replace(got) == c.want && what == "ours":
 				escaping = append(escaping, c.name)
 			case err != nil || html.Replace(got) != c.want:
-				t.Errorf("%s: in the dialect, %s, render(%q) = %q, %v; want %q", c.name, what, c.template, got, err, c.want)
+				t.Errorf("%s: in the dialect, %s, render(%q) = %q, %v; want %q", c.name, what, c.template, got, err,
+					c.want)
 			}
 		}
 		count++
@@ -111,15 +113,18 @@ func TestBounds(t *testing.T) {
 	for _, tc := range []struct{ what, in, doc, want string }{
 		{"sections", nested(501), `{}`, "sections nested more than 500 deep"},
 		{"loops", nested(4), fmt.Sprintf(`{"l":%s}`, list), "rendering takes more than"},
-		{"output", strings.Replace(nested(2), "}}{{/", "}}{{s}}{{/", 1), fmt.Sprintf(`{"l":%s,"s":%q}`, list, strings.Repeat("x", 1000)),
+		{"output", strings.Replace(nested(2), "}}{{/", "}}{{s}}{{/", 1), fmt.Sprintf(`{"l":%s,"s":%q}`, list,
+			strings.Repeat("x", 1000)),
 			"renders to more than 64 MiB"},
 		{"text", strings.Repeat("x", maxText+1), `{}`, "larger than 4 MiB"},
 		{"delimiters", strings.Repeat("{{=<% %>=}}<%={{ }}=%>", 501), `{}`, "delimiters change more than 1000 times"},
 		{"partials", "{{>twice}}", `{}`, "partials include each other more than 200 deep"},
-		{"partials in lists", "{{#l}}{{#l}}{{>p}}{{/l}}{{/l}}", fmt.Sprintf(`{"l":%s}`, list), "rendering takes more than"},
+		{"partials in lists", "{{#l}}{{#l}}{{>p}}{{/l}}{{/l}}", fmt.Sprintf(`{"l":%s}`, list),
+			"rendering takes more than"},
 		{"indent", "  {{>grow}}", `{}`, "deep"},
 	} {
-		partials := map[string]string{"twice": "{{>twice}}{{>twice}}", "grow": "  {{>grow}}\nx\n", "p": strings.Repeat("{{x}}", 50)}
+		partials := map[string]string{"twice": "{{>twice}}{{>twice}}", "grow": "  {{>grow}}\nx\n",
+			"p": strings.Repeat("{{x}}", 50)}
 		for _, parse := range []func(string, string) (*Template, error){Parse, ParseOriginal} {
 			_, err := renderAs(parse, tc.in, data(t, tc.doc), partials, nil)
 			if err == nil || !strings.Contains(err.Error(), tc.want) {

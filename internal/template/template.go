@@ -116,10 +116,12 @@ func (r *renderer) nodes(t *Template, nodes []node) error {
 // step bounds time and memory.
 func (r *renderer) step(t *Template, n *node, steps int) error {
 	if r.steps += steps; r.steps > maxSteps {
-		return &Error{t.name, max(n.line, 1), fmt.Sprintf("rendering takes more than %d steps", maxSteps), "look for lists inside lists"}
+		return &Error{t.name, max(n.line, 1), fmt.Sprintf("rendering takes more than %d steps", maxSteps),
+			"look for lists inside lists"}
 	}
 	if len(r.out) > maxOutput {
-		return &Error{t.name, max(n.line, 1), fmt.Sprintf("renders to more than %d MiB", maxOutput>>20), "look for lists inside lists"}
+		return &Error{t.name, max(n.line, 1), fmt.Sprintf("renders to more than %d MiB", maxOutput>>20),
+			"look for lists inside lists"}
 	}
 	return nil
 }

@@ -115,7 +115,8 @@ func TestRender(t *testing.T) {
 		{"{{#o.p}}{{q}}{{k}}{{/o.p}}", "deepout"},
 		{"{{#n}}{{.}}{{/n}}{{#s}}{{.}}{{/s}}{{#t}}{{.}}{{/t}}", `5<&">true`},
 		{"{{#z}}z{{/z}}{{#e}}e{{/e}}{{#f}}f{{/f}}{{#null}}n{{/null}}{{#el}}l{{/el}}{{#eo}}o{{/eo}}{{#x}}x{{/x}}", ""},
-		{"{{^z}}z{{/z}}{{^e}}e{{/e}}{{^f}}f{{/f}}{{^null}}n{{/null}}{{^el}}l{{/el}}{{^eo}}o{{/eo}}{{^x}}x{{/x}}", "zefnlox"},
+		{"{{^z}}z{{/z}}{{^e}}e{{/e}}{{^f}}f{{/f}}{{^null}}n{{/null}}{{^el}}l{{/el}}{{^eo}}o{{/eo}}{{^x}}x{{/x}}",
+			"zefnlox"},
 		{"{{^n}}n{{/n}}{{^l}}l{{/l}}{{^s}}s{{/s}}", ""},
 		{"{{#ns}}[{{.}}]{{/ns}}", "[][0][x]"},
 		{"{{# n }}a{{/n}}{{#n}}b{{/ n }}", "ab"},
@@ -154,14 +155,18 @@ func TestErrors(t *testing.T) {
 	for _, tc := range []struct{ in, want, remedy string }{
 		{"out\n{{#a}} in\n{{k}}", "t:2: section {{#a}} is never closed", "add {{/a}} where the section ends"},
 		{"{{#a}}\n{{^b}}{{/b}}\n{{^c}}", "t:3: section {{^c}} is never closed", "add {{/c}} where the section ends"},
-		{"{{#a}}\n{{#b}}\n{{/a}}", "t:3: {{/a}} closes a section, but the open one is {{#b}} from line 2", "close the innermost section first, with {{/b}}"},
+		{"{{#a}}\n{{#b}}\n{{/a}}", "t:3: {{/a}} closes a section, but the open one is {{#b}} from line 2",
+			"close the innermost section first, with {{/b}}"},
 		{"\n\n{{/a}}", "t:3: {{/a}} closes a section that is not open", "remove it, or open the section with {{#a}}"},
 		{"a {{}} b {{k}}", "t:1: an empty tag {{}}", "name the key, or write the text without two braces in a row"},
 		{"{{#}}x{{/}}", "t:1: a tag without a key: {{#}}", "name the key"},
-		{"{{{k}}", "t:1: a tag that is not closed: {{{k}}", "{{{key}}} takes three braces on both sides, {{=<% %>=}} two equals signs"},
-		{"{{=a b}}", "t:1: a tag that is not closed: {{=a b}}", "{{{key}}} takes three braces on both sides, {{=<% %>=}} two equals signs"},
+		{"{{{k}}", "t:1: a tag that is not closed: {{{k}}",
+			"{{{key}}} takes three braces on both sides, {{=<% %>=}} two equals signs"},
+		{"{{=a b}}", "t:1: a tag that is not closed: {{=a b}}",
+			"{{{key}}} takes three braces on both sides, {{=<% %>=}} two equals signs"},
 		{"{{=ab=}}", "t:1: a delimiter tag needs two delimiters, it has 1", "write it as {{=<% %>=}}"},
-		{"{{>self}}", "self:1: partials include each other more than 200 deep", "a partial that includes itself needs a section that ends it"},
+		{"{{>self}}", "self:1: partials include each other more than 200 deep",
+			"a partial that includes itself needs a section that ends it"},
 		{"{{>broken}}", "broken:2: section {{#x}} is never closed", "add {{/x}} where the section ends"},
 	} {
 		_, err := render(t, tc.in, doc, map[string]string{"self": "{{>self}}", "broken": "\n{{#x}}"})
@@ -180,12 +185,14 @@ func remedy(e *Error) string {
 }
 
 func FuzzRender(f *testing.F) {
-	for _, s := range []string{"{{#l}}{{.}}{{/l}}", "a\n {{! x }}\nb{{{s}}}", "{{=<% %>=}}<%n%>", "{{#a}}", "{{>p}}", "{{= =}}", "{{\x85}}"} {
+	for _, s := range []string{"{{#l}}{{.}}{{/l}}", "a\n {{! x }}\nb{{{s}}}", "{{=<% %>=}}<%n%>", "{{#a}}", "{{>p}}",
+		"{{= =}}", "{{\x85}}"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, tmpl string) {
 		first, err := render(t, tmpl, doc, map[string]string{"p": tmpl})
-		if e, ok := errors.AsType[*Error](err); err != nil && (!ok || e.Line < 1 || e.Line > strings.Count(tmpl, "\n")+1 || e.Remedy == "") {
+		if e, ok := errors.AsType[*Error](err); err != nil && (!ok || e.Line < 1 || e.Line > strings.Count(tmpl,
+			"\n")+1 || e.Remedy == "") {
 			t.Fatalf("render(%q): %#v", tmpl, err)
 		}
 		if err == nil && !strings.Contains(tmpl, "{{") && first != tmpl {
