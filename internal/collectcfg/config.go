@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -38,14 +40,25 @@ type Config struct {
 // original reads them as os-collect-config. Errors that ask for the help text
 // or the version are those of package oslo.
 func Load(args []string, original bool) (*Config, error) {
-	p := oslo.Parser{Options: Options(!original), Getenv: os.LookupEnv, Lenient: !original}
-	p.Files, p.Dirs = machineFiles(os.Getenv("HOME"), "/etc")
+	p := oslo.Parser{Options: Options(!original), Home: home(), Getenv: os.LookupEnv, Lenient: !original}
+	p.Files, p.Dirs = machineFiles(p.Home, "/etc")
 	s, err := p.Parse(args)
 	if err != nil {
 		return nil, problem(err)
 	}
 	c := &Config{Settings: s, Original: original}
 	return c, problem(c.take())
+}
+
+// home is the user's home directory; services are often started without HOME.
+func home() string {
+	if dir := os.Getenv("HOME"); dir != "" {
+		return dir
+	}
+	if u, err := user.LookupId(strconv.Itoa(os.Getuid())); err == nil {
+		return u.HomeDir
+	}
+	return ""
 }
 
 // machineFiles are the configuration files that are there: of files and of

@@ -104,7 +104,7 @@ func ourSettings(t *testing.T, c settingsCase, names []string) map[string]any {
 		env[k] = v
 	}
 	t.Setenv("HOME", env["HOME"])
-	p := oslo.Parser{Options: Options(false), Getenv: func(k string) (string, bool) { v, ok := env[k]; return v, ok }}
+	p := oslo.Parser{Options: Options(false), Home: env["HOME"], Getenv: func(k string) (string, bool) { v, ok := env[k]; return v, ok }}
 	p.Files, p.Dirs = machineFiles(env["HOME"], "/nonexistent")
 	s, err := p.Parse(c.Args)
 	switch {

@@ -227,10 +227,10 @@ func (s *Settings) act(f flag, value string) error {
 	case "version":
 		return ErrVersion
 	case "config-file":
-		s.Files = append(s.Files, expand(value))
+		s.Files = append(s.Files, s.expand(value))
 		return s.readFile(value)
 	case "config-dir":
-		return s.readDir(expand(value))
+		return s.readDir(s.expand(value))
 	}
 	if f.option.Kind == Bool {
 		value = "true"

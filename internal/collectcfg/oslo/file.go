@@ -18,7 +18,7 @@ const maxConfig = 1 << 20
 
 // readFile reads an INI file. What it says counts as said now.
 func (s *Settings) readFile(path string) error {
-	full := expand(path)
+	full := s.expand(path)
 	text, err := readAll(full)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 		s.missing = cmp.Or(s.missing, err)
@@ -76,9 +76,9 @@ func readAll(path string) (string, error) {
 }
 
 // expand replaces a tilde at the beginning.
-func expand(path string) string {
+func (s *Settings) expand(path string) string {
 	if rest, ok := strings.CutPrefix(path, "~/"); ok {
-		return filepath.Join(os.Getenv("HOME"), rest)
+		return filepath.Join(s.parser.Home, rest)
 	}
 	return path
 }

@@ -81,6 +81,7 @@ type Parser struct {
 	// Files and Dirs are read when the command line names none: files, and the
 	// files NAME.conf of directories.
 	Files, Dirs []string
+	Home        string                      // what "~/" stands for at the beginning of a path
 	Getenv      func(string) (string, bool) // nil: no environment
 	// Lenient takes "-" for "_" in the names of files' settings, and leaves
 	// what looks like a reference to an option and is none as it is.
