@@ -84,14 +84,19 @@ func TestLongPoll(t *testing.T) {
 	p := &pipeServer{token: "tok", waits: true, changed: make(chan struct{})}
 	url := serve(t, p.ServeHTTP)
 	dir := t.TempDir()
-	// The seed says where, and with which token.
-	seed := &NoCloud{Seed: files(t, dir, map[string]string{"seed/goldsmith/metadata.json": `{"metadata-url": "` + url + `", "metadata-token": "tok"}`}) + "/seed"}
+	// The seed says where, and with which token, once it is there.
+	seed := &NoCloud{Seed: dir + "/seed"}
 	q := &Request{Name: "imgpipe", Timeout: 5 * time.Second, Keys: []string{"deployments"}, Seed: seed}
 	r := &Runner{
 		Cache: &Cache{Dir: filepath.Join(dir, "cache")}, Min: time.Hour, Max: time.Hour, Command: "true",
 		Sources: []Source{{"nocloud", seed}, {"imgpipe", q}},
 	}
-	_, stop := start(t, r)
+	log, stop := start(t, r)
+	await(t, "the start", func() bool { return strings.Contains(log.String(), "source nocloud") })
+	files(t, dir, map[string]string{"later/goldsmith/metadata.json": `{"metadata-url": "` + url + `", "metadata-token": "tok"}`})
+	if err := os.Rename(dir+"/later", dir+"/seed"); err != nil {
+		t.Fatal(err)
+	}
 	for v := range 4 {
 		await(t, fmt.Sprint("version ", v), func() bool {
 			return strings.Contains(read(r.Cache.path("imgpipe")), fmt.Sprintf(`"version": %d,`, v))

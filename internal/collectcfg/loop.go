@@ -42,6 +42,10 @@ func (r *Runner) Poll(ctx context.Context) error {
 
 func (r *Runner) reread() bool { return r.Reread != nil && r.Reread() }
 
+// follower is a source that is to be asked again when another has changed,
+// which is named before it.
+type follower interface{ Follows(Collector) bool }
+
 // schedule is when a source, or a command that failed, is to be tried again.
 type schedule struct {
 	polled bool      // not only on an event
@@ -187,7 +191,13 @@ func (l *loop) round(ctx context.Context) error {
 			continue
 		}
 		asked, s.due = true, time.Time{}
+		news := l.news
+		l.news = false
 		later, err := l.ask(ctx, l.Sources[i])
+		if l.news {
+			l.wakeFollowers(i, now)
+		}
+		l.news = l.news || news
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -228,6 +238,15 @@ func (l *loop) round(ctx context.Context) error {
 		return ErrReread
 	}
 	return nil
+}
+
+// wakeFollowers makes due what follows a source.
+func (l *loop) wakeFollowers(source int, now time.Time) {
+	for i := source + 1; i < len(l.Sources); i++ {
+		if f, ok := l.Sources[i].Collector.(follower); ok && f.Follows(l.Sources[source].Collector) {
+			l.sources[i].due = now
+		}
+	}
 }
 
 func (s *schedule) isDue(now time.Time) bool { return !s.due.IsZero() && !s.due.After(now) }

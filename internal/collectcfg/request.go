@@ -159,6 +159,12 @@ func (q *Request) Collect(ctx context.Context) ([]Document, error) {
 	return q.docs, nil
 }
 
+// Follows says that the source learns from c where to ask.
+func (q *Request) Follows(c Collector) bool {
+	seed, ok := c.(*NoCloud)
+	return ok && seed == q.Seed
+}
+
 // answered delivers when Collect has had an answer. The lock is held.
 func (q *Request) answered() chan struct{} {
 	if q.fetched == nil {
