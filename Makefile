@@ -13,7 +13,7 @@ HOST_PROGRAMS  = $(filter-out $(IMAGE_PROGRAMS),$(PROGRAMS))
 # The programs that imgbuild is by other names.
 ORIGINALS = disk-image-create ramdisk-image-create diskimage-builder element-info
 
-.PHONY: help build deps check test race system-test system-core proof bench torture demo clean
+.PHONY: help build deps check test race system-test system-core proof bench bench-config torture demo clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -51,6 +51,9 @@ proof: build ## compare with the originals over all cases, and write the table i
 
 bench: build ## measure builds of set M beside other builders' (root, a mirror); BENCH_PEERS="mmdebstrap dib"
 	ci/bench.sh
+
+bench-config: build ## measure applycfg beside os-apply-config and a loop that copies the same files
+	ci/bench-config.sh
 
 N ?= 10
 torture: build ## the torture tier: N times, figures go to docs/reliability.md

@@ -17,7 +17,7 @@ packages=(
     # smoke tests
     jq redis-tools
     # what tests run with: the race detector needs a C compiler
-    gcc libc6-dev libcap2-bin procps
+    gcc libc6-dev libcap2-bin procps time
     # what tests hold our formats against
     busybox-static bzip2 dosfstools erofs-utils fdisk gdisk gpg gpg-agent mtools shellcheck
     skopeo
