@@ -93,6 +93,7 @@ func TestLongPoll(t *testing.T) {
 	}
 	log, stop := start(t, r)
 	await(t, "the start", func() bool { return strings.Contains(log.String(), "source nocloud") })
+	time.Sleep(100 * time.Millisecond) // until nothing else wakes the source
 	files(t, dir, map[string]string{"later/goldsmith/metadata.json": `{"metadata-url": "` + url + `", "metadata-token": "tok"}`})
 	if err := os.Rename(dir+"/later", dir+"/seed"); err != nil {
 		t.Fatal(err)
