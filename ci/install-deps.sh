@@ -22,6 +22,8 @@ packages=(
     busybox-static bzip2 dosfstools erofs-utils fdisk gdisk gpg gpg-agent mtools shellcheck
     skopeo
     xorriso zstd
+    # what deployments of Heat are handed to
+    ansible-core jq
     # what hooks see another time with, in a second build
     libfaketime
     # the programs that ours replace, for comparison

@@ -13,6 +13,7 @@ import (
 
 	"goldsmith/internal/applycfg"
 	"goldsmith/internal/command"
+	"goldsmith/internal/metadata"
 	"goldsmith/internal/refreshcfg"
 )
 
@@ -42,12 +43,13 @@ type app struct {
 
 func program(name string) *command.Program {
 	a := &app{name: name}
-	return &command.Program{Name: name, Version: version, Commands: []*command.Command{checkCommand(), planCommand()}, Root: &command.Command{
+	return &command.Program{Name: name, Version: version, Commands: []*command.Command{checkCommand(), deploymentsCommand(), planCommand()}, Root: &command.Command{
 		Short: "run the configuration hooks of this machine",
 		Long: "The phases pre-configure, configure, post-configure and migration run in this order; each is a directory\n" +
 			"PHASE.d of hooks below " + refreshcfg.DefaultBase + " (or $OS_REFRESH_CONFIG_BASE_DIR). The first hook that fails\n" +
-			"ends the run with status 1, after error.d has run. If the metadata has the key completion-signal, the outcome\n" +
-			"is sent there, with completion-token as bearer token and instance-id as name. --timeout ends what still runs.\n\n" +
+			"ends the run with status 1, after error.d has run. If the metadata has the keys completion-signal and\n" +
+			"completion-token, the outcome is sent there, with the token as bearer token and instance-id as name; Heat's own\n" +
+			"handles are told of success. --timeout ends what still runs.\n\n" +
 			"A hook may say in a line '## goldsmith: {...}' when it has to run, what it waits for, and how long it may take\n" +
 			"(docs/hooks.md).",
 		Example: "refreshcfg --timeout 600",
@@ -105,7 +107,8 @@ func (a *app) run(ctx context.Context, io command.IO, words []string) error {
 			}
 		},
 	}
-	c.Image, c.Metadata = refreshcfg.Running(), applycfg.FromEnvironment(nil, a.list).Load
+	sources := applycfg.FromEnvironment(nil, a.list)
+	c.Image, c.Metadata = refreshcfg.Running(), sources.Load
 	changed, err := os.CreateTemp("", "refreshcfg-changed-*")
 	if err != nil {
 		return err
@@ -115,28 +118,29 @@ func (a *app) run(ctx context.Context, io command.IO, words []string) error {
 	if err := changed.Close(); err != nil {
 		return err
 	}
+	r := refreshcfg.Reporter{Base: c.Base, State: a.state}
+	told := !a.noSignal && !a.noop
+	if told && r.Resend(ctx, sources.Salvage()) {
+		c.Say("reported the end of the run before this one")
+	}
 	err = refreshcfg.Run(ctx, c)
-	if command.Status(err) == command.StatusBusy || a.noSignal || a.noop || ctx.Err() != nil {
+	if command.Status(err) == command.StatusBusy || !told || ctx.Err() != nil {
 		return err
 	}
-	return a.signal(ctx, err, c.Say)
+	return report(ctx, r, sources.Salvage(), err, c.Say)
 }
 
-// signal reports how the run ended. A report that does not arrive fails a run
-// that succeeded: whoever deployed the machine still waits for it.
-func (a *app) signal(ctx context.Context, failed error, say func(string, ...any)) error {
-	sources := applycfg.FromEnvironment(nil, a.list)
-	s, ok := refreshcfg.SignalFrom(sources.Salvage())
-	if !ok {
-		return failed
-	}
-	if err := s.Send(ctx, failed); err != nil {
-		if failed != nil {
-			say("%v", err)
-			return failed
-		}
+// report tells how the run ended. What does not arrive fails a run that
+// succeeded: whoever deployed the machine still waits for it.
+func report(ctx context.Context, r refreshcfg.Reporter, doc *metadata.Object, failed error, say func(string, ...any)) error {
+	told, err := r.Report(ctx, doc, failed)
+	switch {
+	case err != nil && failed != nil:
+		say("%v", err)
+	case err != nil:
 		return command.Hint(err, "is the host reachable from this machine, and does it expect this token?")
+	case told:
+		say("reported %s", map[bool]string{true: "SUCCESS", false: "FAILURE"}[failed == nil])
 	}
-	say("reported %s", map[bool]string{true: "SUCCESS", false: "FAILURE"}[failed == nil])
 	return failed
 }
