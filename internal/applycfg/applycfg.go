@@ -59,7 +59,8 @@ type Templates struct {
 	// closed loses text.
 	Original bool
 	// Secret, when set, has every file rendered a second time without the
-	// values of keys whose names it says are secret: see Change.Diff.
+	// values at the dotted keys that it says are secret, and below them: see
+	// Change.Diff. SecretName goes by names.
 	Secret func(key string) bool
 }
 

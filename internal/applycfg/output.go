@@ -18,8 +18,9 @@ import (
 type Output struct {
 	Dir string // empty means "/"
 	// State is the directory of the lock, the journal and what Keep keeps, of
-	// mode 0700. Empty means DefaultState for "/", else .goldsmith-applycfg in
-	// Dir; that one is removed again when nothing is left in it.
+	// mode 0700. Empty means DefaultState for "/", or VolatileState where that
+	// cannot be written, else .goldsmith-applycfg in Dir; that one is removed
+	// again when nothing is left in it.
 	State  string
 	Create bool // make Dir if it is not there and something is to be written
 	DryRun bool // compare only; nothing is written
@@ -34,8 +35,12 @@ type Output struct {
 	step func(what string) error
 }
 
-// DefaultState is where the state of the whole system's configuration is.
-const DefaultState = "/var/lib/goldsmith/applycfg"
+// Where the state of the whole system's configuration is: VolatileState when
+// /var is read-only.
+const (
+	DefaultState  = "/var/lib/goldsmith/applycfg"
+	VolatileState = "/run/goldsmith/applycfg"
+)
 
 // Action is what happens to one file.
 type Action string

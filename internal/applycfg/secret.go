@@ -10,7 +10,8 @@ import (
 // hidden stands for a value that is not shown.
 const hidden = "****"
 
-// SecretName says that a key's name looks like that of a secret.
+// SecretName says that a dotted key, or one above it, looks like that of a
+// secret.
 func SecretName(key string) bool {
 	key = strings.ToLower(key)
 	for _, word := range []string{"pass", "secret", "token", "credential", "private", "key"} {
@@ -25,19 +26,19 @@ func SecretName(key string) bool {
 // values. What is empty stays, so that templates make the same of it.
 func mask(doc *metadata.Object, secret func(string) bool) (*metadata.Object, []string) {
 	var values []string
-	var walk func(v any, within bool) any
-	walk = func(v any, within bool) any {
+	var walk func(v any, path string, within bool) any
+	walk = func(v any, path string, within bool) any {
 		switch v := v.(type) {
 		case *metadata.Object:
 			o := &metadata.Object{}
 			for k, w := range v.All() {
-				o.Set(k, walk(w, within || secret(k)))
+				o.Set(k, walk(w, path+k+".", within || secret(path+k)))
 			}
 			return o
 		case []any:
 			list := make([]any, len(v))
 			for i := range v {
-				list[i] = walk(v[i], within)
+				list[i] = walk(v[i], path, within)
 			}
 			return list
 		case string:
@@ -52,7 +53,7 @@ func mask(doc *metadata.Object, secret func(string) bool) (*metadata.Object, []s
 		}
 		return v
 	}
-	masked, _ := walk(doc, false).(*metadata.Object)
+	masked, _ := walk(doc, "", false).(*metadata.Object)
 	// The longest first: one may be part of another.
 	slices.SortFunc(values, func(a, b string) int { return len(b) - len(a) })
 	return masked, values

@@ -38,6 +38,8 @@ func (o Output) stateDir(r *root) (dir string, temporary bool) {
 	switch {
 	case o.State != "":
 		return o.State, false
+	case r.name == "/" && errors.Is(unix.Access("/var/lib", unix.W_OK), unix.EROFS):
+		return VolatileState, false
 	case r.name == "/":
 		return DefaultState, false
 	}

@@ -7,11 +7,12 @@ import (
 
 // SecretLines returns the lines of the template that show a secret, each as
 // the text before, between and after its tags, so that a line that was
-// rendered from other metadata can be told, too. secret says whether one part
-// of a dotted key names a secret.
-func (t *Template) SecretLines(secret func(part string) bool) [][]string {
+// rendered from other metadata can be told, too. secret says whether a dotted key
+// names a secret; it is asked for keys as they are, and below the sections
+// around them.
+func (t *Template) SecretLines(secret func(key string) bool) [][]string {
 	w := &lineWalk{secret: secret, line: []string{""}}
-	w.nodes(t.nodes, false)
+	w.nodes(t.nodes, nil)
 	w.flush()
 	return w.lines
 }
@@ -23,24 +24,43 @@ type lineWalk struct {
 	shows  bool     // it shows a secret
 }
 
-func (w *lineWalk) nodes(nodes []node, within bool) {
+func (w *lineWalk) nodes(nodes []node, sections []string) {
 	for i := range nodes {
 		n := &nodes[i]
-		hidden := within || slices.ContainsFunc(strings.Split(n.text, "."), w.secret)
 		switch n.kind {
 		case 0:
 			w.text(n.text)
 		case '#', '^':
 			w.gap()
-			w.nodes(n.inner, hidden)
+			w.nodes(n.inner, append(sections[:len(sections):len(sections)], n.text))
 			w.gap()
 		case 'v', '&':
-			w.shows = w.shows || hidden
+			w.shows = w.shows || w.hidden(n.text, sections)
 			w.line = append(w.line, "")
 		default:
 			w.gap()
 		}
 	}
+}
+
+// hidden says that a key may be a secret's, whichever of the sections around
+// it has it.
+func (w *lineWalk) hidden(key string, sections []string) bool {
+	if key != "." && w.secret(key) {
+		return true
+	}
+	for from := range sections {
+		for to := from + 1; to <= len(sections); to++ {
+			path := strings.Join(sections[from:to], ".")
+			if key != "." {
+				path += "." + key
+			}
+			if w.secret(path) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // gap is where anything may stand, within a line.

@@ -1,0 +1,34 @@
+package template
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestSecretLines(t *testing.T) {
+	const text = `port {{redis.port}}
+password = {{redis.password}};
+{{#redis}}
+auth {{auth}} for {{user}}
+{{/redis}}
+{{#tokens}}{{.}},{{/tokens}} end
+{{^redis.password}}
+plain {{port}}
+{{/redis.password}}
+one {{#redis}}{{#users}}{{name}}:{{auth}} {{/users}}{{/redis}}
+{{{key}}}
+`
+	parsed, err := Parse("t", text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := func(key string) bool {
+		return strings.Contains(key, "password") || strings.Contains(key, "token") || key == "redis.auth" || key == "key"
+	}
+	want := [][]string{{"password = ", ";"}, {"auth ", " for ", ""}, {"", ",", " end"}, {"plain ", ""}, {"one ", ":", " ", ""}, {"", ""}}
+	if d := cmp.Diff(want, parsed.SecretLines(secret)); d != "" {
+		t.Errorf("SecretLines (-want +got):\n%s", d)
+	}
+}
