@@ -52,6 +52,7 @@ def module(path):
     loader.exec_module(mod)
     return mod
 mod = module(sys.argv[1])
+tempfile.tempdir = sys.argv[2]
 mnt = tempfile.mkdtemp()
 os.mkdir(mnt + "/tmp")
 os.environ["TMP_MOUNT_PATH"] = mnt
@@ -82,7 +83,7 @@ func original(t *testing.T, cases []oracleCase) []any {
 	script := filepath.Join(dibElements, "svc-map/extra-data.d/10-merge-svc-map-files")
 	testenv.NeedFile(t, script)
 	var out []any
-	testenv.Python(t, oracle, cases, &out, nil, script)
+	testenv.Python(t, oracle, cases, &out, nil, script, t.TempDir())
 	return out
 }
 
