@@ -18,6 +18,7 @@ import (
 	"goldsmith/internal/applycfg"
 	"goldsmith/internal/command"
 	"goldsmith/internal/metadata"
+	"goldsmith/internal/schema"
 )
 
 // version is set when the program is linked.
@@ -72,7 +73,8 @@ type app struct {
 	subhash, state              string
 	key, boolKey, keyDefault    optional
 	typeName                    string
-	validate, print             bool
+	rules                       *schema.Schema // of templates
+	validate, print, strict     bool
 	json, dryRun, diff, keep    bool
 	rollback, markGood, version bool
 }
@@ -89,7 +91,7 @@ func (a *app) program() *command.Program {
 			"applycfg --key redis.port --type int --key-default 6379",
 		Flags: a.flags,
 		Run:   a.run,
-	}}
+	}, Commands: []*command.Command{checkCommand(), keysCommand(), renderCommand()}}
 }
 
 func (a *app) flags(fs *flag.FlagSet) {
@@ -121,6 +123,7 @@ func (a *app) flags(fs *flag.FlagSet) {
 	fs.Var(&a.keyDefault, "key-default", "`text` to print when --key is not there")
 	fs.Var(&a.boolKey, "boolean-key", "exit with the truth of a dotted `key`")
 	truth(&a.validate, "v", "validate", "render everything, write nothing")
+	truth(&a.strict, "", "strict", "a key that a template shows and the metadata have not is an error")
 	truth(&a.print, "", "print-templates", "print the directory of templates and exit")
 	truth(&a.json, "", "json", "print what changed as JSON")
 	truth(&a.dryRun, "n", "dry-run", "print what would change, write nothing")
@@ -155,11 +158,20 @@ func (a *app) run(ctx context.Context, io command.IO, words []string) error {
 	if err != nil {
 		return err
 	}
+	rules, err := schema.Read(schema.Dir(a.templates))
+	if err != nil {
+		return err
+	}
+	doc = rules.WithDefaults(doc)
 	switch {
 	case a.key.text != nil:
 		return a.printKey(io, doc)
 	case a.boolKey.text != nil:
 		return a.truth(doc)
+	}
+	a.rules = rules
+	if err := a.validates(doc); err != nil {
+		return err
 	}
 	if doc, err = applycfg.Subhash(doc, a.subhash); err != nil {
 		return err
@@ -189,10 +201,22 @@ func (a *app) check(words []string) error {
 	return nil
 }
 
+// validates holds the metadata to the schema.
+func (a *app) validates(doc *metadata.Object) error {
+	if len(a.rules.Validate(doc)) == 0 {
+		return nil
+	}
+	parsed, err := applycfg.Templates{Dir: a.templates}.Parse()
+	if err != nil {
+		return err
+	}
+	return asError(wrongValues(a.rules, parsed, doc))
+}
+
 func (a *app) apply(ctx context.Context, io command.IO, doc *metadata.Object, out applycfg.Output) error {
-	t := applycfg.Templates{Dir: a.templates}
+	t := applycfg.Templates{Dir: a.templates, Strict: a.strict}
 	if a.diff {
-		t.Secret = applycfg.SecretName
+		t.Secret = secretOf(a.rules)
 	}
 	files, err := t.Render(ctx, doc)
 	if err != nil {

@@ -28,6 +28,7 @@ import (
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/metadata"
+	"goldsmith/internal/template"
 )
 
 // DefaultTemplates is where elements put their templates.
@@ -62,6 +63,12 @@ type Templates struct {
 	// values at the dotted keys that it says are secret, and below them: see
 	// Change.Diff. SecretName goes by names.
 	Secret func(key string) bool
+	// Strict makes it an error when a template shows a key that the metadata
+	// have not, or have as null. Sections may ask for such a key.
+	Strict bool
+	// Elsewhere says that the files are for another machine: owners and groups
+	// are not looked up.
+	Elsewhere bool
 }
 
 // File is one rendered file.
@@ -81,6 +88,7 @@ const controlSuffix = ".oac"
 // is known.
 func (t Templates) Render(ctx context.Context, doc *metadata.Object) ([]File, error) {
 	r := &renderer{Templates: t, doc: doc}
+	r.make = r.file
 	if t.Secret != nil {
 		r.masked, r.hidden = mask(doc, t.Secret)
 	}
@@ -93,6 +101,48 @@ func (t Templates) Render(ctx context.Context, doc *metadata.Object) ([]File, er
 	return r.files, nil
 }
 
+// Shown is the file's text as it may be shown: without secrets, where
+// Templates.Secret was set.
+func (f *File) Shown() string {
+	if f.shown != nil {
+		return f.shown.body
+	}
+	return string(f.Body)
+}
+
+// Parsed is a template that was read and not rendered.
+type Parsed struct {
+	Source string // the template's path
+	// Template is nil for an executable one, of which only running it tells.
+	*template.Template
+}
+
+// Uses lists the keys that the template reads; of an executable one none.
+func (p Parsed) Uses() []template.Use {
+	if p.Template == nil {
+		return nil
+	}
+	return p.Template.Uses()
+}
+
+// Parse reads every template and control file of the tree, in the order of
+// their paths, and runs none. Owners and groups are not looked up.
+func (t Templates) Parse() ([]Parsed, error) {
+	t.Elsewhere = true
+	r := &renderer{Templates: t}
+	var all []Parsed
+	r.make = func(_ context.Context, rel string) (File, error) {
+		parsed, err := r.parse(rel)
+		all = append(all, Parsed{r.source(rel), parsed})
+		return File{Path: rel, Control: noControl}, err
+	}
+	if err := r.directory(context.Background(), ""); err != nil {
+		return nil, err
+	}
+	slices.SortFunc(all, func(a, b Parsed) int { return strings.Compare(a.Source, b.Source) })
+	return all, nil
+}
+
 // renderer is one rendering of a tree.
 type renderer struct {
 	Templates
@@ -100,6 +150,7 @@ type renderer struct {
 	masked   *metadata.Object // of Secret
 	hidden   []string         // the values that it does not show
 	accounts accounts
+	make     func(ctx context.Context, rel string) (File, error)
 	files    []File
 }
 
@@ -135,12 +186,16 @@ func (r *renderer) directory(ctx context.Context, rel string) error {
 		if controls[e.Name()] || e.Type()&fs.ModeSymlink != 0 && isDir(r.source(path)) {
 			continue
 		}
-		f, err := r.file(ctx, path)
+		f, err := r.make(ctx, path)
 		if err != nil {
 			return err
 		}
 		if controls[e.Name()+controlSuffix] {
-			if f.Control, err = r.accounts.readControl(r.source(path) + controlSuffix); err != nil {
+			accounts := &r.accounts
+			if r.Elsewhere {
+				accounts = nil
+			}
+			if f.Control, err = accounts.readControl(r.source(path) + controlSuffix); err != nil {
 				return err
 			}
 		}

@@ -30,7 +30,8 @@ type accounts map[string]int
 
 // readControl reads an .oac file: a YAML 1.1 mapping with the keys mode,
 // owner, group and allow_empty. A file that is empty, or none, says nothing.
-// Owners and groups are those of the running system.
+// Owners and groups are those of the running system; nil accounts look none up
+// and keep what there is.
 func (a *accounts) readControl(path string) (Control, error) {
 	c := noControl
 	if fi, err := os.Stat(path); err != nil || !fi.Mode().IsRegular() {
@@ -118,6 +119,9 @@ func (a *accounts) number(key, what, database string, v *yaml11.Node) (int, erro
 		word = v.Text
 	default:
 		return -1, fmt.Errorf("%s must be a name or a number", key)
+	}
+	if a == nil {
+		return -1, nil
 	}
 	id := database + " " + strconv.Itoa(int(v.Kind)) + word
 	if n, ok := (*a)[id]; ok {

@@ -73,7 +73,7 @@ type Change struct {
 // on the way is followed as long as it stays in Dir.
 func (o Output) Apply(ctx context.Context, files []File) (changes []Change, err error) {
 	if o.Create && !o.DryRun && !exists(o.Dir) {
-		if !slices.ContainsFunc(files, func(f File) bool { return !f.absent() }) {
+		if !slices.ContainsFunc(files, func(f File) bool { return !f.Absent() }) {
 			return nil, nil
 		}
 		if err := os.MkdirAll(o.Dir, 0o777); err != nil {
@@ -83,8 +83,8 @@ func (o Output) Apply(ctx context.Context, files []File) (changes []Change, err 
 	return o.change(ctx, func(r *root) ([]job, error) { return r.compareAll(files) })
 }
 
-// absent says that the file is not to be there.
-func (f *File) absent() bool { return f.Control.NoEmpty && len(f.Body) == 0 }
+// Absent says that the file is not to be there.
+func (f *File) Absent() bool { return f.Control.NoEmpty && len(f.Body) == 0 }
 
 // change brings about what plan finds to be done.
 func (o Output) change(ctx context.Context, plan func(*root) ([]job, error)) (changes []Change, err error) {
@@ -206,9 +206,9 @@ func (r *root) compareAll(files []File) ([]job, error) {
 			j.gid = f.Control.GID
 		}
 		switch {
-		case f.absent() && exists:
+		case f.Absent() && exists:
 			j.action = Deleted
-		case f.absent(), j.there && r.same(j):
+		case f.Absent(), j.there && r.same(j):
 			j.action = Unchanged
 		case j.there:
 			j.action = Updated

@@ -22,33 +22,39 @@ import (
 // maxOutput bounds what an executable template may print.
 const maxOutput = 64 << 20
 
-// file renders one template.
-func (r *renderer) file(ctx context.Context, rel string) (File, error) {
-	f := File{Path: rel, Control: noControl}
+// parse reads one template; nil is an executable one.
+func (r *renderer) parse(rel string) (*template.Template, error) {
 	src := r.source(rel)
 	text, mode, err := readRegular(src)
-	if err != nil {
-		return f, err
-	}
-	if executable(src, mode) {
-		if f.Body, err = r.run(ctx, src); err == nil && r.Secret != nil {
-			f.shown = &shown{body: hide(string(f.Body), r.hidden), opaque: true}
-		}
-		return f, err
+	if err != nil || executable(src, mode) {
+		return nil, err
 	}
 	if !utf8.Valid(text) {
-		return f, command.BadInput(fmt.Errorf("%s: not UTF-8", src),
-			"templates are text; copy other files in install.d")
+		return nil, command.BadInput(fmt.Errorf("%s: not UTF-8", src), "templates are text; copy other files in install.d")
 	}
 	parse := template.Parse
 	if r.Original {
 		parse = template.ParseOriginal
 	}
 	t, err := parse(src, newlines(string(text)))
+	return t, remedied(err)
+}
+
+// file renders one template.
+func (r *renderer) file(ctx context.Context, rel string) (File, error) {
+	f := File{Path: rel, Control: noControl}
+	src := r.source(rel)
+	t, err := r.parse(rel)
 	if err != nil {
-		return f, remedied(err)
+		return f, err
 	}
-	opts := template.Options{Text: metadata.JSON, Partial: partial}
+	if t == nil {
+		if f.Body, err = r.run(ctx, src); err == nil && r.Secret != nil {
+			f.shown = &shown{body: hide(string(f.Body), r.hidden), opaque: true}
+		}
+		return f, err
+	}
+	opts := template.Options{Text: metadata.JSON, Partial: partial, Strict: r.Strict}
 	if f.Body, err = t.Render(r.doc, opts); err != nil {
 		return f, remedied(err)
 	}

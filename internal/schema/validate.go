@@ -168,19 +168,27 @@ func kindOf(v any) string {
 	return "a number"
 }
 
-// Secret tells whether the schema calls a key of the metadata, or one above
-// it, a secret; path are its parts, items of lists being "[]".
-func (s *Schema) Secret(path []string) bool {
+// SecretParts are the last parts of all keys that the schema calls secrets.
+func (s *Schema) SecretParts() map[string]bool {
+	parts := map[string]bool{}
 	if s == nil {
-		return false
+		return parts
 	}
-	for n := range path {
-		name := strings.ReplaceAll(strings.Join(path[:n+1], "."), ".[]", "[]")
-		if k := s.names[name]; k != nil && k.Secret {
-			return true
+	for _, k := range s.Keys {
+		if k.Secret {
+			name := strings.TrimRight(k.Name, "[]")
+			parts[name[strings.LastIndexByte(name, '.')+1:]] = true
 		}
 	}
-	return false
+	return parts
+}
+
+// Key is what the schema says of a key, or nil.
+func (s *Schema) Key(name string) *Key {
+	if s == nil {
+		return nil
+	}
+	return s.names[name]
 }
 
 // Resolve finds what a template means by a key: within are the sections around

@@ -42,6 +42,8 @@ type Options struct {
 	// Partial returns the text of a partial; nil means that there are none. A
 	// partial that is not there renders as nothing.
 	Partial func(name string) (text string, ok bool, err error)
+	// Strict makes it an error to show a key that is not there, or null.
+	Strict bool
 }
 
 // Getter is a value with named parts: what a key is looked up in.
@@ -92,7 +94,11 @@ func (r *renderer) nodes(t *Template, nodes []node) error {
 		case 0:
 			r.out = append(r.out, n.text...)
 		case 'v', '&':
-			s := r.show(r.lookup(n.text))
+			v := r.lookup(n.text)
+			if v == nil && r.Strict {
+				return &Error{t.name, n.line, fmt.Sprintf("key %s is not in the metadata", n.text), "give it a value, or ask for it in a section: {{#KEY}}…{{/KEY}}"}
+			}
+			s := r.show(v)
 			if n.kind == 'v' && r.Escape != nil {
 				s = r.Escape(s)
 			}

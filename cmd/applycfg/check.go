@@ -1,0 +1,278 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+
+	"goldsmith/internal/applycfg"
+	"goldsmith/internal/command"
+	"goldsmith/internal/metadata"
+	"goldsmith/internal/schema"
+)
+
+// treeFlags name a template tree with its schema, for the commands that look at them.
+type treeFlags struct {
+	templates string
+	metadata  files
+	json      bool
+}
+
+func (t *treeFlags) flags(fs *flag.FlagSet) {
+	*t = treeFlags{}
+	t.templates, _ = applycfg.TemplatesDir()
+	fs.StringVar(&t.templates, "t", t.templates, "short for --templates")
+	fs.StringVar(&t.templates, "templates", t.templates, "`directory` of templates; the schema is schema.d beside it")
+	fs.Var(&t.metadata, "metadata", "`file` of metadata; may be repeated, and take several")
+	fs.Var(&t.metadata, "m", "short for --metadata")
+	fs.BoolVar(&t.json, "json", false, "print the result as JSON")
+}
+
+// load reads templates and schema.
+func (t *treeFlags) load() (*schema.Schema, []applycfg.Parsed, error) {
+	s, err := schema.Read(schema.Dir(t.templates))
+	if err != nil {
+		return nil, nil, err
+	}
+	parsed, err := applycfg.Templates{Dir: t.templates}.Parse()
+	return s, parsed, err
+}
+
+func noWords(words []string) error {
+	if len(words) > 0 {
+		return command.Usage(fmt.Sprintf("unexpected argument %q", words[0]), "metadata files are given with --metadata")
+	}
+	return nil
+}
+
+// finding is what is wrong with a tree, or with metadata for it.
+type finding struct {
+	Template string `json:"template,omitempty"` // FILE:LINE that reads the key
+	Key      string `json:"key"`
+	Problem  string `json:"problem"`
+	Schema   string `json:"schema,omitempty"` // FILE:LINE that says what it has to be
+}
+
+func (f finding) String() string {
+	s := fmt.Sprintf("key %s %s", f.Key, f.Problem)
+	if f.Template != "" {
+		s = f.Template + ": " + s
+	}
+	if f.Schema != "" {
+		s += " (" + f.Schema + ")"
+	}
+	return s
+}
+
+func checkCommand() *command.Command {
+	var t treeFlags
+	var strict bool
+	return &command.Command{
+		Name:  "check",
+		Short: "check templates, their schema and, if there are any, metadata",
+		Long: "Templates and control files must be well formed, and the schema too; a key that a template reads and that the\n" +
+			"schema has not, where it has others of that beginning, is an error. With --metadata, types and required keys\n" +
+			"are checked and everything is rendered; --strict makes a missing key an error then. Nothing is written, and\n" +
+			"without --metadata nothing is run. Builds of images run it. What is wrong is said with template, line and key,\n" +
+			"and the status is 2.",
+		Example: "applycfg check -t templates/redis -m metadata.json --strict",
+		Flags: func(fs *flag.FlagSet) {
+			t.flags(fs)
+			fs.BoolVar(&strict, "strict", false, "with --metadata: a key that is not there is an error")
+		},
+		Run: func(ctx context.Context, io command.IO, words []string) error {
+			if err := noWords(words); err != nil {
+				return err
+			}
+			s, parsed, err := t.load()
+			if err != nil {
+				return err
+			}
+			found := unknownKeys(s, parsed)
+			if t.metadata != nil {
+				doc, err := applycfg.FromEnvironment(t.metadata, "").Load()
+				if err != nil {
+					return err
+				}
+				doc = s.WithDefaults(doc)
+				found = append(found, wrongValues(s, parsed, doc)...)
+				if len(found) == 0 {
+					if _, err := (applycfg.Templates{Dir: t.templates, Strict: strict, Elsewhere: true}).Render(ctx, doc); err != nil {
+						return err
+					}
+				}
+			}
+			if t.json {
+				if found == nil {
+					found = []finding{}
+				}
+				if err := json.NewEncoder(io.Stdout).Encode(map[string]any{"templates": len(parsed), "findings": found}); err != nil {
+					return err
+				}
+			}
+			return asError(found)
+		},
+	}
+}
+
+// asError makes an error of findings, a line for each.
+func asError(found []finding) error {
+	if len(found) == 0 {
+		return nil
+	}
+	var lines []string
+	for _, f := range found {
+		lines = append(lines, f.String())
+	}
+	return command.BadInput(errors.New(strings.Join(lines, "\n")), "mend the metadata, the template, or the schema")
+}
+
+// unknownKeys are the keys that templates read and the schema has not, where
+// it has others of their beginning.
+func unknownKeys(s *schema.Schema, parsed []applycfg.Parsed) []finding {
+	var found []finding
+	for _, p := range parsed {
+		for _, u := range p.Uses() {
+			if _, ok := s.Resolve(u.Key, u.Within); !ok {
+				f := finding{Template: fmt.Sprintf("%s:%d", p.Source, u.Line), Key: u.Key, Problem: "is not in the schema"}
+				if near := s.Near(u.Key); near != "" {
+					f.Problem += "; is it " + near + "?"
+				}
+				found = append(found, f)
+			}
+		}
+	}
+	return found
+}
+
+// wrongValues are the values that are not what the schema says, each with a
+// template that reads it.
+func wrongValues(s *schema.Schema, parsed []applycfg.Parsed, doc *metadata.Object) []finding {
+	var found []finding
+	var uses map[string]string
+	for _, p := range s.Validate(doc) {
+		if uses == nil {
+			uses = firstUses(s, parsed)
+		}
+		found = append(found, finding{uses[p.Rule], p.Key, p.What, p.Place})
+	}
+	return found
+}
+
+// firstUses is where each key of the schema is read first, FILE:LINE.
+func firstUses(s *schema.Schema, parsed []applycfg.Parsed) map[string]string {
+	at := map[string]string{}
+	for _, p := range parsed {
+		for _, u := range p.Uses() {
+			if name, ok := s.Resolve(u.Key, u.Within); ok && name != "" && at[name] == "" {
+				at[name] = fmt.Sprintf("%s:%d", p.Source, u.Line)
+			}
+		}
+	}
+	return at
+}
+
+// keyUse is a key that a tree reads.
+type keyUse struct {
+	Key      string   `json:"key"` // as the schema has it, or as the template writes it
+	Type     string   `json:"type,omitempty"`
+	Default  any      `json:"default,omitempty"`
+	Required bool     `json:"required,omitempty"`
+	Secret   bool     `json:"secret,omitempty"`
+	Doc      string   `json:"doc,omitempty"`
+	Uses     []string `json:"uses"` // FILE:LINE
+}
+
+func keysCommand() *command.Command {
+	var t treeFlags
+	return &command.Command{
+		Name:  "keys",
+		Short: "list the keys that a template tree reads",
+		Long: "Of each key: what the schema says of it, and the templates and lines that read it. A key inside a section is\n" +
+			"listed as the schema knows it (servers[].name), else as it is written. What executable templates read is not\n" +
+			"known.",
+		Example: "applycfg keys -t templates/redis",
+		Flags:   t.flags,
+		Run: func(_ context.Context, io command.IO, words []string) error {
+			if err := noWords(words); err != nil {
+				return err
+			}
+			s, parsed, err := t.load()
+			if err != nil {
+				return err
+			}
+			list := keysOf(s, parsed)
+			if t.json {
+				return json.NewEncoder(io.Stdout).Encode(list)
+			}
+			w := tabwriter.NewWriter(io.Stdout, 0, 0, 2, ' ', 0)
+			for _, k := range list {
+				fmt.Fprintf(w, "%s\t%s\t%s\n", k.Key, k.about(), strings.Join(k.Uses, " "))
+			}
+			return w.Flush()
+		},
+	}
+}
+
+// about is what the schema says, in a few words.
+func (k keyUse) about() string {
+	words := []string{k.Type}
+	if k.Required {
+		words = append(words, "required")
+	}
+	if k.Secret {
+		words = append(words, "secret")
+	}
+	if k.Default != nil && !k.Secret {
+		words = append(words, "= "+metadata.JSON(k.Default))
+	}
+	if s := strings.TrimSpace(strings.Join(words, " ")); s != "" {
+		return s
+	}
+	return "-"
+}
+
+// keysOf lists keys in the order in which they are first read, templates in
+// the order of their paths.
+func keysOf(s *schema.Schema, parsed []applycfg.Parsed) []keyUse {
+	list, index := []keyUse{}, map[string]int{}
+	for _, p := range parsed {
+		for _, u := range p.Uses() {
+			name, ok := s.Resolve(u.Key, u.Within)
+			if !ok || name == "" {
+				name = u.Key
+			}
+			if name == "." {
+				continue // the item of a list that the schema has not
+			}
+			i, known := index[name]
+			if !known {
+				i = len(list)
+				index[name] = i
+				k := keyUse{Key: name}
+				if rule := s.Key(name); rule != nil {
+					k.Type, k.Default, k.Required, k.Secret, k.Doc = rule.Type, rule.Default, rule.Required, rule.Secret, rule.Doc
+				}
+				list = append(list, k)
+			}
+			at := fmt.Sprintf("%s:%d", p.Source, u.Line)
+			if n := len(list[i].Uses); n == 0 || list[i].Uses[n-1] != at {
+				list[i].Uses = append(list[i].Uses, at)
+			}
+		}
+	}
+	return list
+}
+
+// hostFile is a host's metadata.
+func hostFile(dir, host string) (string, error) {
+	if host == "" || host != filepath.Base(host) || strings.HasPrefix(host, ".") {
+		return "", command.Usage(fmt.Sprintf("--host %q: not a host's name", host), "applycfg render --host web1 --hosts hosts")
+	}
+	return filepath.Join(dir, host+".json"), nil
+}
