@@ -177,6 +177,33 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// What Parse refuses, ParseOriginal takes as the original does.
+func TestOriginal(t *testing.T) {
+	for _, tc := range []struct{ in, want string }{
+		{"lost {{#t}} in {{k}}", " in out"},
+		{"{{#t}}lost{{^f}}kept", "kept"},
+		{"a {{}} b }} c", "a  c"},
+		{"a {{#}} b {{k}} c", " c"},
+		{"a {{!}} b {{k}} c", "a  c"},
+		{"{{{k}} {{n}}", " 5"},
+		{"{{=<% %> x=}}<%n%>", "5"},
+		{"{{ }}", ""},
+	} {
+		got, err := renderAs(ParseOriginal, tc.in, data(t, doc), nil, nil)
+		if err != nil || got != tc.want {
+			t.Errorf("render(%q) = %q, %v; want %q", tc.in, got, err, tc.want)
+		}
+		if _, err := Parse("t", tc.in); err == nil && !strings.Contains(tc.in, "!") {
+			t.Errorf("Parse(%q) refuses nothing", tc.in)
+		}
+	}
+	for _, in := range []string{"{{#a}}{{/b}}", "{{/a}}", "{{=a=}}", "{{= =}}"} {
+		if got, err := renderAs(ParseOriginal, in, data(t, doc), nil, nil); err == nil {
+			t.Errorf("render(%q) = %q; want an error", in, got)
+		}
+	}
+}
+
 func remedy(e *Error) string {
 	if e == nil {
 		return ""
