@@ -76,11 +76,10 @@ func renderCommand() *command.Command {
 	}
 }
 
-// secretOf tells which parts of keys are secret: by their names, or because
-// the schema says so.
-func secretOf(s *schema.Schema) func(part string) bool {
-	parts := s.SecretParts()
-	return func(part string) bool { return applycfg.SecretName(part) || parts[part] }
+// secretOf tells which dotted keys are secret: by their names, or because the
+// schema says so.
+func secretOf(s *schema.Schema) func(key string) bool {
+	return func(key string) bool { return applycfg.SecretName(key) || s.Secret(key) }
 }
 
 func writeRendered(ctx context.Context, io command.IO, dir string, rendered []applycfg.File) error {

@@ -168,19 +168,12 @@ func kindOf(v any) string {
 	return "a number"
 }
 
-// SecretParts are the last parts of all keys that the schema calls secrets.
-func (s *Schema) SecretParts() map[string]bool {
-	parts := map[string]bool{}
-	if s == nil {
-		return parts
-	}
-	for _, k := range s.Keys {
-		if k.Secret {
-			name := strings.TrimRight(k.Name, "[]")
-			parts[name[strings.LastIndexByte(name, '.')+1:]] = true
-		}
-	}
-	return parts
+// Secret tells whether the schema calls a dotted key a secret; items of lists
+// have the key of their list.
+func (s *Schema) Secret(key string) bool {
+	return s != nil && slices.ContainsFunc(s.Keys, func(k Key) bool {
+		return k.Secret && strings.ReplaceAll(k.Name, "[]", "") == key
+	})
 }
 
 // Key is what the schema says of a key, or nil.
