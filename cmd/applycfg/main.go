@@ -28,6 +28,10 @@ var version = "dev"
 // when the program is linked for tests.
 var originalLog = "/var/log/os-apply-config.log"
 
+// changedFiles is the variable in which refreshcfg names a file for the paths
+// that change.
+const changedFiles = "GOLDSMITH_CHANGED_FILES"
+
 func main() {
 	// A run is short: what it leaves in memory goes with it.
 	debug.SetGCPercent(200)
@@ -140,7 +144,7 @@ func (a *app) run(ctx context.Context, io command.IO, words []string) error {
 	if err := a.check(words); err != nil {
 		return err
 	}
-	out := applycfg.Output{Dir: a.output, State: a.state, DryRun: a.dryRun, Diff: a.diff, Keep: a.keep,
+	out := applycfg.Output{Dir: a.output, State: a.state, DryRun: a.dryRun, Diff: a.diff, Keep: a.keep, Tell: os.Getenv(changedFiles),
 		Waiting: func() { a.say(io, "waiting for another run to end") }}
 	switch {
 	case a.print:

@@ -169,7 +169,7 @@ func (o *original) apply(doc *metadata.Object) error {
 		if o.output == "" { // there, the current directory, or a traceback
 			return errors.New("--output is empty")
 		}
-		out := applycfg.Output{Dir: o.output, Create: true, Waiting: func() {
+		out := applycfg.Output{Dir: o.output, Create: true, Tell: os.Getenv(changedFiles), Waiting: func() {
 			o.log("INFO",
 				"waiting for another run to end")
 		}}

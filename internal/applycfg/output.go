@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -26,6 +27,9 @@ type Output struct {
 	DryRun bool // compare only; nothing is written
 	Diff   bool // with DryRun: say how the files differ
 	Keep   bool // keep what is replaced, for Rollback
+	// Tell is a file to which the paths of files that changed are added, one a
+	// line; it must be there. Empty: nobody is told.
+	Tell string
 	// Waiting, when set, is called when another process is writing below Dir
 	// and has to be waited for.
 	Waiting func()
@@ -80,7 +84,27 @@ func (o Output) Apply(ctx context.Context, files []File) (changes []Change, err 
 			return nil, err
 		}
 	}
-	return o.change(ctx, func(r *root) ([]job, error) { return r.compareAll(files) })
+	changes, err = o.change(ctx, func(r *root) ([]job, error) { return r.compareAll(files) })
+	if err == nil && o.Tell != "" && !o.DryRun {
+		err = tell(o.Tell, changes)
+	}
+	return changes, err
+}
+
+// tell adds what changed to a file.
+func tell(path string, changes []Change) error {
+	var b strings.Builder
+	for _, c := range changes {
+		if c.Action != Unchanged {
+			b.WriteString(c.Path + "\n")
+		}
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(b.String())
+	return errors.Join(err, f.Close())
 }
 
 // Absent says that the file is not to be there.
