@@ -130,7 +130,7 @@ func (s *state) keepOne(r *root, j *job, n int) (kept, error) {
 	if !j.there {
 		return k, nil
 	}
-	k.mode, k.uid, k.gid = uint32(j.old.Mode)&0o7777, int(j.old.Uid), int(j.old.Gid)
+	k.mode, k.uid, k.gid = j.old.Mode&0o7777, int(j.old.Uid), int(j.old.Gid)
 	switch j.old.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 		body, err := r.read(j.path)

@@ -198,13 +198,19 @@ type job struct {
 	uid, gid int    // -1: those that a new file gets
 	shown    *shown
 
-	old   unix.Statx_t // what is there now
-	there bool         // something is
+	old   status // what is there now
+	there bool   // something is
 
 	temp     string // its name while it waits beside its destination
 	ino      uint64 // of the new file, or of the one to be deleted
 	swapped  bool   // temp has changed places with what was there
 	finished bool
+}
+
+// status is what statx(2) says of a file, as far as it matters.
+type status struct {
+	Mode, Uid, Gid        uint32
+	Size, Ino, Attributes uint64
 }
 
 func (r *root) compareAll(files []File) ([]job, error) {
@@ -257,7 +263,8 @@ func (r *root) look(j *job) error {
 	if err != nil {
 		return err
 	}
-	err = unix.Statx(dir, name, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BASIC_STATS, &j.old)
+	var st unix.Statx_t
+	err = unix.Statx(dir, name, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BASIC_STATS, &st)
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
@@ -265,6 +272,7 @@ func (r *root) look(j *job) error {
 		return fmt.Errorf("%s: %w", r.path(j.path), err)
 	}
 	j.there = true
+	j.old = status{uint32(st.Mode), st.Uid, st.Gid, st.Size, st.Ino, st.Attributes}
 	return nil
 }
 
@@ -272,7 +280,7 @@ func (r *root) look(j *job) error {
 // leads to. It is false for a link that leads nowhere.
 func (r *root) inherit(j *job) bool {
 	if j.old.Mode&unix.S_IFMT != unix.S_IFLNK {
-		j.mode, j.uid, j.gid = uint32(j.old.Mode)&0o7777, int(j.old.Uid), int(j.old.Gid)
+		j.mode, j.uid, j.gid = j.old.Mode&0o7777, int(j.old.Uid), int(j.old.Gid)
 		return true
 	}
 	st, err := r.stat(j.path)
@@ -303,7 +311,7 @@ func (r *root) replaceable(j *job) error {
 
 // same says that the file is already as it should be.
 func (r *root) same(j *job) bool {
-	if uint32(j.old.Mode) != unix.S_IFREG|j.mode || j.uid != int(j.old.Uid) || j.gid != int(j.old.Gid) ||
+	if j.old.Mode != unix.S_IFREG|j.mode || j.uid != int(j.old.Uid) || j.gid != int(j.old.Gid) ||
 		j.old.Size != uint64(len(j.body)) {
 		return false
 	}
