@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,7 +37,7 @@ type app struct {
 	name                   string // the name it was called by
 	lock, list, level      string
 	timeout                int
-	state                  string
+	state, output          string
 	base, phases, noSignal bool
 	version, noop          bool
 }
@@ -70,6 +71,7 @@ func (a *app) flags(fs *flag.FlagSet) {
 	fs.BoolVar(&a.version, "version", false, "print the version and exit")
 	fs.BoolVar(&a.noop, "noop", false, "say what would run and why, run nothing")
 	fs.StringVar(&a.state, "state", refreshcfg.DefaultState, "`directory` for what is remembered between runs")
+	fs.StringVar(&a.output, "output", "/", "`directory` that applycfg writes below: where a run fails, files that it keeps (--rollback-on-failure) are given back")
 }
 
 // baseDir is the directory of the phases.
@@ -109,6 +111,12 @@ func (a *app) run(ctx context.Context, io command.IO, words []string) error {
 	}
 	sources := applycfg.FromEnvironment(nil, a.list)
 	c.Image, c.Metadata = refreshcfg.Running(), sources.Load
+	files := applycfg.Output{Dir: a.output}
+	c.Good = files.MarkGood
+	c.Rollback = func(ctx context.Context) (int, error) {
+		changes, err := files.Rollback(ctx)
+		return len(slices.DeleteFunc(changes, func(c applycfg.Change) bool { return c.Action == applycfg.Unchanged })), err
+	}
 	changed, err := os.CreateTemp("", "refreshcfg-changed-*")
 	if err != nil {
 		return err

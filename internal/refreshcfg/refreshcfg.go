@@ -52,6 +52,11 @@ type Config struct {
 	// the hooks after it. Empty: they are not told.
 	Changed string
 	Noop    bool // say what would run, and run nothing
+	// Rollback gives back the files that applycfg replaced and kept, when a
+	// phase has failed and before error.d runs; Good says that they are good,
+	// when every phase succeeded. Nil does nothing.
+	Rollback func(ctx context.Context) (files int, err error)
+	Good     func(ctx context.Context) error
 }
 
 // Failure says which hook ended the run.
@@ -110,6 +115,7 @@ func Run(ctx context.Context, c Config) (err error) {
 			c.Say("%s", f.Reason())
 			// Without the time limit: it is over, and error.d is to run.
 			if !c.Noop {
+				c.rollback(ctx)
 				if err := c.failed(ctx); err != nil {
 					c.Say("error.d: %v", err)
 				}
@@ -120,7 +126,25 @@ func Run(ctx context.Context, c Config) (err error) {
 	if c.Noop {
 		return nil
 	}
+	if c.Good != nil {
+		if err := c.Good(ctx); err != nil {
+			return err
+		}
+	}
 	return c.succeeded()
+}
+
+// rollback gives back the last good set of files, where one was kept.
+func (c Config) rollback(ctx context.Context) {
+	if c.Rollback == nil {
+		return
+	}
+	switch n, err := c.Rollback(ctx); {
+	case err != nil:
+		c.Say("giving back the last good files: %v", err)
+	case n > 0:
+		c.Say("gave back the last good files: %d", n)
+	}
 }
 
 // succeeded remembers in which image everything went well.
