@@ -81,6 +81,7 @@ type app struct {
 	validate, print, strict     bool
 	json, dryRun, diff, keep    bool
 	rollback, markGood, version bool
+	recover                     bool
 }
 
 func (a *app) program() *command.Program {
@@ -134,6 +135,7 @@ func (a *app) flags(fs *flag.FlagSet) {
 	truth(&a.diff, "", "diff", "with --dry-run: print how files would change, without secrets")
 	truth(&a.keep, "", "rollback-on-failure", "keep what is replaced, for --rollback, until --mark-good")
 	truth(&a.rollback, "", "rollback", "give back all files that were replaced since --mark-good")
+	truth(&a.recover, "", "recover", "finish or undo what a run was doing when it was killed, and nothing else")
 	truth(&a.markGood, "", "mark-good", "the files are good as they are: forget what was kept")
 	text(&a.state, "", "state", "",
 		"`directory` of lock, journal and what is kept; empty means "+applycfg.DefaultState+", or one in --output")
@@ -155,6 +157,8 @@ func (a *app) run(ctx context.Context, io command.IO, words []string) error {
 		return a.report(io, changes, err)
 	case a.markGood:
 		return out.MarkGood(ctx)
+	case a.recover:
+		return out.Recover(ctx)
 	}
 	s := applycfg.FromEnvironment(a.metadata, a.list)
 	s.Fallback = a.fallback

@@ -53,6 +53,24 @@ func (o Output) MarkGood(ctx context.Context) (err error) {
 	return s.forgetKept()
 }
 
+// Recover finishes or undoes what a killed run left, as every other call does
+// before its own work. Without anything left it does nothing.
+func (o Output) Recover(ctx context.Context) (err error) {
+	r, err := openRoot(o.Dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.close()) }()
+	if !o.interrupted(r) {
+		return nil
+	}
+	s, err := o.lockState(ctx, r)
+	if err != nil {
+		return err
+	}
+	return s.release()
+}
+
 // Rollback gives back every file that was replaced since the last good set:
 // all of them, or none. Without any it does nothing.
 func (o Output) Rollback(ctx context.Context) (changes []Change, err error) {

@@ -130,6 +130,12 @@ func TestKilledAtEveryStep(t *testing.T) {
 			kill(t, out, 1+stop%5)
 			want = nil // the second run may have come to the renames
 		}
+		if err := (Output{Dir: out}).Recover(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if o := (Output{Dir: out}); o.interrupted(&root{name: out}) {
+			t.Errorf("killed at %s (%d): a journal is left", how, stop)
+		}
 		if err := (Output{Dir: out}).MarkGood(t.Context()); err != nil {
 			t.Fatal(err)
 		}
