@@ -13,6 +13,7 @@ import (
 	"goldsmith/internal/applycfg"
 	"goldsmith/internal/command"
 	"goldsmith/internal/refreshcfg"
+	"goldsmith/internal/schema"
 )
 
 // planFlags are the flags of 'refreshcfg plan'.
@@ -90,7 +91,11 @@ func (f *planFlags) coming(ctx context.Context, sources applycfg.Sources) ([]str
 	if err != nil {
 		return nil, err
 	}
-	files, err := applycfg.Templates{Dir: templates}.Render(ctx, doc)
+	rules, err := schema.Read(schema.Dir(templates))
+	if err != nil {
+		return nil, err
+	}
+	files, err := applycfg.Templates{Dir: templates}.Render(ctx, rules.WithDefaults(doc))
 	if err != nil {
 		return nil, err
 	}
