@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -162,6 +163,15 @@ func (r *tree) environment() {
 	r.write("base/environment.d/50-empty", "", 0o644)
 }
 
+func readFile(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
 func ours(t *testing.T, name string) string {
 	t.Helper()
 	p, err := exec.LookPath(name)
@@ -265,9 +275,25 @@ func TestOracleRefreshArguments(t *testing.T) {
 	}
 	row.Equal++
 
+	// What a hook leaves behind lives on.
+	r := &tree{t, nil, dir}
+	r.write("base/configure.d/2", "#!/bin/sh\nsleep 45678 </dev/null >/dev/null 2>&1 &\necho $! >pid\n", 0o755)
+	for _, program := range []string{"/usr/bin/os-refresh-config", ours(t, "os-refresh-config")} {
+		if got := runs(t, dir, program, []string{base}, []string{"--lockfile", "other"}); got.Status != 0 {
+			t.Errorf("%s: %+v", program, got)
+		}
+		pid, err := strconv.Atoi(strings.TrimSpace(readFile(t, dir+"/pid")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Errorf("%s: what a hook left behind: %v", program, err)
+		}
+	}
+	row.Equal++
+
 	// A hook that takes too long, with a grandchild in a session of its own.
 	// error.d runs all the same.
-	r := &tree{t, nil, dir}
 	r.write("base/configure.d/2", "#!/bin/bash\ntrap '' TERM\nsetsid sh -c 'trap \"\" TERM; echo $$ >deep; sleep 45678' &\nwait\n", 0o755)
 	r.write("base/configure.d/3", "#!/bin/sh\necho never\n", 0o755)
 	r.write("base/migration.d/1", "#!/bin/sh\necho never\n", 0o755)
@@ -278,9 +304,7 @@ func TestOracleRefreshArguments(t *testing.T) {
 		t.Errorf("time is over: %+v", late)
 	}
 	row.Equal++
-	if b, err := os.ReadFile(dir + "/deep"); err != nil {
-		t.Error(err)
-	} else if _, err := os.Stat("/proc/" + strings.TrimSpace(string(b)) + "/fd/0"); err == nil {
+	if _, err := os.Stat("/proc/" + strings.TrimSpace(readFile(t, dir+"/deep")) + "/fd/0"); err == nil {
 		t.Error("the grandchild lives")
 	}
 	testenv.Proof(t, row)

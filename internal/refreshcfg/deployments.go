@@ -134,7 +134,7 @@ func (d Deployments) Run(ctx context.Context, doc *metadata.Object) error {
 	}
 	list, _ := doc.Get("deployments")
 	items, _ := list.([]any)
-	warned := map[string]bool{}
+	warned, patience := map[string]bool{}, notifyTotal
 	var errs []error
 	for _, item := range items {
 		dep, ok := readDeployment(item)
@@ -154,7 +154,11 @@ func (d Deployments) Run(ctx context.Context, doc *metadata.Object) error {
 			}
 			continue
 		}
-		if err := d.one(ctx, dep, hook); err != nil {
+		err := d.one(ctx, dep, hook, patience)
+		if _, unreached := errors.AsType[offline](err); unreached {
+			patience = resendTotal // a machine without a network has waited long enough
+		}
+		if err != nil {
 			errs = append(errs, fmt.Errorf("deployment %s: %w", fileName(dep.id), err))
 		}
 		if ctx.Err() != nil {
@@ -182,7 +186,7 @@ func (d Deployments) hook(group string) string {
 }
 
 // one deploys one, unless it was, and tells Heat, unless it knows.
-func (d Deployments) one(ctx context.Context, dep deployment, hook string) error {
+func (d Deployments) one(ctx context.Context, dep deployment, hook string, patience time.Duration) error {
 	base := filepath.Join(d.Deployed, fileName(dep.id))
 	open, err := exists(base + ".open")
 	if err != nil {
@@ -192,13 +196,12 @@ func (d Deployments) one(ctx context.Context, dep deployment, hook string) error
 	if err != nil || done && !open {
 		return err
 	}
-	said := metadata.Merge()
-	switch {
-	case done:
+	var said *metadata.Object
+	if done {
 		if said, err = readSaid(base + ".notify.json"); err != nil {
 			return err
 		}
-	default:
+	} else {
 		// What is not told stays open, whatever happens from here on.
 		if err := mkdirPrivate(d.Deployed); err != nil {
 			return err
@@ -217,7 +220,7 @@ func (d Deployments) one(ctx context.Context, dep deployment, hook string) error
 			return err
 		}
 	}
-	if err := d.notify(ctx, dep, said); err != nil {
+	if err := d.notify(ctx, dep, said, patience); err != nil {
 		return err
 	}
 	return os.Remove(base + ".open")
@@ -312,11 +315,12 @@ func valid(b []byte) string { return strings.ToValidUTF8(string(b), "\ufffd") }
 // maxNotice bounds what Heat is told, in bytes: it takes 1 MiB.
 const maxNotice = 950000
 
-// notifyTotal bounds how long Heat is tried for one deployment.
+// notifyTotal bounds how long Heat is tried for one deployment, until it could
+// not be reached for that long.
 const notifyTotal = 60 * time.Second
 
 // notify tells Heat what a hook said, where Heat wants to know.
-func (d Deployments) notify(ctx context.Context, dep deployment, said *metadata.Object) error {
+func (d Deployments) notify(ctx context.Context, dep deployment, said *metadata.Object, patience time.Duration) error {
 	url := dep.inputs["deploy_signal_id"]
 	for _, other := range [][2]string{{"deploy_queue_id", "Zaqar"}, {"deploy_auth_url", "Keystone"}} {
 		if _, ok := dep.inputs[other[0]]; ok && url == "" {
@@ -332,7 +336,7 @@ func (d Deployments) notify(ctx context.Context, dep deployment, said *metadata.
 		method = "PUT"
 	}
 	m := message{what: "signal of deployment", method: method, url: url, body: trim(said)}
-	err := deliver(ctx, []message{m}, notifyTotal)
+	err := deliver(ctx, []message{m}, patience)
 	if _, unreached := errors.AsType[offline](err); err != nil && !unreached && ctx.Err() == nil {
 		d.Say("%v", err) // an answer is final, as for heat-config-notify
 		return nil

@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -156,6 +159,39 @@ func TestDeploymentCutShort(t *testing.T) {
 	}
 	if all := got(); len(all) != 1 || !strings.HasSuffix(all[0], ` {"deploy_status_code": 0}`) || d.file("var/deployed/a.open") != "(none)" {
 		t.Errorf("requests %q", all)
+	}
+}
+
+// Without a network all deployments are made, and what was not told is told by
+// the next run, in a bounded time.
+func TestDeploymentsWithoutNetwork(t *testing.T) {
+	d := newDeployments(t)
+	d.hook("script", hello)
+	url, got := server(t, 200)
+	var items []string
+	for _, id := range []string{"a", "b", "c"} {
+		items = append(items, `{"id": "`+id+`", "group": "script", "inputs": [{"name": "deploy_signal_id", "value": "`+url+`/?s3cret"}]}`)
+		if err := errors.Join(os.MkdirAll(d.Deployed, 0o700), os.WriteFile(d.Deployed+"/"+id+".json", []byte("{}"), 0o600),
+			os.WriteFile(d.Deployed+"/"+id+".open", nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	doc := `{"deployments": [` + strings.Join(items, ",") + `]}`
+	synctest.Test(t, func(t *testing.T) {
+		old := http.DefaultTransport
+		http.DefaultTransport = &refusing{}
+		defer func() { http.DefaultTransport = old }()
+		start := time.Now()
+		err := d.Run(t.Context(), document(t, doc))
+		if took := time.Since(start); err == nil || strings.Contains(err.Error(), "s3cret") || took > notifyTotal+2*resendTotal {
+			t.Errorf("%v after %s", err, took)
+		}
+	})
+	if err := d.run(doc); err != nil || len(got()) != 3 {
+		t.Error(err)
+	}
+	if err := d.run(doc); err != nil || len(got()) != 0 {
+		t.Error(err)
 	}
 }
 
