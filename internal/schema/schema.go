@@ -54,6 +54,7 @@ func (k *Key) place() string { return fmt.Sprintf("%s:%d", k.File, k.Line) }
 type Schema struct {
 	Keys  []Key // sorted by name
 	names map[string]*Key
+	above map[string]bool // what keys lie below: of a.b[].c these are a.b[], a.b, a
 }
 
 // Dir is where the schema of a template tree lies.
@@ -83,18 +84,22 @@ func Read(dir string) (*Schema, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Schema{names: map[string]*Key{}}
+	s := &Schema{names: map[string]*Key{}, above: map[string]bool{}}
+	form := nameForm()
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), ".") || filepath.Ext(e.Name()) != ".yaml" {
 			continue
 		}
-		if err := s.read(filepath.Join(dir, e.Name())); err != nil {
+		if err := s.read(filepath.Join(dir, e.Name()), form); err != nil {
 			return nil, err
 		}
 	}
 	slices.SortFunc(s.Keys, func(a, b Key) int { return strings.Compare(a.Name, b.Name) })
 	for i := range s.Keys {
 		s.names[s.Keys[i].Name] = &s.Keys[i]
+		for p := parent(s.Keys[i].Name); p != "" && !s.above[p]; p = parent(p) {
+			s.above[p] = true
+		}
 	}
 	if err := s.checkTree(); err != nil {
 		return nil, err
@@ -107,7 +112,7 @@ func bad(k *Key, format string, args ...any) error {
 		"such as redis.port: {type: int, default: 6379}; docs/templates.md describes schemas")
 }
 
-func (s *Schema) read(path string) error {
+func (s *Schema) read(path string, form *regexp.Regexp) error {
 	file := map[string]entry{}
 	f, err := yamlfile.Read(path, &file)
 	if err != nil {
@@ -122,16 +127,16 @@ func (s *Schema) read(path string) error {
 		if k.Default, err = value(&e.Default); err != nil {
 			return bad(&k, "default: %v", err)
 		}
-		if err := k.check(); err != nil {
+		if err := k.check(form); err != nil {
 			return err
 		}
-		if i := slices.IndexFunc(s.Keys, func(o Key) bool { return o.Name == name }); i >= 0 {
-			o := s.Keys[i]
+		if o := s.names[name]; o != nil {
 			if o.Type != k.Type || !metadata.Equal(o.Default, k.Default) || o.Required != k.Required || o.Secret != k.Secret {
 				return bad(&k, "is another in %s", o.place())
 			}
 			continue
 		}
+		s.names[name] = &k
 		s.Keys = append(s.Keys, k)
 	}
 	return nil
@@ -141,9 +146,9 @@ func nameForm() *regexp.Regexp {
 	return regexp.MustCompile(`^[^.\[\]\s]+(\[\])*(\.[^.\[\]\s]+(\[\])*)*$`)
 }
 
-func (k *Key) check() error {
+func (k *Key) check(form *regexp.Regexp) error {
 	switch {
-	case !nameForm().MatchString(k.Name):
+	case !form.MatchString(k.Name):
 		return bad(k, "a key is written a.b, an item of a list a.b[]")
 	case !slices.Contains(jsonTypes, k.Type) && !applycfg.KnownType(k.Type):
 		return bad(k, "no such type: %q (%s; %s)", k.Type, strings.Join(jsonTypes, ", "), applycfg.TypesHint())
@@ -179,10 +184,14 @@ func (s *Schema) checkTree() error {
 func (s *Schema) checkDefaults() error {
 	for i := range s.Keys {
 		k := &s.Keys[i]
-		if k.Default == nil {
-			continue
+		switch k.Default.(type) {
+		case *metadata.Object, []any:
+		default:
+			continue // has no parts
 		}
-		for _, p := range s.Validate(nest(strings.Split(k.Name, "."), k.Default)) {
+		alone := &metadata.Object{}
+		put(alone, k.Name, k.Default)
+		for _, p := range s.Validate(alone) {
 			if strings.HasPrefix(p.Key, k.Name) {
 				return bad(k, "its default is wrong: %s %s", p.Key, p.What)
 			}

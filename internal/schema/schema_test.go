@@ -1,6 +1,7 @@
 package schema
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -192,4 +193,28 @@ func FuzzRead(f *testing.F) {
 			}
 		}
 	})
+}
+
+// As many keys as docs/performance.md measures templates with.
+func BenchmarkSchema(b *testing.B) {
+	var text strings.Builder
+	for i := range 5000 {
+		fmt.Fprintf(&text, "service%d.port%d: {type: int, default: %d}\n", i%50, i, i)
+	}
+	dir := b.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(text.String()), 0o644); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		s, err := Read(dir)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if p := s.Validate(s.WithDefaults(&metadata.Object{})); p != nil {
+			b.Fatal(p)
+		}
+		if _, ok := s.Resolve("service1.prot", nil); ok {
+			b.Fatal("found")
+		}
+	}
 }

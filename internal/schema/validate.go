@@ -61,7 +61,7 @@ func (s *Schema) WithDefaults(doc *metadata.Object) *metadata.Object {
 			continue
 		}
 		if _, there := metadata.Lookup(doc, k.Name); !there && reachable(doc, k.Name) {
-			defaults = metadata.Merge(defaults, nest(strings.Split(k.Name, "."), k.Default))
+			put(defaults, k.Name, k.Default)
 		}
 	}
 	// The metadata's own null would win over a default.
@@ -80,13 +80,42 @@ func reachable(doc *metadata.Object, name string) bool {
 	return true
 }
 
-func nest(path []string, v any) *metadata.Object {
-	o := &metadata.Object{}
-	if len(path) > 1 {
-		v = nest(path[1:], v)
+// put sets a dotted key, and makes the objects above it. Where an object is the
+// default of a key above, its parts stay.
+func put(o *metadata.Object, name string, v any) {
+	for {
+		first, rest, more := strings.Cut(name, ".")
+		old, _ := o.Get(first)
+		below, ok := old.(*metadata.Object)
+		switch {
+		case !more && ok:
+			if object, isObject := v.(*metadata.Object); isObject {
+				v = metadata.Merge(below, object)
+			}
+			o.Set(first, own(v))
+			return
+		case !more:
+			o.Set(first, own(v))
+			return
+		case !ok:
+			below = &metadata.Object{}
+			o.Set(first, below)
+		}
+		o, name = below, rest
 	}
-	o.Set(path[0], v)
-	return o
+}
+
+// own copies the objects of a default, so that keys can be put into them.
+func own(v any) any {
+	object, ok := v.(*metadata.Object)
+	if !ok {
+		return v
+	}
+	c := &metadata.Object{}
+	for k, w := range object.All() {
+		c.Set(k, own(w))
+	}
+	return c
 }
 
 // Problem is what is wrong with a value.
@@ -222,30 +251,17 @@ func (s *Schema) Resolve(key string, within []string) (name string, ok bool) {
 }
 
 // has tells whether the schema has a key, or keys below it.
-func (s *Schema) has(name string) bool {
-	if s.names[name] != nil {
-		return true
-	}
-	return slices.ContainsFunc(s.Keys, func(k Key) bool {
-		rest, ok := strings.CutPrefix(k.Name, name)
-		return ok && (rest[0] == '.' || rest[0] == '[')
-	})
-}
+func (s *Schema) has(name string) bool { return s.names[name] != nil || s.above[name] }
 
 // open tells whether a key above this one may hold anything.
 func (s *Schema) open(name string) bool {
 	for above := parent(name); above != ""; above = parent(above) {
 		if k := s.names[above]; k != nil {
 			// An object whose parts are not listed may have any.
-			return k.Type == "any" || k.Type == "object" && !s.lists(above)
+			return k.Type == "any" || k.Type == "object" && !s.above[above]
 		}
 	}
 	return false
-}
-
-// lists tells whether the schema has keys below one.
-func (s *Schema) lists(name string) bool {
-	return slices.ContainsFunc(s.Keys, func(k Key) bool { return strings.HasPrefix(k.Name, name+".") })
 }
 
 // Near is the schema's key that is most like one, or "": what was meant by a
