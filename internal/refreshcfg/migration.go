@@ -157,7 +157,7 @@ func (s state) keep(ctx context.Context, m *Migration) error {
 		return err
 	}
 	for i, p := range m.Paths {
-		there, err := mayReturn(p)
+		there, err := s.mayReturn(p)
 		if err != nil {
 			return err
 		}
@@ -177,8 +177,11 @@ func (s state) keep(ctx context.Context, m *Migration) error {
 
 // mayReturn tells whether there is something at a path, and refuses what could
 // not be put back by renaming.
-func mayReturn(path string) (bool, error) {
+func (s state) mayReturn(path string) (bool, error) {
 	var st, parent unix.Stat_t
+	if strings.HasPrefix(s.dir+"/", path+"/") {
+		return false, command.BadInput(fmt.Errorf("%s: holds the copies themselves, in %s", path, s.dir), `name in "snapshot" what lies beside them`)
+	}
 	err := unix.Lstat(path, &st)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -242,6 +245,9 @@ func (s state) giveBack(ctx context.Context, now Image, say func(string, ...any)
 		if err := s.write(migrationRecord(m.Name), &m); err != nil {
 			return err
 		}
+		if err := s.complete(&m); err != nil {
+			return err
+		}
 		for i, p := range m.Paths {
 			if !m.Kept {
 				break // it had not begun
@@ -262,6 +268,17 @@ func (s state) giveBack(ctx context.Context, now Image, say func(string, ...any)
 	return nil
 }
 
+// complete refuses to put back when the copies are gone: that a path has none
+// means that it was not there, and is to be removed.
+func (s state) complete(m *Migration) error {
+	dir := filepath.Join(s.dir, "snapshots", m.Name)
+	if _, err := os.Lstat(dir); m.Kept && len(m.Paths) > 0 && err != nil {
+		return command.Hint(fmt.Errorf("what was there before %s: %w", m.Name, err),
+			`restore the copies, or give up the way back with "kept": false in `+filepath.Join(s.dir, migrationRecord(m.Name)))
+	}
+	return nil
+}
+
 // putBack makes a path what its copy is, or removes it where there is none.
 // Whenever it is cut short, doing it again ends well.
 func (s state) putBack(ctx context.Context, kept, path string) error {
@@ -272,6 +289,9 @@ func (s state) putBack(ctx context.Context, kept, path string) error {
 	_, err := os.Lstat(kept)
 	there := err == nil
 	if there {
+		if err := mkdirSynced(filepath.Dir(path)); err != nil {
+			return err
+		}
 		if err := copyTree(ctx, kept, fresh); err != nil {
 			return err
 		}

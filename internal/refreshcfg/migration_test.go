@@ -214,6 +214,44 @@ func TestSnapshotRefused(t *testing.T) {
 	if out, err := run(t, m.c); out != "" || err == nil || !strings.Contains(err.Error(), "a file system of its own") {
 		t.Errorf("a mount point: %q, %v", out, err)
 	}
+	m.hook("migration.d/1-m", `{"once": "machine", "snapshot": ["`+filepath.Dir(m.c.State)+`"]}`, "")
+	if err := os.RemoveAll(filepath.Join(m.c.State, "migrations")); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := run(t, m.c); out != "" || err == nil || !strings.Contains(err.Error(), "holds the copies themselves") {
+		t.Errorf("the state's directory: %q, %v", out, err)
+	}
+}
+
+// The directory that held what was kept may be gone; the copies may not.
+func TestReturnOfWhatIsGone(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		m := newMachine(t)
+		m.hook("migration.d/.keep", "", "")
+		m.runs("")
+		m.c.Image.Version = "2"
+		m.hook("migration.d/1-m", `{"once": "machine", "snapshot": ["ETC/app/db"]}`, "mv ETC/app ETC/moved\n")
+		if err := os.Mkdir(filepath.Join(m.etc, "app"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		m.write("app/db", "old")
+		m.runs("1-m")
+		m.c.Image.Version = "1"
+		if !lost {
+			m.runs("1-m") // which this machine's image 1 has, too
+			continue
+		}
+		if err := errors.Join(os.RemoveAll(m.c.State+"/snapshots/1-m"), os.Mkdir(m.etc+"/app", 0o755)); err != nil {
+			t.Fatal(err)
+		}
+		m.write("app/db", "new")
+		if _, err := run(t, m.c); err == nil || !strings.Contains(command.HintOf(err), "restore the copies") {
+			t.Errorf("%v, hint %q", err, command.HintOf(err))
+		}
+		if m.read("app/db") != "new" {
+			t.Error("the data are gone")
+		}
+	}
 }
 
 func TestCheckMigrationNames(t *testing.T) {
