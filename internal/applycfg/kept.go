@@ -84,11 +84,7 @@ func (o Output) Rollback(ctx context.Context) (changes []Change, err error) {
 		return nil, err
 	}
 	o.Keep = false
-	changes, err = o.change(ctx, func(r *root) ([]job, error) { return r.compareKept(dir) })
-	if err != nil || o.DryRun {
-		return changes, err
-	}
-	return changes, o.MarkGood(ctx)
+	return o.change(ctx, func(r *root) ([]job, error) { return r.compareKept(dir) }, (*state).forgetKept)
 }
 
 func (s *state) forgetKept() error {

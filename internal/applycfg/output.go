@@ -84,7 +84,7 @@ func (o Output) Apply(ctx context.Context, files []File) (changes []Change, err 
 			return nil, err
 		}
 	}
-	changes, err = o.change(ctx, func(r *root) ([]job, error) { return r.compareAll(files) })
+	changes, err = o.change(ctx, func(r *root) ([]job, error) { return r.compareAll(files) }, nil)
 	if err == nil && o.Tell != "" && !o.DryRun {
 		err = tell(o.Tell, changes)
 	}
@@ -110,8 +110,10 @@ func tell(path string, changes []Change) error {
 // Absent says that the file is not to be there.
 func (f *File) Absent() bool { return f.Control.NoEmpty && len(f.Body) == 0 }
 
-// change brings about what plan finds to be done.
-func (o Output) change(ctx context.Context, plan func(*root) ([]job, error)) (changes []Change, err error) {
+// change brings about what plan finds to be done, and calls after, unless it is
+// nil, while the lock is still held.
+func (o Output) change(ctx context.Context, plan func(*root) ([]job, error), after func(*state) error) (
+	changes []Change, err error) {
 	r, err := openRoot(o.Dir)
 	if err != nil {
 		return nil, err
@@ -124,7 +126,7 @@ func (o Output) change(ctx context.Context, plan func(*root) ([]job, error)) (ch
 	if o.DryRun {
 		return o.report(r, jobs), nil
 	}
-	if !pending(jobs) && err == nil && !o.interrupted(r) {
+	if !pending(jobs) && err == nil && after == nil && !o.interrupted(r) {
 		return o.report(r, jobs), nil
 	}
 	s, err := o.lockState(ctx, r)
@@ -142,6 +144,11 @@ func (o Output) change(ctx context.Context, plan func(*root) ([]job, error)) (ch
 	}
 	if pending(jobs) {
 		if err := s.transact(ctx, r, jobs); err != nil {
+			return nil, err
+		}
+	}
+	if after != nil {
+		if err := after(s); err != nil {
 			return nil, err
 		}
 	}

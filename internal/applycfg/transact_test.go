@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"goldsmith/internal/testenv"
 )
 
 // Helper processes of these tests are the test binary itself.
@@ -165,6 +167,19 @@ func kill(t *testing.T, out string, stop int) string {
 		t.Fatalf("%v: %s", err, e.Stderr)
 	}
 	return strings.TrimSpace(string(b))
+}
+
+// The same on an overlay, which is what /etc is in our images.
+func TestOnOverlay(t *testing.T) {
+	testenv.NeedRoot(t)
+	testenv.Need(t, "unshare", "mount")
+	cmd := exec.Command("unshare", "-m", "sh", "-e", "-c", `mount -t tmpfs tmpfs "$1"
+		mkdir "$1/lower" "$1/upper" "$1/work" "$1/merged"
+		mount -t overlay overlay -o "lowerdir=$1/lower,upperdir=$1/upper,workdir=$1/work" "$1/merged"
+		TMPDIR="$1/merged" exec "$0" -test.run 'KilledAt|FailureAt|Rollback'`, os.Args[0], t.TempDir())
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
 }
 
 // What fails at any step is undone at once.
