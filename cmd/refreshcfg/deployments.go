@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime/debug"
 
 	"goldsmith/internal/applycfg"
 	"goldsmith/internal/command"
@@ -29,6 +30,9 @@ func deploymentsCommand() *command.Command {
 			if len(words) > 0 {
 				return command.Usage(fmt.Sprintf("unexpected argument %q", words[0]), "see 'refreshcfg deployments --help'")
 			}
+			// A hook may print a lot: rather collect garbage than take memory
+			// from a small machine.
+			debug.SetMemoryLimit(10 << 20)
 			doc, err := applycfg.FromEnvironment(nil, list).Load()
 			if err != nil {
 				return err

@@ -1,7 +1,6 @@
 package refreshcfg
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -271,16 +271,29 @@ func result(stdout, stderr string, status int) *metadata.Object {
 }
 
 // bounded keeps the end of what is written to it.
-type bounded struct{ bytes.Buffer }
+type bounded struct {
+	kept []byte
+	over bool // the beginning is lost
+}
 
 func (b *bounded) Write(p []byte) (int, error) {
 	n := len(p)
-	if over := b.Len() + n - maxSaid; over > 0 {
-		b.Next(over)
+	if over := len(b.kept) + n - maxSaid; over > 0 {
+		b.over = true
+		gone := min(over, len(b.kept))
+		b.kept = b.kept[:copy(b.kept, b.kept[gone:])]
 		p = p[max(0, n-maxSaid):]
 	}
-	_, _ = b.Buffer.Write(p)
+	if len(b.kept)+len(p) > cap(b.kept) && cap(b.kept) >= 1<<18 {
+		b.kept = slices.Grow(b.kept, maxSaid-len(b.kept)) // once, not in steps that are garbage
+	}
+	b.kept = append(b.kept, p...)
 	return n, nil
+}
+
+// end is as much of it as Heat takes, as text.
+func (b *bounded) end() string {
+	return strings.ToValidUTF8(string(b.kept[max(0, len(b.kept)-maxNotice):]), "\ufffd")
 }
 
 // invoke runs a hook and returns what Heat is to know.
@@ -298,9 +311,14 @@ func (d Deployments) invoke(ctx context.Context, dep deployment, hook string) *m
 		status = 1
 		_, _ = io.WriteString(&log, err.Error())
 	}
-	o := result(valid(out.Bytes()), valid(log.Bytes()), status)
-	if v, err := metadata.Parse("hook", out.Bytes()); err == nil {
-		if said, ok := v.(*metadata.Object); ok {
+	if out.over && status == 0 {
+		status = 1 // its own word on that is in what is lost
+		_, _ = fmt.Fprintf(&log, "the hook printed more than %d MiB: whether it succeeded is not known\n", maxSaid>>20)
+	}
+	o := result(out.end(), log.end(), status)
+	if !out.over {
+		v, err := metadata.Parse("hook", out.kept)
+		if said, ok := v.(*metadata.Object); ok && err == nil {
 			o = said
 		}
 	}
@@ -309,8 +327,6 @@ func (d Deployments) invoke(ctx context.Context, dep deployment, hook string) *m
 	}
 	return o
 }
-
-func valid(b []byte) string { return strings.ToValidUTF8(string(b), "\ufffd") }
 
 // maxNotice bounds what Heat is told, in bytes: it takes 1 MiB.
 const maxNotice = 950000

@@ -116,6 +116,19 @@ func TestDeploymentOutcomes(t *testing.T) {
 	}
 }
 
+// Of a hook that prints for ever only the end is known, and no success.
+func TestDeploymentPrintsTooMuch(t *testing.T) {
+	d := newDeployments(t)
+	d.hook("script", "head -c 20000000 /dev/zero | tr '\\0' x; echo END; exit 0")
+	if err := d.run(`{"deployments": [{"id": "a", "group": "script"}]}`); err != nil {
+		t.Fatal(err)
+	}
+	s := d.file("var/deployed/a.notify.json")
+	if len(s) > 2*maxSaid || !strings.Contains(s, `xEND\n"`) || !strings.Contains(s, `"deploy_status_code": 1`) || !strings.Contains(s, "more than 4 MiB") {
+		t.Errorf("%d bytes: ...%s", len(s), s[max(0, len(s)-200):])
+	}
+}
+
 // A hook that is there and cannot be started is a failure that Heat is told of.
 func TestDeploymentHookCannotStart(t *testing.T) {
 	d := newDeployments(t)
