@@ -310,10 +310,22 @@ func (r *root) replaceable(j *job) error {
 			"remove the directory, or the template")
 	case j.old.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0:
 		return command.Hint(fmt.Errorf("%s: something is mounted there", path), "unmount it, or remove the template")
-	case j.old.Attributes&(unix.STATX_ATTR_IMMUTABLE|unix.STATX_ATTR_APPEND) != 0:
+	case j.old.Attributes&(unix.STATX_ATTR_IMMUTABLE|unix.STATX_ATTR_APPEND) != 0 && !r.layered(j):
 		return command.Hint(fmt.Errorf("%s: the file is immutable", path), "chattr -ia "+path)
 	}
 	return nil
+}
+
+// layered says that a file is on an overlay. A file of a lower layer that is
+// read-only is called immutable there, as one of an image's EROFS, and can be
+// replaced all the same; one that really is fails when it is renamed.
+func (r *root) layered(j *job) bool {
+	dir, _, err := r.parent(j.path, false)
+	if err != nil {
+		return false
+	}
+	var fs unix.Statfs_t
+	return unix.Fstatfs(dir, &fs) == nil && fs.Type == unix.OVERLAYFS_SUPER_MAGIC
 }
 
 // same says that the file is already as it should be.

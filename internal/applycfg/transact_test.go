@@ -182,6 +182,23 @@ func TestOnOverlay(t *testing.T) {
 	}
 }
 
+// In our images the files below are an EROFS's, which calls them immutable.
+func TestOverEROFS(t *testing.T) {
+	testenv.NeedRoot(t)
+	testenv.Need(t, "unshare", "mount", "mkfs.erofs")
+	cmd := exec.Command("unshare", "-m", "sh", "-e", "-c", `mkfs.erofs "$2/image" "$1" >/dev/null
+		mkdir "$2/lower" "$2/rest" "$2/merged"
+		mount -t erofs -o loop "$2/image" "$2/lower"
+		mount -t tmpfs tmpfs "$2/rest"
+		mkdir "$2/rest/upper" "$2/rest/work"
+		mount -t overlay overlay -o "lowerdir=$2/lower,upperdir=$2/rest/upper,workdir=$2/rest/work" "$2/merged"
+		`+helperDir+`="$2/merged" `+helperStop+`=0 "$0"
+		cat "$2/merged/etc/a"`, os.Args[0], oldSet(t), t.TempDir())
+	if out, err := cmd.CombinedOutput(); err != nil || string(out) != "done\nnew a" {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
 // What fails at any step is undone at once.
 func TestFailureAtEveryStep(t *testing.T) {
 	broken := errors.New("broken")
