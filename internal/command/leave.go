@@ -42,7 +42,8 @@ const settle = 50 * time.Millisecond
 // where it is to go.
 type pipes struct {
 	reads  []*os.File
-	finals []*os.File // where a relay writes, for each of reads
+	writes []io.Writer // where what is read goes, for each of reads
+	finals []*os.File  // where a relay writes
 	copies sync.WaitGroup
 }
 
@@ -52,7 +53,7 @@ func (p *pipes) connect(to io.Writer, final *os.File) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.reads, p.finals = append(p.reads, r), append(p.finals, final)
+	p.reads, p.writes, p.finals = append(p.reads, r), append(p.writes, to), append(p.finals, final)
 	p.copies.Go(func() { _, _ = io.Copy(to, r) }) // to is a sink: it never fails
 	return w, nil
 }
@@ -75,11 +76,32 @@ func (p *pipes) end() error {
 	<-done
 	for i, r := range p.reads {
 		if open {
-			errs = append(errs, relay(r, p.finals[i]))
+			errs = append(errs, drain(r, p.writes[i]), relay(r, p.finals[i]))
 		}
 		errs = append(errs, r.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// drain copies what is in a pipe now: on a busy machine, what the program said
+// last may not have been read yet.
+func drain(r *os.File, to io.Writer) error {
+	raw, err := r.SyscallConn()
+	if err == nil {
+		err = r.SetReadDeadline(time.Time{})
+	}
+	if err != nil {
+		return err
+	}
+	// A pipe holds 64 KiB; what comes after that is of what still runs.
+	buf := make([]byte, 64<<10)
+	n := 0
+	err = raw.Read(func(fd uintptr) bool {
+		n, _ = syscall.Read(int(fd), buf) // does not wait: the runtime's pipes never do
+		return true
+	})
+	_, _ = to.Write(buf[:max(n, 0)])
+	return err
 }
 
 // relay leaves a process behind that copies what comes through a pipe, and

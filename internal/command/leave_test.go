@@ -68,6 +68,27 @@ func TestExecLeave(t *testing.T) {
 	}
 }
 
+func TestDrain(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	for _, want := range []string{"left", ""} {
+		if _, err := w.WriteString(want); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.SetReadDeadline(time.Unix(1, 0)); err != nil {
+			t.Fatal(err)
+		}
+		var got strings.Builder
+		if err := drain(r, &got); err != nil || got.String() != want {
+			t.Errorf("drain = %q, %v; want %q", got.String(), err, want)
+		}
+	}
+}
+
 // What belongs to a program that is cancelled ends with it.
 func TestExecLeaveCancel(t *testing.T) {
 	dir := t.TempDir()
