@@ -61,6 +61,8 @@ type execution struct {
 	session *hook.Session // nil until a hook runs
 	slots   map[string]chan struct{}
 	stop    chan struct{} // closed at the first failure
+
+	beginning sync.Mutex // held while a migration begins
 }
 
 // shared is a writer that several hooks write to.
@@ -158,7 +160,10 @@ func (e *execution) hook(ctx context.Context, n node) error {
 	var env []string
 	var m *Migration
 	if n.head.Once == onceMachine {
-		if m, env, err = s.begin(ctx, e.phase.name, n.name, n.head, e.Image); err != nil {
+		e.beginning.Lock()
+		m, env, err = s.begin(ctx, e.phase.name, n.name, n.head, e.Image)
+		e.beginning.Unlock()
+		if err != nil {
 			return err
 		}
 	}

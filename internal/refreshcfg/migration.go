@@ -98,8 +98,13 @@ func (m *Migration) check(name string) error {
 	return checkSnapshot(m.Paths)
 }
 
+// begun tells whether the hook may have run, and has not succeeded. It does
+// not start before what it changes is kept.
+func (m *Migration) begun() bool { return m.State == MigrationStarted && (m.Kept || len(m.Paths) == 0) }
+
 // begin notes that a migration starts and keeps what it may change. It returns
-// what the hook finds in its environment.
+// what the hook finds in its environment. One at a time: each gets its own
+// number.
 func (s state) begin(ctx context.Context, phase, name string, h Header, now Image) (*Migration, []string, error) {
 	all, err := s.migrations()
 	if err != nil {
@@ -110,12 +115,17 @@ func (s state) begin(ctx context.Context, phase, name string, h Header, now Imag
 		m.Sequence = max(m.Sequence, o.Sequence+1)
 	}
 	resumed := "GOLDSMITH_RESUMED="
-	if i := slices.IndexFunc(all, func(o Migration) bool { return o.Name == name && o.State == MigrationStarted }); i >= 0 {
+	if i := slices.IndexFunc(all, func(o Migration) bool { return o.Name == name && o.begun() }); i >= 0 {
 		m, resumed = &all[i], "GOLDSMITH_RESUMED=1"
 		m.To = now // which may be yet another image
 	} else {
 		if _, err := s.read(imageRecord, &m.From); err != nil {
 			return nil, nil, command.Hint(err, "remove it: migrations of this image then have no way back")
+		}
+		for _, p := range m.Paths {
+			if _, err := s.mayReturn(p); err != nil {
+				return nil, nil, fmt.Errorf("keep what %s changes: %w", name, err)
+			}
 		}
 		if err := s.write(migrationRecord(name), m); err != nil {
 			return nil, nil, err

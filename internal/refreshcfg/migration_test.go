@@ -208,9 +208,6 @@ func TestSnapshotRefused(t *testing.T) {
 		t.Errorf("a link: %q, %v", out, err)
 	}
 	m.hook("migration.d/1-m", `{"once": "machine", "snapshot": ["/proc"]}`, "")
-	if err := os.RemoveAll(filepath.Join(m.c.State, "migrations")); err != nil {
-		t.Fatal(err)
-	}
 	if out, err := run(t, m.c); out != "" || err == nil || !strings.Contains(err.Error(), "a file system of its own") {
 		t.Errorf("a mount point: %q, %v", out, err)
 	}
@@ -264,5 +261,47 @@ func TestCheckMigrationNames(t *testing.T) {
 	m.hook("configure.d/1-m", `{"once": "machine", "reversible": true}`, "")
 	if err := m.c.Check(); err == nil || !strings.Contains(err.Error(), "configure and migration both have a migration 1-m") {
 		t.Errorf("Check = %v", err)
+	}
+}
+
+// A migration that has not begun is what its hook says now, whatever was
+// noted: nothing was changed yet.
+func TestMigrationNotBegun(t *testing.T) {
+	m := newMachine(t)
+	m.runs("")
+	if err := os.Symlink("real", filepath.Join(m.etc, "db")); err != nil {
+		t.Fatal(err)
+	}
+	m.hook("migration.d/1-m", `{"once": "machine", "snapshot": ["ETC/db"]}`, "")
+	if _, err := run(t, m.c); err == nil || m.state() != "" {
+		t.Fatalf("%v, state %q; want nothing noted", err, m.state())
+	}
+	// As it is when power fails while copies are made.
+	writeState(t, m, "migrations/1-m.json", `{"phase": "migration", "name": "1-m", "state": "started", "from": {}, "to": {"version": "0"}, "paths": ["`+m.etc+`/db"], "sequence": 1}`)
+	m.hook("migration.d/1-m", `{"once": "machine", "reversible": true}`, "echo \"$GOLDSMITH_OLD_VERSION$GOLDSMITH_RESUMED\"\n")
+	m.c.Image.Version = "2"
+	m.runs("1-m 1")
+	if r, _, err := (state{m.c.State}).migration("1-m"); err != nil || r.Paths != nil || r.State != MigrationDone {
+		t.Errorf("record %+v, %v", r, err)
+	}
+}
+
+// Migrations that begin at the same time are numbered one by one.
+func TestMigrationsBeside(t *testing.T) {
+	m := newMachine(t)
+	for _, n := range []string{"1-a", "2-b", "3-c", "4-d", "5-e", "6-f"} {
+		m.hook("configure.d/"+n, `{"after": [], "once": "machine", "reversible": true}`, "")
+	}
+	if _, err := run(t, m.c); err != nil {
+		t.Fatal(err)
+	}
+	all, err := state{m.c.State}.migrations()
+	if err != nil || len(all) != 6 {
+		t.Fatal(all, err)
+	}
+	for i, r := range all {
+		if r.Sequence != i+1 {
+			t.Errorf("%s has the number %d; want %d", r.Name, r.Sequence, i+1)
+		}
 	}
 }
