@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"goldsmith/internal/atomicfile"
@@ -147,26 +148,24 @@ func (c *Cache) Commit(names []string) error {
 	return nil
 }
 
-// shrunk says that documents are gone with which the command succeeded.
-func (c *Cache) shrunk() bool {
+// begin forgets that the command succeeded, until it does so again: one that
+// failed, or that a loss of power ended, may have left anything.
+func (c *Cache) begin() error {
+	if c.Original {
+		return nil
+	}
+	err := os.Remove(c.path(listName) + ".last")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// listed says whether the command, when it was last run, succeeded, and with
+// documents of these paths in this order.
+func (c *Cache) listed(paths []string) (succeeded, same bool) {
 	before, err := readList(c.path(listName) + ".last")
-	if err != nil {
-		return false
-	}
-	now, err := readList(c.path(listName))
-	if err != nil {
-		return false
-	}
-	there := map[string]bool{}
-	for _, p := range now {
-		there[p] = true
-	}
-	for _, p := range before {
-		if !there[p] {
-			return true
-		}
-	}
-	return false
+	return err == nil, err == nil && slices.Equal(before, paths)
 }
 
 func readList(path string) ([]string, error) {

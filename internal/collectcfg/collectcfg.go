@@ -276,21 +276,36 @@ func (r *Runner) deliver(ctx context.Context) (changed bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	booted := len(paths) > 0 && r.Boot != "" && !r.Cache.ranIn(r.Boot)
-	why := "forced"
-	switch {
-	case len(names) > 0:
-		why = "changed: " + strings.Join(names, ", ")
-	case !r.Original && len(paths) > 0 && r.Cache.shrunk():
-		why = "documents are gone"
-	case booted:
-		why = "for the first time in this boot"
-	case !r.Force:
+	why := r.why(paths, names)
+	if why == "" {
 		return false, nil
 	}
 	r.Say("running %s (%s)", r.Command, why)
+	if err := r.Cache.begin(); err != nil {
+		return false, err
+	}
 	if err := r.run(ctx, paths); err != nil {
 		return true, &CommandError{r.Command, err}
 	}
 	return true, errors.Join(r.Cache.Commit(names), r.Cache.mark(r.Boot))
+}
+
+// why says why the command is to run with the documents of these paths, of
+// which those of these names have changed; empty: it is not.
+func (r *Runner) why(paths, changed []string) string {
+	succeeded, same := r.Cache.listed(paths)
+	there := len(paths) > 0
+	switch {
+	case len(changed) > 0:
+		return "changed: " + strings.Join(changed, ", ")
+	case there && r.Boot != "" && !r.Cache.ranIn(r.Boot):
+		return "for the first time in this boot"
+	case there && !r.Original && !succeeded:
+		return "it did not succeed the last time"
+	case there && !r.Original && !same:
+		return "other documents, or in another order"
+	case r.Force:
+		return "forced"
+	}
+	return ""
 }
