@@ -170,10 +170,12 @@ func (r *Runner) Start(ctx context.Context) (*Session, error) {
 }
 
 // Output is where the output of one hook goes, and what it finds in its
-// environment beside what environment.d made. Nil writers are the Runner's.
+// environment, and open, beside what environment.d made. Nil writers are the
+// Runner's.
 type Output struct {
 	Stdout, Log io.Writer
-	Env         []string // NAME=value
+	Env         []string   // NAME=value
+	Files       []*os.File // open in the hook as 3, 4, and so on; nil ones are not
 }
 
 // Hook runs one hook, and says how long that took. The error is an [*Error]
@@ -191,7 +193,7 @@ func (s *Session) Hook(ctx context.Context, name string, o Output) (time.Duratio
 	}
 	x := command.Exec{
 		Args: s.sh.wrap(args), Env: s.sh.env, Dir: r.Work,
-		Stdin: r.Stdin, Stdout: r.Stdout, Log: r.Log, Bond: r.Bond,
+		Stdin: r.Stdin, Stdout: r.Stdout, Log: r.Log, Bond: r.Bond, Files: o.Files,
 	}
 	if o.Stdout != nil {
 		x.Stdout = o.Stdout

@@ -167,7 +167,7 @@ func (e *execution) hook(ctx context.Context, n node) error {
 			return err
 		}
 	}
-	if err := e.attempts(ctx, n, env); err != nil {
+	if err := e.attempts(ctx, n, m, env); err != nil {
 		return err
 	}
 	switch {
@@ -180,10 +180,10 @@ func (e *execution) hook(ctx context.Context, n node) error {
 }
 
 // attempts runs a hook until it succeeds, or has been tried as often as it
-// says.
-func (e *execution) attempts(ctx context.Context, n node, env []string) error {
+// says. m is nil for a hook that is no migration.
+func (e *execution) attempts(ctx context.Context, n node, m *Migration, env []string) error {
 	for try := 0; ; try++ {
-		err := e.attempt(ctx, n, env)
+		err := e.attempt(ctx, n, m, env)
 		if err == nil || try == n.head.Retries || ctx.Err() != nil {
 			return err
 		}
@@ -204,7 +204,7 @@ func reason(err error) string {
 }
 
 // attempt runs a hook once.
-func (e *execution) attempt(ctx context.Context, n node, env []string) error {
+func (e *execution) attempt(ctx context.Context, n node, m *Migration, env []string) error {
 	limited := ctx
 	if t := time.Duration(n.head.Timeout); t > 0 {
 		var stop context.CancelFunc
@@ -212,6 +212,14 @@ func (e *execution) attempt(ctx context.Context, n node, env []string) error {
 		defer stop()
 	}
 	o := hook.Output{Env: env}
+	if m != nil {
+		lock, err := (state{or(e.State, DefaultState)}).running(limited, m)
+		if err != nil {
+			return err
+		}
+		defer lock.Close()
+		o.Files = inherited(lock)
+	}
 	if n.beside {
 		out, log := &lines{prefix: n.name + ": ", to: e.runner.Stdout}, &lines{prefix: n.name + ": ", to: e.runner.Log}
 		defer out.flush()

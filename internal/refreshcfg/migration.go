@@ -258,13 +258,9 @@ func (s state) giveBack(ctx context.Context, now Image, say func(string, ...any)
 		if err := s.complete(&m); err != nil {
 			return err
 		}
-		for i, p := range m.Paths {
-			if !m.Kept {
-				break // it had not begun
-			}
-			say("back from %s: %s as it was before %s", m.To, p, m.Name)
-			if err := s.putBack(ctx, s.snapshot(&m, i), p); err != nil {
-				return command.Hint(fmt.Errorf("%s as it was before %s: %w", p, m.Name, err), "it is kept as "+s.snapshot(&m, i))
+		if m.Kept { // else it had not begun
+			if err := s.putAllBack(ctx, &m, say); err != nil {
+				return err
 			}
 		}
 		m.State, m.Kept = MigrationReturned, false
@@ -273,6 +269,23 @@ func (s state) giveBack(ctx context.Context, now Image, say func(string, ...any)
 		}
 		if err := os.RemoveAll(filepath.Join(s.dir, "snapshots", m.Name)); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// putAllBack makes all paths of a migration what they were, when nothing of its
+// hook runs any more.
+func (s state) putAllBack(ctx context.Context, m *Migration, say func(string, ...any)) error {
+	lock, err := s.running(ctx, m)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	for i, p := range m.Paths {
+		say("back from %s: %s as it was before %s", m.To, p, m.Name)
+		if err := s.putBack(ctx, s.snapshot(m, i), p); err != nil {
+			return command.Hint(fmt.Errorf("%s as it was before %s: %w", p, m.Name, err), "it is kept as "+s.snapshot(m, i))
 		}
 	}
 	return nil
