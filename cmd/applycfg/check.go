@@ -43,6 +43,51 @@ func (t *treeFlags) load() (*schema.Schema, []applycfg.Parsed, error) {
 	return s, parsed, err
 }
 
+// checked is what check found out without running anything.
+type checked struct {
+	templates int
+	found     []finding
+	doc       *metadata.Object // nil without --metadata
+}
+
+func (t *treeFlags) check() (c checked, err error) {
+	s, parsed, err := t.load()
+	if err != nil {
+		return c, err
+	}
+	c.templates = len(parsed)
+	c.found = unknownKeys(s, parsed)
+	if t.metadata != nil {
+		if c.doc, err = applycfg.FromEnvironment(t.metadata, "").Load(); err != nil {
+			return c, err
+		}
+		c.doc = s.WithDefaults(c.doc)
+		c.found = append(c.found, wrongValues(s, parsed, c.doc)...)
+	}
+	return c, nil
+}
+
+// until does what only reads and computes, and leaves it where it is when the
+// context ends: the program ends then.
+func until[T any](ctx context.Context, do func() (T, error)) (T, error) {
+	type outcome struct {
+		result T
+		err    error
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		result, err := do()
+		done <- outcome{result, err}
+	}()
+	select {
+	case o := <-done:
+		return o.result, o.err
+	case <-ctx.Done():
+		var none T
+		return none, ctx.Err()
+	}
+}
+
 func noWords(words []string) error {
 	if len(words) > 0 {
 		return command.Usage(fmt.Sprintf("unexpected argument %q", words[0]), "metadata files are given with --metadata")
@@ -89,29 +134,22 @@ func checkCommand() *command.Command {
 			if err := noWords(words); err != nil {
 				return err
 			}
-			s, parsed, err := t.load()
+			c, err := until(ctx, t.check)
 			if err != nil {
 				return err
 			}
-			found := unknownKeys(s, parsed)
-			if t.metadata != nil {
-				doc, err := applycfg.FromEnvironment(t.metadata, "").Load()
-				if err != nil {
+			found := c.found
+			if t.metadata != nil && len(found) == 0 {
+				tree := applycfg.Templates{Dir: t.templates, Strict: strict, Elsewhere: true}
+				if _, err := tree.Render(ctx, c.doc); err != nil {
 					return err
-				}
-				doc = s.WithDefaults(doc)
-				found = append(found, wrongValues(s, parsed, doc)...)
-				if len(found) == 0 {
-					if _, err := (applycfg.Templates{Dir: t.templates, Strict: strict, Elsewhere: true}).Render(ctx, doc); err != nil {
-						return err
-					}
 				}
 			}
 			if t.json {
 				if found == nil {
 					found = []finding{}
 				}
-				if err := json.NewEncoder(io.Stdout).Encode(map[string]any{"templates": len(parsed), "findings": found}); err != nil {
+				if err := json.NewEncoder(io.Stdout).Encode(map[string]any{"templates": c.templates, "findings": found}); err != nil {
 					return err
 				}
 			}
@@ -136,9 +174,10 @@ func asError(found []finding) error {
 // it has others of their beginning.
 func unknownKeys(s *schema.Schema, parsed []applycfg.Parsed) []finding {
 	var found []finding
+	r := s.Resolver()
 	for _, p := range parsed {
 		for _, u := range p.Uses() {
-			if _, ok := s.Resolve(u.Key, u.Within); !ok {
+			if _, ok := r.Resolve(u.Key, u.Within); !ok {
 				f := finding{Template: fmt.Sprintf("%s:%d", p.Source, u.Line), Key: u.Key, Problem: "is not in the schema"}
 				if near := s.Near(u.Key); near != "" {
 					f.Problem += "; is it " + near + "?"
@@ -167,9 +206,10 @@ func wrongValues(s *schema.Schema, parsed []applycfg.Parsed, doc *metadata.Objec
 // firstUses is where each key of the schema is read first, FILE:LINE.
 func firstUses(s *schema.Schema, parsed []applycfg.Parsed) map[string]string {
 	at := map[string]string{}
+	r := s.Resolver()
 	for _, p := range parsed {
 		for _, u := range p.Uses() {
-			if name, ok := s.Resolve(u.Key, u.Within); ok && name != "" && at[name] == "" {
+			if name, ok := r.Resolve(u.Key, u.Within); ok && name != "" && at[name] == "" {
 				at[name] = fmt.Sprintf("%s:%d", p.Source, u.Line)
 			}
 		}
@@ -198,15 +238,20 @@ func keysCommand() *command.Command {
 			"known.",
 		Example: "applycfg keys -t templates/redis",
 		Flags:   t.flags,
-		Run: func(_ context.Context, io command.IO, words []string) error {
+		Run: func(ctx context.Context, io command.IO, words []string) error {
 			if err := noWords(words); err != nil {
 				return err
 			}
-			s, parsed, err := t.load()
+			list, err := until(ctx, func() ([]keyUse, error) {
+				s, parsed, err := t.load()
+				if err != nil {
+					return nil, err
+				}
+				return keysOf(s, parsed), nil
+			})
 			if err != nil {
 				return err
 			}
-			list := keysOf(s, parsed)
 			if t.json {
 				return json.NewEncoder(io.Stdout).Encode(list)
 			}
@@ -241,9 +286,10 @@ func (k keyUse) about() string {
 // the order of their paths.
 func keysOf(s *schema.Schema, parsed []applycfg.Parsed) []keyUse {
 	list, index := []keyUse{}, map[string]int{}
+	r := s.Resolver()
 	for _, p := range parsed {
 		for _, u := range p.Uses() {
-			name, ok := s.Resolve(u.Key, u.Within)
+			name, ok := r.Resolve(u.Key, u.Within)
 			if !ok || name == "" {
 				name = u.Key
 			}

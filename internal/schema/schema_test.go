@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"goldsmith/internal/metadata"
+	"goldsmith/internal/template"
 )
 
 // write makes a schema directory of files.
@@ -151,12 +152,15 @@ func TestResolve(t *testing.T) {
 		{"tags.any", "servers", "servers[].tags.any"},
 		{"extra.deep.key", "", "extra.deep.key"},
 		{"name", "unknown", ""},
+		{"name", "servers redis servers", "servers[].name"},
+		{"port", "redis servers redis", "redis.port"},
+		{".", "extra", "extra"},
 	} {
-		var within []string
-		if c.within != "" {
-			within = strings.Split(c.within, " ")
+		var within *template.Section
+		for _, key := range strings.Fields(c.within) {
+			within = &template.Section{Key: key, Outer: within}
 		}
-		got, ok := s.Resolve(c.key, within)
+		got, ok := s.Resolver().Resolve(c.key, within)
 		if !ok {
 			got = "unknown"
 		}
@@ -166,6 +170,44 @@ func TestResolve(t *testing.T) {
 	}
 	if near := s.Near("redis.prot"); near != "redis.port" {
 		t.Errorf("near redis.prot is %q", near)
+	}
+}
+
+// Sections inside each other take no longer than beside each other.
+func TestResolveNested(t *testing.T) {
+	s := read(t, "a: {type: any}\nb.c: {type: int}\nb.b: {type: object}\n")
+	var within *template.Section
+	r := s.Resolver()
+	for i := range 3000 {
+		within = &template.Section{Key: []string{"a", "b"}[i%2], Outer: within}
+		if _, ok := r.Resolve("c", within); !ok {
+			t.Fatal(i)
+		}
+	}
+	if name, ok := r.Resolve("c", within); name != "b.c" || !ok {
+		t.Errorf("%q, %t", name, ok)
+	}
+}
+
+func TestNumbers(t *testing.T) {
+	for text, want := range map[string]string{
+		"0": "int number", "-1": "int number", "10": "int number", "-0": "number", "01": "", "-": "", "": "", "+1": "",
+		"1.5": "number", "1e5": "number", "1E-05": "number", "-0.0": "number", "1.": "", ".5": "", "1e": "", "1e+": "",
+		"0x10": "", "1_0": "", "1/2": "", "NaN": "", "Infinity": "", "1e5x": "", " 1": "", "00.5": "", "1.5.5": "",
+		strings.Repeat("9", 4<<20): "int number", strings.Repeat("9", 4<<20) + "x": "",
+	} {
+		var got []string
+		for _, typeName := range []string{"int", "number"} {
+			if ofType(text, typeName) {
+				got = append(got, typeName)
+			}
+			if ofType(metadata.Number(text), typeName) != ofType(text, typeName) {
+				t.Errorf("%.9s: text is otherwise than a number", text)
+			}
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%.9s is %q; want %q", text, got, want)
+		}
 	}
 }
 
@@ -213,7 +255,7 @@ func BenchmarkSchema(b *testing.B) {
 		if p := s.Validate(s.WithDefaults(&metadata.Object{})); p != nil {
 			b.Fatal(p)
 		}
-		if _, ok := s.Resolve("service1.prot", nil); ok {
+		if _, ok := s.Resolver().Resolve("service1.prot", nil); ok {
 			b.Fatal("found")
 		}
 	}

@@ -2,7 +2,6 @@ package schema
 
 import (
 	"fmt"
-	"math/big"
 	"slices"
 	"strings"
 
@@ -39,14 +38,49 @@ func ofType(v any, typeName string) bool {
 	}
 	switch typeName {
 	case "int":
-		n, ok := new(big.Int).SetString(text, 10)
-		return ok && n.String() == text
+		return isInt(text)
 	case "number":
-		_, ok := new(big.Rat).SetString(text)
-		return ok && !strings.Contains(text, "/")
+		return isNumber(text)
 	}
 	return applycfg.OfType(text, typeName)
 }
+
+// isInt says that text is an integer of any size, as JSON writes it.
+func isInt(text string) bool {
+	digits, negative := strings.CutPrefix(text, "-")
+	if digits != "" && digits[0] == '0' {
+		return digits == "0" && !negative
+	}
+	return afterDigits(digits) == "" && digits != ""
+}
+
+// isNumber says that text is a number of RFC 8259, section 6.
+func isNumber(text string) bool {
+	whole := strings.TrimPrefix(text, "-")
+	rest := afterDigits(whole)
+	if whole == rest || whole[0] == '0' && len(whole)-len(rest) > 1 {
+		return false
+	}
+	if fraction, ok := strings.CutPrefix(rest, "."); ok {
+		if rest = afterDigits(fraction); rest == fraction {
+			return false
+		}
+	}
+	if rest == "" {
+		return true
+	}
+	if rest[0] != 'e' && rest[0] != 'E' {
+		return false
+	}
+	exponent := rest[1:]
+	if exponent != "" && (exponent[0] == '+' || exponent[0] == '-') {
+		exponent = exponent[1:]
+	}
+	return exponent != "" && afterDigits(exponent) == ""
+}
+
+// afterDigits is what follows the digits that a text begins with.
+func afterDigits(text string) string { return strings.TrimLeft(text, "0123456789") }
 
 // WithDefaults returns the metadata with the defaults of keys that are not
 // there, or null. It is not changed itself.
@@ -211,57 +245,6 @@ func (s *Schema) Key(name string) *Key {
 		return nil
 	}
 	return s.names[name]
-}
-
-// Resolve finds what a template means by a key: within are the sections around
-// it, as in [template.Use]. ok is false where the schema knows the beginning of
-// the key and not the key. name is empty where the schema says nothing of it.
-func (s *Schema) Resolve(key string, within []string) (name string, ok bool) {
-	if s == nil {
-		return "", true
-	}
-	frames := []string{""}
-	for _, w := range within {
-		frame, known := s.Resolve(w, within[:len(frames)-1])
-		switch k := s.names[frame]; {
-		case !known || frame == "":
-			return "", true // nobody knows what is in there
-		case k != nil && k.Type == "list" || s.has(frame+"[]"):
-			frame += "[]"
-		}
-		frames = append(frames, frame)
-	}
-	if key == "." {
-		return frames[len(frames)-1], true
-	}
-	first, _, dotted := strings.Cut(key, ".")
-	for _, f := range slices.Backward(frames) {
-		if f != "" {
-			f += "."
-		}
-		if !s.has(f + first) {
-			continue
-		}
-		if dotted && !s.has(f+key) && !s.open(f+key) {
-			return "", false
-		}
-		return f + key, true
-	}
-	return "", true
-}
-
-// has tells whether the schema has a key, or keys below it.
-func (s *Schema) has(name string) bool { return s.names[name] != nil || s.above[name] }
-
-// open tells whether a key above this one may hold anything.
-func (s *Schema) open(name string) bool {
-	for above := parent(name); above != ""; above = parent(above) {
-		if k := s.names[above]; k != nil {
-			// An object whose parts are not listed may have any.
-			return k.Type == "any" || k.Type == "object" && !s.above[above]
-		}
-	}
-	return false
 }
 
 // Near is the schema's key that is most like one, or "": what was meant by a

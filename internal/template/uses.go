@@ -6,16 +6,22 @@ type Use struct {
 	Line int    // from 1
 	// Kind is 'v' for a value, '#' for a section, '^' for an inverted one.
 	Kind byte
-	// Within are the keys of the sections around it, the outermost first; those
-	// that are inverted are left out, as they give no frame.
-	Within []string
+	// Within is the innermost section around it; nil is none. Those that are
+	// inverted are left out, as they give no frame.
+	Within *Section
+}
+
+// Section is a section around a tag. All tags of a section share one.
+type Section struct {
+	Key   string
+	Outer *Section // nil is none
 }
 
 // Uses lists the keys that a template reads, in the order of its text. What
 // partials read is not among them.
 func (t *Template) Uses() []Use { return uses(nil, t.nodes, nil) }
 
-func uses(all []Use, nodes []node, within []string) []Use {
+func uses(all []Use, nodes []node, within *Section) []Use {
 	for i := range nodes {
 		n := &nodes[i]
 		switch n.kind {
@@ -26,7 +32,7 @@ func uses(all []Use, nodes []node, within []string) []Use {
 			all = uses(all, n.inner, within)
 		case '#':
 			all = append(all, Use{n.text, n.line, '#', within})
-			all = uses(all, n.inner, append(within[:len(within):len(within)], n.text))
+			all = uses(all, n.inner, &Section{n.text, within})
 		}
 	}
 	return all
