@@ -82,12 +82,13 @@ imgbuild build --twice --vary ci/demo/image.yaml -o out`,
 				p.Error(err)
 				return err
 			}
+			if second.on { // which has said so
+				return nil
+			}
 			for _, o := range res.Outputs {
 				p.Info("built %s sha256:%s", o.Path, o.SHA256)
 			}
-			if !second.on { // which has a result of its own
-				p.Result(res)
-			}
+			p.Result(res)
 			return nil
 		},
 	}

@@ -51,8 +51,14 @@ func (t *twiceFlags) run(ctx context.Context, s *secondBuild) error {
 	if err != nil {
 		return err
 	}
+	differs := c.report(s.opts.Progress)
+	if differs == nil {
+		for _, o := range s.first.Outputs {
+			s.opts.Progress.Info("built %s sha256:%s", o.Path, o.SHA256)
+		}
+	}
 	s.opts.Progress.Result(twiceResult{s.first, c})
-	return c.report(s.opts.Progress)
+	return differs
 }
 
 // secondBuild builds what was built a second time, from nothing, in a process

@@ -76,14 +76,26 @@ func (c *caller) getPinned(ctx context.Context, g *download.Getter, url, file st
 	if i < 0 && list != nil {
 		return 0, command.Hint(fmt.Errorf("%s is not pinned", is.Location), "imgbuild lock --update pins it")
 	}
+	kept := c.pinnedFiles()
 	if i >= 0 {
 		is.SHA256 = list[i].SHA256
 		if sum, err := fileDigest(file); err == nil && sum == is.SHA256 {
-			return download.Unchanged, c.fetched(is)
+			return download.Unchanged, errors.Join(kept.Keep(file, sum), c.fetched(is))
+		}
+		if ok, err := kept.Give(file, is.SHA256); ok || err != nil {
+			return download.Unchanged, errors.Join(err, c.fetched(is))
 		}
 		g.SHA256, g.Final = is.SHA256, true
 	}
 	out, err := g.Get(ctx, url, file)
+	if err != nil && c.env["DIB_OFFLINE"] != "" && !errors.Is(err, download.ErrNotFound) {
+		if fi, stat := os.Stat(file); i < 0 && stat == nil && fi.Mode().IsRegular() && fi.Size() > 0 {
+			out, err = download.Unchanged, nil // what is there has to do
+		} else {
+			return out, command.Missing(fmt.Errorf("%s is not in the cache, and this build is offline (%w)", is.Location, err),
+				"build once without --offline (DIB_OFFLINE)")
+		}
+	}
 	if e, ok := errors.AsType[*download.DigestError](err); ok {
 		return out, command.Hint(fmt.Errorf("%s is not what is pinned: it has the SHA-256 %s, pinned is %s", is.Location, e.Got, e.Want),
 			"find out why it changed; imgbuild lock --update pins what is there now")
@@ -101,7 +113,18 @@ func (c *caller) getPinned(ctx context.Context, g *download.Getter, url, file st
 		g.Force = true
 		return c.getPinned(ctx, g, url, file)
 	}
-	return out, c.fetched(is)
+	if i >= 0 {
+		err = kept.Keep(file, is.SHA256)
+	}
+	return out, errors.Join(err, c.fetched(is))
+}
+
+// pinnedFiles is where the cache keeps what is pinned; nowhere in an image.
+func (c *caller) pinnedFiles() sourcerepo.Pinned {
+	if c.env["DIB_IMAGE_CACHE"] == "" {
+		return ""
+	}
+	return sourcerepo.Pinned(filepath.Join(c.env["DIB_IMAGE_CACHE"], "pinned"))
 }
 
 // fileDigest is the SHA-256 of a regular file, in hexadecimal.

@@ -108,6 +108,7 @@ type build struct {
 	lent     bool            // the tree's resolv.conf is the host's
 	files    []filelist.File // of the image, once they are known
 	timeline timeline
+	count    command.Count // of steps, as they were last shown
 	log      io.Writer
 	logPath  string
 }

@@ -124,6 +124,7 @@ func (b *build) writeOutputs(ctx context.Context, t *tree.Tree) (*Result, error)
 	src := &source{build: b, tree: t, epoch: b.epoch, raw: b.disk}
 	defer src.close()
 	for _, name := range b.outputs {
+		b.count.Done++
 		for _, p := range formatOf(name).parts() {
 			line, started := b.progress.Start("write "+p.label(name)), time.Now()
 			out, err := b.writeOutput(ctx, &files, name, p, src)
@@ -133,6 +134,7 @@ func (b *build) writeOutputs(ctx context.Context, t *tree.Tree) (*Result, error)
 				return nil, err
 			}
 			line.Done(nil, fmt.Sprintf("%s, %d MiB of data", out.Path, out.Data>>20))
+			b.progress.Count(b.count) // which has the output that is done
 			noted := *out
 			noted.Path = filepath.Base(out.Path)
 			m.Outputs = append(m.Outputs, noted)

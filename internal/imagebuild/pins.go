@@ -69,7 +69,14 @@ func readLock(path string) (*lockFile, error) {
 	d.DisallowUnknownFields()
 	if err := d.Decode(l); err != nil {
 		line := 1 + bytes.Count(text[:min(d.InputOffset(), int64(len(text)))], []byte("\n"))
+		if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+			err = fmt.Errorf("%s: a %s does not belong there", e.Field, e.Value)
+		}
 		return nil, command.BadInput(fmt.Errorf("%s:%d: %w", path, line, err), "imgbuild lock --update writes it anew once it is removed")
+	}
+	if rest := bytes.TrimSpace(text[d.InputOffset():]); len(rest) > 0 {
+		line := 1 + bytes.Count(text[:len(text)-len(rest)], []byte("\n"))
+		return nil, command.BadInput(fmt.Errorf("%s:%d: something follows the object", path, line), "a merge may have left it")
 	}
 	if l.Format != lockFormat {
 		return nil, command.BadInput(fmt.Errorf("%s: format %q: expected %q", path, l.Format, lockFormat), "it is of another version of imgbuild")
@@ -93,7 +100,7 @@ func (b *build) choosePins() error {
 	}
 	why := "does not have the image " + b.def.Name
 	if pins != nil {
-		why = some(b.drift(pins), "; it ")
+		why = strings.Join(b.drift(pins), "; it ")
 	}
 	switch {
 	case why == "":
@@ -133,9 +140,25 @@ func (b *build) drift(p *Pins) []string {
 	if env["NO_SOURCE_REPOSITORIES"] != "" {
 		return out
 	}
+	unasked := map[string]bool{}
+	for _, s := range p.Sources {
+		unasked[s.Name] = s.Type != "url" // what hooks fetch nobody knows before they do
+	}
 	for _, e := range b.elements {
 		for _, what := range sourcerepo.Unpinned(e.Dir, env, p.Sources) {
 			out = append(out, "does not pin "+what)
+		}
+		names, whole := sourcerepo.Names(e.Dir)
+		if !whole {
+			clear(unasked)
+		}
+		for _, name := range names {
+			delete(unasked, name)
+		}
+	}
+	for _, s := range p.Sources {
+		if unasked[s.Name] {
+			out = append(out, fmt.Sprintf("pins %s %s %s, which nothing asks for", s.Type, s.Name, s.Location))
 		}
 	}
 	return out
@@ -304,7 +327,7 @@ func UpdateLock(ctx context.Context, def *Definition, opts Options) (_ []Move, e
 	old := l.Images[def.Name]
 	if old != nil && !opts.Refresh {
 		if why := b.drift(old); why != nil {
-			return nil, command.BadInput(fmt.Errorf("%s %s", given, some(why, "; it ")), "imgbuild lock --update pins all anew")
+			return nil, command.BadInput(fmt.Errorf("%s %s", given, strings.Join(why, "; it ")), "imgbuild lock --update pins all anew")
 		}
 		return nil, nil
 	}

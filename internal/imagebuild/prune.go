@@ -26,7 +26,8 @@ const (
 func (c *cache) beside() ([]Cached, error) {
 	var all []Cached
 	for _, place := range []struct{ dir, kind string }{
-		{downloadsName, KindDownload}, {resultsName, KindResult}, {digestsName, KindResult},
+		{downloadsName, KindDownload}, {"images", KindDownload}, {"packages", KindDownload}, // of imgbuild extract and bootstrap
+		{resultsName, KindResult}, {digestsName, KindResult},
 	} {
 		dir := filepath.Join(c.dir, place.dir)
 		if real, err := filepath.EvalSymlinks(dir); err == nil {

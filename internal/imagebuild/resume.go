@@ -142,6 +142,7 @@ func (r *resumer) count() {
 			c.Cached++
 		}
 	}
+	r.b.count = c
 	r.b.progress.Count(c)
 }
 

@@ -230,7 +230,10 @@ func (c *collector) finish() error {
 			kernels[cmp.Or(k[1], k[2])] = true
 		}
 	}
-	m.Kernels = append(m.Kernels, slices.Sorted(maps.Keys(kernels))...)
+	for _, k := range m.Kernels { // of the EFI partition
+		kernels[k] = true
+	}
+	m.Kernels = slices.Sorted(maps.Keys(kernels))
 	return m.describe()
 }
 

@@ -197,7 +197,10 @@ func (f *Fetcher) download(ctx context.Context, r *Repository, force bool) (stri
 	}
 	if pin != nil && !force {
 		if sum, err := fileSum(to); err == nil && sum == pin.SHA256 {
-			return to, nil
+			return to, f.pinnedFiles().Keep(to, sum)
+		}
+		if ok, err := f.pinnedFiles().Give(to, pin.SHA256); ok || err != nil {
+			return to, err
 		}
 	}
 	if fi, err := os.Stat(to); f.Offline && err == nil && fi.Mode().IsRegular() {
@@ -215,8 +218,14 @@ func (f *Fetcher) download(ctx context.Context, r *Repository, force bool) (stri
 	if e, ok := errors.AsType[*download.DigestError](err); ok {
 		err = notPinned(r, e.Got, e.Want)
 	}
+	if err == nil && pin != nil {
+		err = f.pinnedFiles().Keep(to, pin.SHA256)
+	}
 	return to, err
 }
+
+// pinnedFiles are beside the cache of repositories, for cache-url too.
+func (f *Fetcher) pinnedFiles() Pinned { return Pinned(filepath.Join(f.Cache, "../pinned")) }
 
 func (f *Fetcher) notCached(r *Repository) error {
 	return command.Missing(fmt.Errorf("%s is not in the cache %s, and this build is offline", Public(r.Location), f.Cache),

@@ -152,6 +152,23 @@ func Unpinned(dir string, env Environment, pins []Pin) []string {
 	return out
 }
 
+// Names are those of the sources of an element's directory, whatever becomes of
+// them. whole is false where a line needs a shell to be read.
+func Names(dir string) (names []string, whole bool) {
+	repos, _ := plainLines(dir)
+	for _, r := range repos {
+		names = append(names, r.Name)
+	}
+	files, _ := filepath.Glob(filepath.Join(dir, FilePrefix+"*"))
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil || slices.ContainsFunc(strings.Split(string(text), "\n"), func(l string) bool { return !plain.MatchString(l) }) {
+			return names, false
+		}
+	}
+	return names, true
+}
+
 // plainLines reads the lines of an element's directory that have nothing to
 // expand.
 func plainLines(dir string) ([]Repository, error) {
