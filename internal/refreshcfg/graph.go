@@ -20,9 +20,9 @@ type node struct {
 }
 
 // newGraph orders the hooks of a phase, which are given as they would run one
-// by one. Where serial is set nothing runs beside anything: what a hook says
+// by one; dir is their directory. Where serial is set nothing runs beside anything: what a hook says
 // it is after only moves it.
-func newGraph(phase string, names []string, heads []Header, serial bool) ([]node, error) {
+func newGraph(dir string, names []string, heads []Header, serial bool) ([]node, error) {
 	nodes := make([]node, len(names))
 	for i, name := range names {
 		n := node{name: name, head: heads[i]}
@@ -40,7 +40,7 @@ func newGraph(phase string, names []string, heads []Header, serial bool) ([]node
 		nodes[i] = n
 	}
 	if loop := findLoop(nodes); loop != nil {
-		return nil, command.BadInput(fmt.Errorf("%s: hooks wait for each other: %s", phase, strings.Join(loop, " after ")),
+		return nil, command.BadInput(fmt.Errorf("%s: hooks wait for each other: %s", dir, strings.Join(loop, " after ")),
 			`mend "after" in their headers; a hook without it is after all hooks before it`)
 	}
 	if serial {

@@ -83,8 +83,15 @@ func TestBadHeaders(t *testing.T) {
 		`{"once": "image", "reversible": true}`:    "belong to",
 		`{"once": "image", "changed": ["/etc/x"]}`: "exclude each other",
 		`{"changed": ["/etc/["]}`:                  "absolute path, a pattern",
-		`{"changes": []}`:                          "unknown field",
-		`{`:                                        "line 2",
+		`{"changes": []}`:                          `unknown field "changes"; there are changed, after, timeout,`,
+		`{`:                                        "line 2: the JSON object does not end on this line",
+		``:                                         "line 2: not a JSON object",
+		`[]`:                                       "line 2: not a JSON object",
+		`{"Timeout": "5s"}`:                        `unknown field "Timeout"`,
+		`{"timeout": []}`:                          `"timeout": a list does not belong there`,
+		`{"retries": true}`:                        `"retries": true or false does not belong there`,
+		`{"once": "machine", "snapshot": []}`:      "names no path",
+		"{}\n## goldsmith: {}":                     "line 3: a second header; line 2 is the first",
 		`{} {}`:                                    "more than one",
 		`{"once": "machine", "reversible": true, "snapshot": ["/var/x"]}`: "wants either",
 	} {
@@ -98,5 +105,32 @@ func TestBadHeaders(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "2-bad: header: ") || got != "" {
 			t.Errorf("%s: ran %q, %v; want %s and no hook run", head, got, err, want)
 		}
+	}
+}
+
+// Hooks of one phase agree on how many may hold a semaphore.
+func TestSemaphoreCounts(t *testing.T) {
+	dir := base(t, nil)
+	for name, head := range map[string]string{"configure.d/1-a": "s:1", "configure.d/2-b": "s", "post-configure.d/3-c": "s:2"} {
+		writeHook(t, dir+"/"+name, `## goldsmith: {"semaphore": "`+head+`"}`+"\n")
+	}
+	c := Config{Base: dir, State: t.TempDir()}
+	if err := c.Check(); err != nil {
+		t.Error(err)
+	}
+	writeHook(t, dir+"/configure.d/4-d", `## goldsmith: {"semaphore": "s:2"}`+"\n")
+	const want = `configure.d: "semaphore": s is for 1 in 1-a and for 2 in 4-d`
+	if _, err := run(t, c); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("run: %v; want %s", err, want)
+	}
+}
+
+// The directory is named once.
+func TestLoopIsNamed(t *testing.T) {
+	dir := base(t, nil)
+	writeHook(t, dir+"/configure.d/1-a", `## goldsmith: {"after": ["1-a"]}`+"\n")
+	want := "configure: " + dir + "/configure.d: hooks wait for each other: 1-a after 1-a"
+	if _, err := run(t, Config{Base: dir, State: t.TempDir()}); err == nil || err.Error() != want {
+		t.Errorf("run: %v; want %s", err, want)
 	}
 }

@@ -117,6 +117,9 @@ func (h *Header) check() error {
 	if h.Semaphore != "" && !isSemaphore(h.Semaphore) {
 		return fmt.Errorf(`"semaphore": %q: a name, or NAME:COUNT`, h.Semaphore)
 	}
+	if h.Snapshot != nil && len(h.Snapshot) == 0 {
+		return fmt.Errorf(`"snapshot": []: names no path; where there is nothing to put back, say "reversible": true`)
+	}
 	if err := checkSnapshot(h.Snapshot); err != nil {
 		return err
 	}
@@ -133,6 +136,24 @@ func checkSnapshot(paths []string) error {
 		if p != path.Clean(p) || !strings.HasPrefix(p, "/") || p == "/" {
 			return fmt.Errorf(`"snapshot": %q: an absolute path, not the root`, p)
 		}
+	}
+	return nil
+}
+
+// checkSemaphores refuses two counts of one semaphore among the hooks of a
+// phase.
+func checkSemaphores(names []string, heads []Header) error {
+	counts, first := map[string]int{}, map[string]string{}
+	for i := range heads {
+		name, count := heads[i].semaphore()
+		if name == "" {
+			continue
+		}
+		if first[name] != "" && counts[name] != count {
+			return command.BadInput(fmt.Errorf(`"semaphore": %s is for %d in %s and for %d in %s`, name, counts[name], first[name], count, names[i]),
+				"give it the same count in all hooks of the phase; without a count it is 1")
+		}
+		counts[name], first[name] = count, or(first[name], names[i])
 	}
 	return nil
 }

@@ -262,6 +262,9 @@ func TestCheckMigrationNames(t *testing.T) {
 	if err := m.c.Check(); err == nil || !strings.Contains(err.Error(), "configure and migration both have a migration 1-m") {
 		t.Errorf("Check = %v", err)
 	}
+	if out, err := run(t, m.c); out != "" || err == nil || !strings.Contains(err.Error(), "both have a migration 1-m") {
+		t.Errorf("ran %q, %v", out, err)
+	}
 }
 
 // A migration that has not begun is what its hook says now, whatever was

@@ -72,22 +72,28 @@ func (c Config) Plan(coming []string) (Plan, error) {
 }
 
 // Check reads the headers of all hooks: the error is that of the first that is
-// wrong, or names hooks that wait for each other, or migrations of one name.
+// wrong, or names hooks that wait for each other, migrations of one name, or a
+// semaphore with two counts.
 func (c Config) Check() error {
-	in := map[string]string{}
 	for _, name := range Phases {
-		p, err := c.readPhase(name)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if _, err := c.readPhase(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		for _, n := range p.nodes {
-			if n.head.Once != onceMachine {
-				continue
-			}
-			if in[n.name] != "" {
-				return command.BadInput(fmt.Errorf("%s and %s both have a migration %s", in[n.name], name, n.name), "a migration is remembered by its name: rename one")
-			}
-			in[n.name] = name
+	}
+	return nil
+}
+
+// twice refuses a migration that another phase has, too.
+func (c Config) twice(phase, name string) error {
+	for _, other := range Phases {
+		dir := filepath.Join(or(c.Base, DefaultBase), other+".d")
+		names, err := hook.List(dir)
+		if other == phase || err != nil || !slices.Contains(names, name) {
+			continue
+		}
+		// A header that is wrong is for its own phase to tell.
+		if h, err := readHeader(filepath.Join(dir, name)); err == nil && h.Once == onceMachine {
+			return command.BadInput(fmt.Errorf("%s and %s both have a migration %s", phase, other, name), "a migration is remembered by its name: rename one")
 		}
 	}
 	return nil
@@ -112,12 +118,20 @@ func (c Config) readPhase(name string) (phase, error) {
 		if heads[i], err = readHeader(filepath.Join(p.dir, n)); err != nil {
 			return p, err
 		}
+		if heads[i].Once == onceMachine {
+			if err := c.twice(name, n); err != nil {
+				return p, err
+			}
+		}
+	}
+	if err := checkSemaphores(names, heads); err != nil {
+		return p, fmt.Errorf("%s: %w", p.dir, err)
 	}
 	if p.ignored, err = ignoredIn(p.dir); err != nil {
 		return p, err
 	}
 	// Migrations change data that others may look at.
-	p.nodes, err = newGraph(name, names, heads, name == "migration")
+	p.nodes, err = newGraph(p.dir, names, heads, name == "migration")
 	return p, err
 }
 
