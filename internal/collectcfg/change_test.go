@@ -5,7 +5,10 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 // What counts is what the command last succeeded with, in its order.
@@ -56,4 +59,57 @@ func (r renamed) Collect(ctx context.Context) ([]Document, error) {
 		docs[i].Name = r.name
 	}
 	return docs, err
+}
+
+// Without a command that succeeded nothing converges.
+func TestConvergedWithout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := &changing{values: []any{unavailable{errors.New("refused")}}}
+		r := &Runner{
+			Cache: &Cache{Dir: t.TempDir()}, Min: time.Second, Max: 2 * time.Second, Command: "true", Converged: 5 * time.Second,
+			Sources: []Source{{"x", source}}, Say: t.Logf,
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := r.Run(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Run without documents = %v", err)
+		}
+		source.values = []any{"a"}
+		if err := r.Run(t.Context()); err != nil {
+			t.Errorf("Run = %v", err)
+		}
+		r.Command = "false" // that another process ran it counts
+		if err := r.Run(t.Context()); err != nil {
+			t.Errorf("Run again = %v", err)
+		}
+	})
+}
+
+// A command that failed is tried again when it was said, not at each poll.
+func TestFailedCommandWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		began := time.Now()
+		var at []time.Duration
+		r := &Runner{
+			Cache: &Cache{Dir: filepath.Join(dir, "cache")}, Min: time.Second, Max: time.Minute, Command: "false",
+			Sources: []Source{{"x", &changing{values: []any{"a"}}}},
+			Say: func(format string, args ...any) {
+				if strings.Contains(format, "trying") {
+					at = append(at, time.Since(began), args[1].(time.Duration))
+				}
+			},
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+		defer cancel()
+		_ = r.Run(ctx)
+		if len(at) < 10 {
+			t.Fatalf("tried at %v", at)
+		}
+		for i := 2; i < len(at); i += 2 {
+			if waited, said := at[i]-at[i-2], at[i-1]; waited < said*7/8 || waited > said {
+				t.Errorf("waited %s, having said %s", waited, said)
+			}
+		}
+	})
 }

@@ -117,6 +117,9 @@ type Runner struct {
 	said map[string]string     // what was last said of each source
 	held map[string][]Document // what each source last delivered
 	news bool                  // that is not what deliver has seen
+	// applied says that the command has succeeded with what deliver has seen.
+	applied bool
+	restore bool // the command is to run because configured files are not as they should be
 }
 
 // ErrReread says that the program is to start again, with its settings as
@@ -277,7 +280,7 @@ func (r *Runner) deliver(ctx context.Context) (changed bool, err error) {
 		return false, err
 	}
 	why := r.why(paths, names)
-	if why == "" {
+	if r.applied = len(paths) > 0 && why == ""; why == "" {
 		return false, nil
 	}
 	r.Say("running %s (%s)", r.Command, why)
@@ -287,7 +290,9 @@ func (r *Runner) deliver(ctx context.Context) (changed bool, err error) {
 	if err := r.run(ctx, paths); err != nil {
 		return true, &CommandError{r.Command, err}
 	}
-	return true, errors.Join(r.Cache.Commit(names), r.Cache.mark(r.Boot))
+	err = errors.Join(r.Cache.Commit(names), r.Cache.mark(r.Boot))
+	r.applied = len(paths) > 0 && err == nil
+	return true, err
 }
 
 // why says why the command is to run with the documents of these paths, of
@@ -298,6 +303,8 @@ func (r *Runner) why(paths, changed []string) string {
 	switch {
 	case len(changed) > 0:
 		return "changed: " + strings.Join(changed, ", ")
+	case there && r.restore:
+		return "to restore"
 	case there && r.Boot != "" && !r.Cache.ranIn(r.Boot):
 		return "for the first time in this boot"
 	case there && !r.Original && !succeeded:

@@ -72,6 +72,7 @@ type loop struct {
 	command schedule   // due when the command, or collecting, is to be tried again
 	events  chan event
 	quiet   time.Time // when the configuration last changed
+	looked  bool      // for files that were edited before the start
 }
 
 // event says that a source may have changed, or that it cannot tell.
@@ -81,8 +82,9 @@ type event struct {
 	repair bool // not a source: configured files may have been edited
 }
 
-// Run collects, and collects again what changes, until the context ends or
-// nothing has changed for Converged, which is no error. Sources that cannot
+// Run collects, and collects again what changes, until the context ends or,
+// the command having succeeded with what there is, nothing has changed for
+// Converged, which is no error. Sources that cannot
 // say when they change are polled, as is everything that failed, with pauses
 // from Min to Max. Without such sources it sleeps until something happens.
 func (r *Runner) Run(ctx context.Context) error {
@@ -165,7 +167,7 @@ func (l *loop) take(ctx context.Context, e event) {
 	case e.repair && e.err != nil:
 		l.Say("configured files are not looked after: %v", e.err)
 	case e.repair:
-		l.Repair.look(ctx, l.Runner)
+		l.look(ctx)
 	default:
 		s := &l.sources[e.source]
 		s.due = time.Now()
@@ -184,6 +186,7 @@ func (l *loop) round(ctx context.Context) error {
 	asked := l.command.isDue(now)
 	retry := asked
 	var failed error
+	var failing *schedule
 	var polled []*schedule
 	for i := range l.sources {
 		s := &l.sources[i]
@@ -202,7 +205,7 @@ func (l *loop) round(ctx context.Context) error {
 			return ctx.Err()
 		}
 		if err != nil {
-			failed = err
+			failed, failing = err, s
 		}
 		if s.polled || later || err != nil {
 			polled = append(polled, s)
@@ -211,33 +214,74 @@ func (l *loop) round(ctx context.Context) error {
 	if !asked {
 		return nil
 	}
-	ran, err := false, failed
-	if err == nil && (l.news || retry) {
-		ran, err = l.deliver(ctx)
-		l.news = err != nil
+	if failed != nil {
+		l.postpone(polled, failing, failed)
+		return nil
 	}
-	if ctx.Err() != nil {
-		return ctx.Err()
+	ran, err := false, error(nil)
+	if l.news || retry {
+		l.news = false
+		was := l.applied
+		if ran, err = l.deliver(ctx); ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if ran || l.applied != was {
+			l.quiet = time.Now()
+		}
+		l.settle(err)
 	}
 	for _, s := range polled {
 		s.again(l.Runner, ran && err == nil)
 	}
-	if ran {
-		l.quiet = time.Now()
-	}
-	if err != nil {
-		l.command.again(l.Runner, false)
-		l.Say("%v; trying again in %s", err, l.command.pause)
-	} else {
-		l.command = schedule{}
-	}
-	if ran && l.Repair != nil && err == nil {
-		l.Repair.refresh(ctx, l.Runner)
+	if l.Repair != nil && err == nil {
+		l.lookAfter(ctx, ran)
 	}
 	if ran && l.reread() {
 		return ErrReread
 	}
 	return nil
+}
+
+// postpone ends a round in which a source failed: nothing is delivered before
+// that has been asked again.
+func (l *loop) postpone(polled []*schedule, failing *schedule, err error) {
+	for _, s := range polled {
+		s.again(l.Runner, false)
+	}
+	l.command = *failing
+	l.Say("%v; trying again in %s", err, failing.pause)
+}
+
+// settle sets when the command is to be tried again, after it has run or was
+// not to.
+func (l *loop) settle(err error) {
+	if err == nil {
+		l.command = schedule{}
+		return
+	}
+	l.command.again(l.Runner, false)
+	l.Say("%v; trying again in %s", err, l.command.pause)
+}
+
+// lookAfter looks after the configured files when nothing has failed.
+func (l *loop) lookAfter(ctx context.Context, ran bool) {
+	switch {
+	case ran:
+		l.Repair.refresh(ctx, l.Runner)
+		l.restore, l.looked = false, true
+	case l.applied && !l.looked:
+		l.looked = true
+		l.look(ctx)
+	}
+}
+
+// look compares the configured files with what they should be. While the
+// command has not succeeded they are not what they should be, and it is tried
+// again anyhow.
+func (l *loop) look(ctx context.Context) {
+	if l.applied && l.Repair.look(ctx, l.Runner) {
+		l.restore, l.command.due = true, time.Now()
+	}
 }
 
 // wakeFollowers makes due what follows a source.
@@ -263,7 +307,7 @@ func (l *loop) timer() (fires <-chan time.Time, stop func()) {
 	for i := range l.sources {
 		sooner(l.sources[i].due)
 	}
-	if l.Converged > 0 && l.command.due.IsZero() {
+	if l.Converged > 0 && l.applied && l.command.due.IsZero() {
 		sooner(l.quiet.Add(l.Converged))
 	}
 	if first.IsZero() {
@@ -273,8 +317,8 @@ func (l *loop) timer() (fires <-chan time.Time, stop func()) {
 	return t.C, func() { t.Stop() }
 }
 
-// converged says that it is time to end: the last command succeeded, and
-// nothing has changed for long enough.
+// converged says that it is time to end: the command has succeeded with the
+// documents there are, and nothing has changed for long enough.
 func (l *loop) converged() bool {
-	return l.Converged > 0 && l.command.due.IsZero() && time.Since(l.quiet) >= l.Converged
+	return l.Converged > 0 && l.applied && l.command.due.IsZero() && time.Since(l.quiet) >= l.Converged
 }

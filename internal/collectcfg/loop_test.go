@@ -304,44 +304,6 @@ func TestReread(t *testing.T) {
 	}
 }
 
-func TestRepair(t *testing.T) {
-	for _, restore := range []bool{false, true} {
-		dir := t.TempDir()
-		etc := files(t, dir, map[string]string{"etc/a": "right", "etc/b": "b"}) + "/etc"
-		templates := files(t, t.TempDir(), map[string]string{etc + "/a": "", etc + "/b": "", etc + "/b.oac": ""})
-		program := filepath.Join(dir, "applycfg")
-		script := "#!/bin/sh\ncase $1 in --print-templates) echo " + templates + `;;
---dry-run) if [ "$(cat ` + etc + `/a)" = right ]; then echo '{"changes":[]}'; else echo '{"changes":[{"path":"` + etc + `/a","action":"updated"}]}'; fi;; esac` + "\n"
-		if err := os.WriteFile(program, []byte(script), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		r := &Runner{
-			Cache: &Cache{Dir: filepath.Join(dir, "cache")}, Min: time.Hour, Max: time.Hour, Command: "[ -e " + dir + "/broken ] || echo right >" + etc + "/a",
-			Sources: []Source{{"x", quiet{&fake{value: "1"}}}}, Repair: &Repair{Command: program, Restore: restore},
-		}
-		log, _ := start(t, r)
-		await(t, "the first command", func() bool { return r.Cache.ranIn("") || strings.Contains(log.String(), "running") })
-		time.Sleep(50 * time.Millisecond) // for the watch; a test that is early finds nothing changed
-		for i := range 2 {
-			files(t, etc, map[string]string{"a": fmt.Sprint("wrong", i)})
-			await(t, "the report", func() bool { return strings.Contains(log.String(), "not as configured: "+etc+"/a\n") })
-			if restore {
-				await(t, "the repair", func() bool { return read(etc+"/a") == "right\n" })
-				time.Sleep(100 * time.Millisecond) // for the look after it: what differs then is given up
-			}
-		}
-		if !restore {
-			if got := read(etc + "/a"); got != "wrong1" {
-				t.Errorf("only to report, but: %q", got)
-			}
-			continue
-		}
-		files(t, dir, map[string]string{"broken": ""})
-		files(t, etc, map[string]string{"a": "wrong for ever"})
-		await(t, "giving up", func() bool { return strings.Contains(log.String(), "differs again at once") })
-	}
-}
-
 func TestFileName(t *testing.T) {
 	long := strings.Repeat("x", 300)
 	seen := map[string]string{}

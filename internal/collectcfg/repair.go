@@ -71,15 +71,21 @@ func (p *Repair) Notify(ctx context.Context, wake func()) error {
 	return nil
 }
 
-// refresh finds out which files there are, after the command has run.
+// refresh finds out which files there are, at the start and after the command
+// has succeeded.
 func (p *Repair) refresh(ctx context.Context, r *Runner) {
 	files, err := p.outputs(ctx, r)
 	if err != nil {
 		r.Say("configured files are not looked after: %v", err)
 	}
+	p.reported = ""
+	if r.restore {
+		p.restored(ctx, r)
+	} else {
+		p.restless = nil
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.reported, p.restless = "", nil
 	if strings.Join(files, "\x00") == strings.Join(p.files, "\x00") {
 		return
 	}
@@ -144,32 +150,27 @@ func (p *Repair) differs(ctx context.Context, r *Runner) ([]string, error) {
 	return files, nil
 }
 
-// look compares, and reports or restores. A file that differs again although
-// it has just been written is not restored for ever.
-func (p *Repair) look(ctx context.Context, r *Runner) {
+// look compares and reports. It says whether the command is to run, for files
+// to be restored.
+func (p *Repair) look(ctx context.Context, r *Runner) bool {
 	files, err := p.differs(ctx, r)
 	if err != nil {
 		r.Say("looking for edited files: %v", err)
-		return
+		return false
 	}
 	list := strings.Join(files, ", ")
 	if list != "" && list != p.reported {
 		r.Say("not as configured: %s", list)
 	}
 	p.reported = list
-	if list == "" || !p.Restore {
-		return
-	}
-	r.Say("running %s (to restore)", r.Command)
-	var paths []string
-	for _, d := range r.documents() {
-		paths = append(paths, r.Cache.path(d.Name))
-	}
-	if err := r.run(ctx, paths); err != nil {
-		r.Say("%v", &CommandError{r.Command, err})
-		return
-	}
-	if files, err = p.differs(ctx, r); err != nil {
+	return list != "" && p.Restore
+}
+
+// restored looks whether the command has restored what differed. A file that
+// differs again although it has just been written is not restored for ever.
+func (p *Repair) restored(ctx context.Context, r *Runner) {
+	files, err := p.differs(ctx, r)
+	if err != nil {
 		return
 	}
 	for _, f := range files {
@@ -179,5 +180,4 @@ func (p *Repair) look(ctx context.Context, r *Runner) {
 		p.restless[f] = true
 		r.Say("%s differs again at once: not restored until the configuration changes", f)
 	}
-	p.reported = ""
 }
