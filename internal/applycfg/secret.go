@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"goldsmith/internal/metadata"
+	"goldsmith/internal/template"
 )
 
 // hidden stands for a value that is not shown.
@@ -72,28 +73,29 @@ func hide(text string, values []string) string {
 
 // shown is what may be shown of a file.
 type shown struct {
-	body   string     // without secrets
-	lines  [][]string // of the template, see template.SecretLines
-	opaque bool       // nobody knows what its lines come from
+	body   string          // without secrets
+	values []string        // the secrets
+	lines  []template.Line // of the template
+	opaque bool            // nobody knows what its lines come from
 }
 
 // old is what may be shown of the file's former content, which may hold
 // secrets that the metadata no longer have.
 func (s *shown) old(text string) string {
 	known := map[string]bool{}
-	patterns := s.lines
+	p := s.patterns()
 	for l := range strings.Lines(s.body) {
 		l = strings.TrimRight(l, "\n")
 		known[l] = true
 		if parts := strings.Split(l, hidden); len(parts) > 1 {
-			patterns = append(patterns, parts)
+			p.secret = append(p.secret, parts)
 		}
 	}
 	var b strings.Builder
-	for l := range strings.Lines(text) {
+	for l := range strings.Lines(hide(text, s.values)) {
 		bare, eol := strings.CutSuffix(l, "\n")
 		if !known[bare] {
-			bare = s.line(bare, patterns)
+			bare = s.line(bare, p)
 		}
 		b.WriteString(bare)
 		if eol {
@@ -103,10 +105,47 @@ func (s *shown) old(text string) string {
 	return b.String()
 }
 
-func (s *shown) line(l string, patterns [][]string) string {
-	for _, parts := range patterns {
+// patterns are the lines that old ones may have come from, each as the text
+// around what it shows.
+type patterns struct {
+	secret [][]string
+	value  [][]string // what they show may have been an object with a secret
+}
+
+func (s *shown) patterns() patterns {
+	var p patterns
+	seen := map[string]bool{}
+	for _, l := range s.lines {
+		switch key := strings.Join(l.Parts, "\x00"); {
+		case l.Secret:
+			p.secret = append(p.secret, l.Parts)
+		case !seen[key]:
+			seen[key] = true
+			p.value = append(p.value, l.Parts)
+		}
+	}
+	return p
+}
+
+func (s *shown) line(l string, p patterns) string {
+	for _, parts := range p.secret {
 		if matches(l, parts) {
 			return strings.Join(parts, hidden)
+		}
+	}
+	if i := structure(l); i >= 0 {
+		explained := false
+		for _, parts := range p.value {
+			if !matches(l, parts) {
+				continue
+			}
+			explained = true
+			if structure(l[len(parts[0]):len(l)-len(parts[len(parts)-1])]) >= 0 {
+				return strings.Join(parts, hidden)
+			}
+		}
+		if !explained && (l[i] == '{' || SecretName(l)) {
+			return l[:i] + hidden
 		}
 	}
 	if s.opaque {
@@ -143,3 +182,23 @@ func matches(l string, parts []string) bool {
 	}
 	return true
 }
+
+// structure is where a text may hold an object or a list of JSON, or -1.
+func structure(text string) int {
+	for i := range len(text) - 1 {
+		next := text[i+1]
+		if text[i] == '{' && next == '"' || text[i] == '[' && (strings.IndexByte(`"{[-`, next) >= 0 || isDigit(next)) {
+			return i
+		}
+		if rest := text[i+1:]; text[i] == '[' {
+			for _, word := range []string{"true", "false", "null", "NaN", "Infinity"} {
+				if strings.HasPrefix(rest, word+",") {
+					return i
+				}
+			}
+		}
+	}
+	return -1
+}
+
+func isDigit(c byte) bool { return c >= '0' && c <= '9' }

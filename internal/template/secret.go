@@ -5,12 +5,18 @@ import (
 	"strings"
 )
 
-// SecretLines returns the lines of the template that show a secret, each as
-// the text before, between and after its tags, so that a line that was
-// rendered from other metadata can be told, too. secret says whether a dotted key
-// names a secret; it is asked for keys as they are, and below the sections
-// around them.
-func (t *Template) SecretLines(secret func(key string) bool) [][]string {
+// Line is a line of a template that shows a value.
+type Line struct {
+	// Parts are the text before, between and after its tags, so that a line that
+	// was rendered from other metadata can be told, too.
+	Parts  []string
+	Secret bool // it shows a secret; another may show an object that has one
+}
+
+// Lines returns the lines of the template that show values. secret says
+// whether a dotted key names a secret; it is asked for keys as they are, and
+// below the sections around them.
+func (t *Template) Lines(secret func(key string) bool) []Line {
 	w := &lineWalk{secret: secret, line: []string{""}}
 	w.nodes(t.nodes, nil)
 	w.flush()
@@ -19,9 +25,10 @@ func (t *Template) SecretLines(secret func(key string) bool) [][]string {
 
 type lineWalk struct {
 	secret func(string) bool
-	lines  [][]string
+	lines  []Line
 	line   []string // the one that is being read
-	shows  bool     // it shows a secret
+	shows  bool     // it shows a value
+	hides  bool     // that is a secret
 }
 
 func (w *lineWalk) nodes(nodes []node, sections []string) {
@@ -35,7 +42,8 @@ func (w *lineWalk) nodes(nodes []node, sections []string) {
 			w.nodes(n.inner, append(sections[:len(sections):len(sections)], n.text))
 			w.gap()
 		case 'v', '&':
-			w.shows = w.shows || w.hidden(n.text, sections)
+			w.shows = true
+			w.hides = w.hides || w.hidden(n.text, sections)
 			w.line = append(w.line, "")
 		default:
 			w.gap()
@@ -83,7 +91,7 @@ func (w *lineWalk) flush() {
 	if w.shows {
 		last := len(w.line) - 1
 		inner := slices.DeleteFunc(w.line[1:last], func(s string) bool { return s == "" })
-		w.lines = append(w.lines, append(append(w.line[:1:1], inner...), w.line[last]))
+		w.lines = append(w.lines, Line{append(append(w.line[:1:1], inner...), w.line[last]), w.hides})
 	}
-	w.line, w.shows = []string{""}, false
+	w.line, w.shows, w.hides = []string{""}, false, false
 }

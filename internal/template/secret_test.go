@@ -7,7 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestSecretLines(t *testing.T) {
+func TestLines(t *testing.T) {
 	const text = `port {{redis.port}}
 password = {{redis.password}};
 {{#redis}}
@@ -27,8 +27,10 @@ one {{#redis}}{{#users}}{{name}}:{{auth}} {{/users}}{{/redis}}
 	secret := func(key string) bool {
 		return strings.Contains(key, "password") || strings.Contains(key, "token") || key == "redis.auth" || key == "key"
 	}
-	want := [][]string{{"password = ", ";"}, {"auth ", " for ", ""}, {"", ",", " end"}, {"plain ", ""}, {"one ", ":", " ", ""}, {"", ""}}
-	if d := cmp.Diff(want, parsed.SecretLines(secret)); d != "" {
-		t.Errorf("SecretLines (-want +got):\n%s", d)
+	want := []Line{{[]string{"port ", ""}, false}, {[]string{"password = ", ";"}, true},
+		{[]string{"auth ", " for ", ""}, true}, {[]string{"", ",", " end"}, true}, {[]string{"plain ", ""}, true},
+		{[]string{"one ", ":", " ", ""}, true}, {[]string{"", ""}, true}}
+	if d := cmp.Diff(want, parsed.Lines(secret)); d != "" {
+		t.Errorf("Lines (-want +got):\n%s", d)
 	}
 }
