@@ -53,15 +53,11 @@ func (c *Cache) Store(docs []Document) (paths, changed []string, err error) {
 	if err := os.MkdirAll(c.Dir, mode); err != nil {
 		return nil, nil, err
 	}
-	seen := map[string]bool{}
+	if err := c.check(docs); err != nil {
+		return nil, nil, err
+	}
 	list := []any{}
 	for _, d := range docs {
-		taken := seen[d.Name] && !c.Original || d.Name == listName
-		if taken || !filepath.IsLocal(d.Name) || filepath.Base(d.Name) != d.Name {
-			err := fmt.Errorf("document %q: the name is taken or no file name", d.Name)
-			return nil, nil, command.BadInput(err, "rename it at its source")
-		}
-		seen[d.Name] = true
 		isNew, err := c.store(d)
 		if err != nil {
 			return nil, nil, err
@@ -78,6 +74,20 @@ func (c *Cache) Store(docs []Document) (paths, changed []string, err error) {
 		err = c.backUp()
 	}
 	return paths, changed, err
+}
+
+// check says whether each document has a name of its own that a file can have.
+func (c *Cache) check(docs []Document) error {
+	seen := map[string]bool{}
+	for _, d := range docs {
+		taken := seen[d.Name] && !c.Original || d.Name == listName
+		if taken || !filepath.IsLocal(d.Name) || filepath.Base(d.Name) != d.Name {
+			err := fmt.Errorf("document %q: the name is taken or no file name", d.Name)
+			return command.BadInput(err, "rename it at its source")
+		}
+		seen[d.Name] = true
+	}
+	return nil
 }
 
 func (c *Cache) path(name string) string { return filepath.Join(c.Dir, name+".json") }
@@ -189,11 +199,11 @@ const rememberName = "sources"
 
 // remember notes which documents each source delivered, for when it cannot be
 // asked after the next start.
-func (c *Cache) remember(sources []Source, held map[string][]Document) {
+func (c *Cache) remember(sources []Source, delivered [][]Document) {
 	all := &metadata.Object{}
-	for _, s := range sources {
+	for i, s := range sources {
 		names := []any{}
-		for _, d := range held[s.Name] {
+		for _, d := range delivered[i] {
 			names = append(names, d.Name)
 		}
 		all.Set(s.Name, names)
@@ -224,7 +234,9 @@ func (c *Cache) recall(source string) []Document {
 		if err != nil {
 			return nil
 		}
-		docs = append(docs, document(name, b))
+		d := document(name, b)
+		d.Deployment = name != source && source != "local"
+		docs = append(docs, d)
 	}
 	return docs
 }

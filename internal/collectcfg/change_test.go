@@ -9,6 +9,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"goldsmith/internal/command"
+	"goldsmith/internal/metadata"
 )
 
 // What counts is what the command last succeeded with, in its order.
@@ -112,4 +115,66 @@ func TestFailedCommandWaits(t *testing.T) {
 			}
 		}
 	})
+}
+
+// list is a source of some documents.
+type list []Document
+
+func (l list) Collect(context.Context) ([]Document, error) { return l, nil }
+
+// A deployment gives way to what has its name, and nothing is lost.
+func TestDeploymentsGiveWay(t *testing.T) {
+	content, err := metadata.Parse("x", []byte(`{"deployments": [
+		{"name": "nocloud", "config": 1}, {"name": "request", "config": 2}, {"name": "a", "config": 3},
+		{"name": "b", "config": 4}, {"name": "request%nocloud", "config": 5}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	docs, err := explode("request", content.(*metadata.Object), []string{"deployments"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	docs[0].Value = "r"
+	seed, local := list{{Name: "nocloud", Value: "n"}}, list{{Name: "a", Value: "l"}, {Name: "request%a", Value: "odd"}}
+	cfn := list{{Name: "cfn", Value: "c"}, {Name: "b", Value: "6", Deployment: true}}
+	dir := t.TempDir()
+	r := &Runner{
+		Cache: &Cache{Dir: filepath.Join(dir, "cache")}, Say: t.Logf, Log: t.Output(),
+		Sources: []Source{{"request", list(docs)}, {"nocloud", seed}, {"local", local}, {"cfn", cfn}},
+		Command: `for f in $(echo $OS_CONFIG_FILES | tr : ' '); do basename $f .json; cat $f; echo; done >` + dir + "/seen",
+	}
+	want := `request "r"; request%nocloud 1; request%request 2; request%request%a 3; b 4; request%25nocloud 5; ` +
+		`nocloud "n"; a "l"; request%a "odd"; cfn "c"; cfn%b "6"; `
+	if _, err := r.Once(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var got strings.Builder
+	for i, line := range strings.Split(strings.TrimSpace(read(dir+"/seen")), "\n") {
+		got.WriteString(line + []string{" ", "; "}[i%2])
+	}
+	if got.String() != want {
+		t.Errorf("the command saw %s\nwant %s", &got, want)
+	}
+	all, err := r.Print(t.Context())
+	if v, _ := all.Get("nocloud"); err != nil || v != "n" {
+		t.Errorf("Print = %s, %v", metadata.JSON(all), err)
+	}
+	// After a restart without the server all have the names they had.
+	again := *r
+	again.held = nil
+	again.Sources[0].Collector = &fake{err: temporary{errors.New("down")}}
+	if changed, err := again.Once(t.Context()); changed || err != nil {
+		t.Errorf("Once without the server = %v, %v", changed, err)
+	}
+}
+
+// Documents that cannot be stored leave the cache as it is.
+func TestNothingHalfStored(t *testing.T) {
+	c := &Cache{Dir: filepath.Join(t.TempDir(), "cache")}
+	if _, _, err := c.Store([]Document{{Name: "a"}, {Name: "b"}, {Name: "a"}}); command.Status(err) != command.StatusUsage {
+		t.Errorf("Store = %v", err)
+	}
+	if left, _ := filepath.Glob(c.Dir + "/*"); left != nil {
+		t.Errorf("left behind: %v", left)
+	}
 }

@@ -44,6 +44,9 @@ type Document struct {
 	Raw   []byte            // instead of Value: content that is no JSON
 	Keep  map[string][]byte // more files to keep, by name; no metadata
 	Note  string            // what is wrong with the source, if the document can be used all the same
+	// Deployment says that others chose the name: it gives way to that of a
+	// source or a file.
+	Deployment bool
 }
 
 // Collector is a source of metadata. Its errors are of three kinds: one that
@@ -224,12 +227,36 @@ func (r *Runner) collect(ctx context.Context) error {
 }
 
 // documents are what the sources last delivered, in their order.
-func (r *Runner) documents() []Document {
-	var docs []Document
-	for _, s := range r.Sources {
-		docs = append(docs, r.held[s.Name]...)
+func (r *Runner) documents() []Document { return slices.Concat(r.delivered()...) }
+
+// delivered is what each source last delivered. A deployment of the same name
+// as another document is called SOURCE%NAME: no other deployment is, as
+// FileName escapes that sign.
+func (r *Runner) delivered() [][]Document {
+	all := make([][]Document, len(r.Sources))
+	taken := map[string]bool{}
+	for i, s := range r.Sources {
+		all[i] = slices.Clone(r.held[s.Name])
+		for _, d := range all[i] {
+			taken[d.Name] = taken[d.Name] || !d.Deployment
+		}
 	}
-	return docs
+	if r.Original {
+		return all
+	}
+	for i, s := range r.Sources {
+		for j := range all[i] {
+			d := &all[i][j]
+			if !d.Deployment {
+				continue
+			}
+			for taken[d.Name] {
+				d.Name = s.Name + "%" + d.Name
+			}
+			taken[d.Name] = true
+		}
+	}
+	return all
 }
 
 // note says something about a source once, not at every poll.
@@ -271,13 +298,13 @@ func (r *Runner) Once(ctx context.Context) (changed bool, err error) {
 // deliver stores what the sources last delivered and runs the command if
 // anything changed.
 func (r *Runner) deliver(ctx context.Context) (changed bool, err error) {
-	docs := r.documents()
-	if !r.Original {
-		r.Cache.remember(r.Sources, r.held)
-	}
-	paths, names, err := r.Cache.Store(docs)
+	delivered := r.delivered()
+	paths, names, err := r.Cache.Store(slices.Concat(delivered...))
 	if err != nil {
 		return false, err
+	}
+	if !r.Original {
+		r.Cache.remember(r.Sources, delivered)
 	}
 	why := r.why(paths, names)
 	if r.applied = len(paths) > 0 && why == ""; why == "" {

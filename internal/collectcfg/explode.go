@@ -45,7 +45,7 @@ func explode(source string, content *metadata.Object, keys []string) ([]Document
 				note("%s[%d] has no config", key, i)
 				continue
 			}
-			d := Document{Name: FileName(text(name)), Value: config}
+			d := Document{Name: FileName(text(name)), Value: config, Deployment: true}
 			if i := slices.IndexFunc(docs, func(o Document) bool { return o.Name == d.Name }); i > 0 {
 				docs = slices.Delete(docs, i, i+1) // the later one counts
 			}
