@@ -45,6 +45,7 @@ func (t *treeFlags) load() (*schema.Schema, []applycfg.Parsed, error) {
 
 // checked is what check found out without running anything.
 type checked struct {
+	schema    *schema.Schema
 	templates int
 	found     []finding
 	doc       *metadata.Object // nil without --metadata
@@ -55,7 +56,7 @@ func (t *treeFlags) check() (c checked, err error) {
 	if err != nil {
 		return c, err
 	}
-	c.templates = len(parsed)
+	c.schema, c.templates = s, len(parsed)
 	c.found = unknownKeys(s, parsed)
 	if t.metadata != nil {
 		if c.doc, err = applycfg.FromEnvironment(t.metadata, "").Load(); err != nil {
@@ -140,7 +141,8 @@ func checkCommand() *command.Command {
 			}
 			found := c.found
 			if t.metadata != nil && len(found) == 0 {
-				tree := applycfg.Templates{Dir: t.templates, Strict: strict, Elsewhere: true}
+				tree := applycfg.Templates{Dir: t.templates, Strict: strict, Elsewhere: true,
+					Secret: secretOf(c.schema, "")}
 				if _, err := tree.Render(ctx, c.doc); err != nil {
 					return err
 				}

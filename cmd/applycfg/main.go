@@ -222,10 +222,7 @@ func (a *app) validates(doc *metadata.Object) error {
 }
 
 func (a *app) apply(ctx context.Context, io command.IO, doc *metadata.Object, out applycfg.Output) error {
-	t := applycfg.Templates{Dir: a.templates, Strict: a.strict}
-	if a.diff {
-		t.Secret = secretOf(a.rules)
-	}
+	t := applycfg.Templates{Dir: a.templates, Strict: a.strict, Secret: secretOf(a.rules, a.subhash), Hide: a.diff}
 	files, err := t.Render(ctx, doc)
 	if err != nil {
 		return err

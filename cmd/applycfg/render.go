@@ -60,10 +60,8 @@ func renderCommand() *command.Command {
 			if err := asError(wrongValues(s, parsed, doc)); err != nil {
 				return err
 			}
-			tree := applycfg.Templates{Dir: t.templates, Strict: strict, Elsewhere: true}
-			if !secrets && output == "" {
-				tree.Secret = secretOf(s)
-			}
+			tree := applycfg.Templates{Dir: t.templates, Strict: strict, Elsewhere: true,
+				Secret: secretOf(s, ""), Hide: !secrets && output == ""}
 			rendered, err := tree.Render(ctx, doc)
 			if err != nil {
 				return err
@@ -76,10 +74,13 @@ func renderCommand() *command.Command {
 	}
 }
 
-// secretOf tells which dotted keys are secret: by their names, or because the
-// schema says so.
-func secretOf(s *schema.Schema) func(key string) bool {
-	return func(key string) bool { return applycfg.SecretName(key) || s.Secret(key) }
+// secretOf tells which dotted keys of the metadata below a key (empty: all) are
+// secret: by their names, or because the schema says so.
+func secretOf(s *schema.Schema, below string) func(key string) bool {
+	if below != "" {
+		below += "."
+	}
+	return func(key string) bool { return applycfg.SecretName(below+key) || s.Secret(below+key) }
 }
 
 func writeRendered(ctx context.Context, io command.IO, dir string, rendered []applycfg.File) error {

@@ -59,10 +59,12 @@ type Templates struct {
 	// directory that is not there has no templates, a section that is never
 	// closed loses text.
 	Original bool
-	// Secret, when set, has every file rendered a second time without the
-	// values at the dotted keys that it says are secret, and below them: see
-	// Change.Diff. SecretName goes by names.
+	// Secret says at and below which dotted keys values are secrets, which are
+	// in no error; nil means SecretName.
 	Secret func(key string) bool
+	// Hide has every file rendered a second time without secrets: see
+	// File.Shown and Change.Diff.
+	Hide bool
 	// Strict makes it an error when a template shows a key that the metadata
 	// have not, or have as null. Sections may ask for such a key.
 	Strict bool
@@ -77,7 +79,7 @@ type File struct {
 	Body    []byte
 	Control Control
 
-	shown *shown // what may be shown of it, where Templates.Secret is set
+	shown *shown // what may be shown of it, where Templates.Hide is set
 }
 
 // controlSuffix ends the names of control files.
@@ -89,8 +91,11 @@ const controlSuffix = ".oac"
 func (t Templates) Render(ctx context.Context, doc *metadata.Object) ([]File, error) {
 	r := &renderer{Templates: t, doc: doc}
 	r.make = r.file
-	if t.Secret != nil {
-		r.masked, r.hidden = mask(doc, t.Secret)
+	if r.Secret == nil {
+		r.Secret = SecretName
+	}
+	if t.Hide {
+		r.masked, r.hidden = mask(doc, r.Secret)
 	}
 	err := r.directory(ctx, "")
 	if err != nil {
@@ -102,7 +107,7 @@ func (t Templates) Render(ctx context.Context, doc *metadata.Object) ([]File, er
 }
 
 // Shown is the file's text as it may be shown: without secrets, where
-// Templates.Secret was set.
+// Templates.Hide was set.
 func (f *File) Shown() string {
 	if f.shown != nil {
 		return f.shown.body
@@ -147,7 +152,7 @@ func (t Templates) Parse() ([]Parsed, error) {
 type renderer struct {
 	Templates
 	doc      *metadata.Object
-	masked   *metadata.Object // of Secret
+	masked   *metadata.Object // of Hide
 	hidden   []string         // the values that it does not show
 	accounts accounts
 	make     func(ctx context.Context, rel string) (File, error)

@@ -62,7 +62,7 @@ type Change struct {
 	Path   string `json:"path"`
 	Action Action `json:"action"`
 	// Diff is how its content changes, as diff -u has it from the first "@@"
-	// on, without secrets where Templates.Secret was set. It is empty without
+	// on, without secrets where Templates.Hide was set. It is empty without
 	// Output.Diff, and when only mode, owner or a secret change.
 	Diff string `json:"diff,omitempty"`
 }

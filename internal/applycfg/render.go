@@ -49,7 +49,7 @@ func (r *renderer) file(ctx context.Context, rel string) (File, error) {
 		return f, err
 	}
 	if t == nil {
-		if f.Body, err = r.run(ctx, src); err == nil && r.Secret != nil {
+		if f.Body, err = r.run(ctx, src); err == nil && r.Hide {
 			f.shown = &shown{body: hide(string(f.Body), r.hidden), values: r.hidden, opaque: true}
 		}
 		return f, err
@@ -62,7 +62,7 @@ func (r *renderer) file(ctx context.Context, rel string) (File, error) {
 		return f, command.BadInput(fmt.Errorf("%s: a value has half of a surrogate pair, which is no character", src),
 			`mend the escape \uD800 to \uDFFF in the metadata`)
 	}
-	if r.Secret != nil {
+	if r.Hide {
 		body, err := t.Render(r.masked, opts)
 		if err != nil {
 			return f, remedied(err)
@@ -139,7 +139,7 @@ func remedied(err error) error {
 }
 
 // run runs an executable template. What it says on standard error is shown
-// only when it fails.
+// only when it fails, and without secrets of the metadata.
 func (r *renderer) run(ctx context.Context, src string) ([]byte, error) {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -151,6 +151,9 @@ func (r *renderer) run(ctx context.Context, src string) ([]byte, error) {
 	if err := x.Run(ctx); err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			return nil, cause
+		}
+		if exit, ok := errors.AsType[*command.ExitError](err); ok {
+			exit.Tail = r.withoutSecrets(exit.Tail)
 		}
 		return nil, command.Hint(fmt.Errorf("template %w", err), "run it by hand with the metadata on standard input")
 	}

@@ -45,10 +45,16 @@ func mask(doc *metadata.Object, secret func(string) bool) (*metadata.Object, []s
 		case string:
 			if within && v != "" {
 				values = append(values, v)
+				if quoted := metadata.JSON(v); len(quoted) != len(v)+2 {
+					values = append(values, quoted[1:len(quoted)-1])
+				}
 				return hidden
 			}
 		case metadata.Number:
 			if within && !v.Falsy() {
+				if digits(string(v)) >= 4 {
+					values = append(values, string(v))
+				}
 				return hidden
 			}
 		}
@@ -69,6 +75,31 @@ func hide(text string, values []string) string {
 		}
 	}
 	return text
+}
+
+// withoutSecrets removes the metadata's secrets from lines that a program
+// printed, which may be the last of several.
+func (r *renderer) withoutSecrets(lines []string) []string {
+	_, values := mask(r.doc, r.Secret)
+	if len(lines) == 0 {
+		return nil
+	}
+	for _, v := range values {
+		for l := range strings.SplitSeq(v, "\n") {
+			values = append(values, strings.TrimRight(l, "\r "))
+		}
+	}
+	slices.SortStableFunc(values, func(a, b string) int { return len(b) - len(a) })
+	return strings.Split(hide(strings.Join(lines, "\n"), values), "\n")
+}
+
+func digits(s string) (n int) {
+	for i := range len(s) {
+		if isDigit(s[i]) {
+			n++
+		}
+	}
+	return n
 }
 
 // shown is what may be shown of a file.

@@ -52,9 +52,10 @@ func (k *Key) place() string { return fmt.Sprintf("%s:%d", k.File, k.Line) }
 
 // Schema is what a directory says. Nil, or the zero value, says nothing.
 type Schema struct {
-	Keys  []Key // sorted by name
-	names map[string]*Key
-	above map[string]bool // what keys lie below: of a.b[].c these are a.b[], a.b, a
+	Keys    []Key // sorted by name
+	names   map[string]*Key
+	above   map[string]bool // what keys lie below: of a.b[].c these are a.b[], a.b, a
+	secrets map[string]bool // without []
 }
 
 // Dir is where the schema of a template tree lies.
@@ -84,7 +85,7 @@ func Read(dir string) (*Schema, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Schema{names: map[string]*Key{}, above: map[string]bool{}}
+	s := &Schema{names: map[string]*Key{}, above: map[string]bool{}, secrets: map[string]bool{}}
 	form := nameForm()
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), ".") || filepath.Ext(e.Name()) != ".yaml" {
@@ -97,6 +98,9 @@ func Read(dir string) (*Schema, error) {
 	slices.SortFunc(s.Keys, func(a, b Key) int { return strings.Compare(a.Name, b.Name) })
 	for i := range s.Keys {
 		s.names[s.Keys[i].Name] = &s.Keys[i]
+		if s.Keys[i].Secret {
+			s.secrets[strings.ReplaceAll(s.Keys[i].Name, "[]", "")] = true
+		}
 		for p := parent(s.Keys[i].Name); p != "" && !s.above[p]; p = parent(p) {
 			s.above[p] = true
 		}

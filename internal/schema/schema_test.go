@@ -213,7 +213,7 @@ func TestNumbers(t *testing.T) {
 
 func TestSecret(t *testing.T) {
 	s := read(t, "a.b: {secret: true}\nl[].p: {secret: true}\nc: {type: int}\nx[]: {secret: true}\n")
-	for key, want := range map[string]bool{"a.b": true, "a": false, "b": false, "l.p": true, "l": false, "c": false, "x": true} {
+	for key, want := range map[string]bool{"a.b": true, "a.b.c.d": true, "a.bc": false, "a": false, "b": false, "l.p": true, "l": false, "c": false, "x": true} {
 		if s.Secret(key) != want {
 			t.Errorf("%s: want %t", key, want)
 		}

@@ -2,7 +2,6 @@ package schema
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	"goldsmith/internal/applycfg"
@@ -231,12 +230,18 @@ func kindOf(v any) string {
 	return "a number"
 }
 
-// Secret tells whether the schema calls a dotted key a secret; items of lists
-// have the key of their list.
+// Secret tells whether the schema calls a dotted key, or one above it, a
+// secret; items of lists have the key of their list.
 func (s *Schema) Secret(key string) bool {
-	return s != nil && slices.ContainsFunc(s.Keys, func(k Key) bool {
-		return k.Secret && strings.ReplaceAll(k.Name, "[]", "") == key
-	})
+	if s == nil || len(s.secrets) == 0 {
+		return false
+	}
+	for ; key != ""; key = parent(key) {
+		if s.secrets[key] {
+			return true
+		}
+	}
+	return false
 }
 
 // Key is what the schema says of a key, or nil.
