@@ -236,7 +236,7 @@ func exists(path string) (bool, error) {
 
 // mkdirPrivate makes a directory that only its owner reads.
 func mkdirPrivate(dir string) error {
-	if err := mkdirSynced(filepath.Dir(dir)); err != nil {
+	if err := mkdirSynced(filepath.Dir(dir), 0o755); err != nil {
 		return err
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {

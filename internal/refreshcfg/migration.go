@@ -160,7 +160,7 @@ func (s state) keep(ctx context.Context, m *Migration) error {
 	if err := os.RemoveAll(dir); err != nil { // of one that was cut short
 		return err
 	}
-	if err := mkdirSynced(filepath.Dir(dir)); err != nil {
+	if err := s.mkdir("snapshots"); err != nil {
 		return err
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -312,7 +312,7 @@ func (s state) putBack(ctx context.Context, kept, path string) error {
 	_, err := os.Lstat(kept)
 	there := err == nil
 	if there {
-		if err := mkdirSynced(filepath.Dir(path)); err != nil {
+		if err := mkdirSynced(filepath.Dir(path), 0o755); err != nil {
 			return err
 		}
 		if err := copyTree(ctx, kept, fresh); err != nil {

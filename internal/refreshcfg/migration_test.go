@@ -308,3 +308,51 @@ func TestMigrationsBeside(t *testing.T) {
 		}
 	}
 }
+
+// What is remembered is root's: digests of short values tell what they are.
+func TestStateIsClosed(t *testing.T) {
+	m := newMachine(t)
+	m.c.State = filepath.Join(m.c.State, "goldsmith/refreshcfg")
+	m.doc = `{"pin": 1234}`
+	m.write("db", "old")
+	m.hook("configure.d/1-x", `{"changed": ["pin"]}`, "")
+	m.hook("migration.d/1-m", `{"once": "machine", "snapshot": ["ETC/db"]}`, "")
+	m.runs("1-x 1-m")
+	err := filepath.WalkDir(m.c.State, func(path string, d os.DirEntry, err error) error {
+		if strings.Contains(path, "/snapshots/1-m/") {
+			return err // as it was
+		}
+		fi, err := d.Info()
+		if err == nil && fi.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s: %v", path, fi.Mode())
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fi, err := os.Stat(filepath.Dir(m.c.State)); err != nil || fi.Mode().Perm() != 0o755 {
+		t.Errorf("what is above it: %v, %v", fi.Mode(), err)
+	}
+}
+
+// What held the data may be gone altogether.
+func TestReturnWithoutParent(t *testing.T) {
+	m := newMachine(t)
+	m.runs("")
+	if err := os.MkdirAll(filepath.Join(m.etc, "app/lib"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	m.write("app/lib/db", "old")
+	m.c.Image.Version = "2"
+	m.hook("migration.d/1-m", `{"once": "machine", "snapshot": ["ETC/app/lib/db", "ETC/app/none"]}`, "rm -rf ETC/app\n")
+	m.runs("1-m")
+	if err := os.RemoveAll(filepath.Join(m.c.Base, "migration.d")); err != nil {
+		t.Fatal(err)
+	}
+	m.c.Image.Version = "1"
+	m.runs("")
+	if m.read("app/lib/db") != "old" {
+		t.Errorf("db %q", m.read("app/lib/db"))
+	}
+}

@@ -92,7 +92,7 @@ func (r recipient) heat(told string) []message {
 			Status string `json:"deploy_status_code"`
 		}{fmt.Sprintf("os-apply-config deployment %s completed", d.id), "0"})
 		list = append(list, message{what: "signal of deployment " + fileName(d.id), method: "POST", url: url, body: body, only200: true, taken: func() error {
-			return errors.Join(mkdirSynced(told), atomicfile.Write(mark, nil, 0o644))
+			return errors.Join(mkdirSynced(told, 0o755), atomicfile.Write(mark, nil, 0o644))
 		}})
 	}
 	return list

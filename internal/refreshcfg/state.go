@@ -65,7 +65,8 @@ func Running() Image {
 	return i
 }
 
-// state is the directory of what is remembered:
+// state is the directory of what is remembered. Nobody but root reads it: of
+// short values, digests tell what they are.
 //
 //	image.json            the image in which the last run succeeded
 //	hooks/PHASE/NAME.json the hook's last success
@@ -98,27 +99,36 @@ func (s state) read(name string, v any) (bool, error) {
 // write writes one JSON file, which is on the disk when it returns.
 func (s state) write(name string, v any) error {
 	path := filepath.Join(s.dir, name)
-	if err := mkdirSynced(filepath.Dir(path)); err != nil {
+	if err := s.mkdir(filepath.Dir(name)); err != nil {
 		return err
 	}
 	text, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(path, append(text, '\n'), 0o644)
+	return atomicfile.Write(path, append(text, '\n'), 0o600)
+}
+
+// mkdir makes a directory in the state's, "." being that itself. Others have
+// their state beside it: only what is made below it is closed.
+func (s state) mkdir(name string) error {
+	if err := mkdirSynced(filepath.Dir(s.dir), 0o755); err != nil {
+		return err
+	}
+	return mkdirSynced(filepath.Join(s.dir, name), 0o700)
 }
 
 // mkdirSynced makes a directory and its parents so that they survive a power
 // cut.
-func mkdirSynced(dir string) error {
+func mkdirSynced(dir string, mode fs.FileMode) error {
 	if fi, err := os.Stat(dir); err == nil && fi.IsDir() {
 		return nil
 	}
 	parent := filepath.Dir(dir)
-	if err := mkdirSynced(parent); err != nil {
+	if err := mkdirSynced(parent, mode); err != nil {
 		return err
 	}
-	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := os.Mkdir(dir, mode); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	return atomicfile.SyncDir(parent)
