@@ -215,6 +215,20 @@ func TestLocal(t *testing.T) {
 	}
 }
 
+// A name that would break the list of files is refused, but not for the original.
+func TestLocalNames(t *testing.T) {
+	for _, name := range []string{"a:b", "a\nb", "a\x7f"} {
+		dir := files(t, t.TempDir(), map[string]string{name: "1", "c": "2"})
+		got := summary(Local{Dirs: []string{dir}}.Collect(t.Context()))
+		if !strings.HasPrefix(got, "unavailable: ") || !strings.HasSuffix(got, "rename the file") || strings.Contains(got, "\n") {
+			t.Errorf("%q: %s", name, got)
+		}
+		if got := summary(Local{Dirs: []string{dir}, Original: true}.Collect(t.Context())); got != name+" 1; c 2" {
+			t.Errorf("for the original, %q: %s", name, got)
+		}
+	}
+}
+
 // Links count inside of the directory only, but not for the original.
 func TestLocalLinks(t *testing.T) {
 	secret := filepath.Join(files(t, t.TempDir(), map[string]string{"secret": "1"}), "secret")

@@ -20,11 +20,12 @@ const DefaultLocal = "/var/lib/os-collect-config/local-data"
 
 // Local reads every file of some directories; a document has its file's
 // name. A directory of another user, or anything the whole world may write,
-// is not trusted: the source is then unavailable. Symbolic links are followed
-// inside of a directory only.
+// is not trusted, and a name that would break the list in OS_CONFIG_FILES is of
+// no use: the source is then unavailable. Symbolic links are followed inside of
+// a directory only.
 type Local struct {
 	Dirs []string
-	// Original follows links anywhere, and makes the source unavailable when a
+	// Original follows links anywhere, takes any name, and makes the source unavailable when a
 	// file is no JSON.
 	Original bool
 }
@@ -96,6 +97,8 @@ func (l Local) file(dir int, path string, resolve uint64) (*Document, error) {
 		return nil, nil // the last: gone since it was listed, or a link to nowhere
 	case err != nil:
 		return nil, unavailable{err}
+	case !l.Original && strings.ContainsFunc(name, func(c rune) bool { return c == ':' || c < ' ' || c == 0x7f }):
+		return nil, unavailable{fmt.Errorf("%q: the name has a colon or a control character; rename the file", path)}
 	}
 	if err := trusted(path, fi, false); err != nil {
 		return nil, err
