@@ -117,21 +117,12 @@ func (a *app) run(ctx context.Context, io command.IO, words []string) error {
 		changes, err := files.Rollback(ctx)
 		return len(slices.DeleteFunc(changes, func(c applycfg.Change) bool { return c.Action == applycfg.Unchanged })), err
 	}
-	changed, err := os.CreateTemp("", "refreshcfg-changed-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(changed.Name())
-	c.Changed = changed.Name()
-	if err := changed.Close(); err != nil {
-		return err
-	}
 	r := refreshcfg.Reporter{Base: c.Base, State: a.state}
 	told := !a.noSignal && !a.noop
 	if told && r.Resend(ctx, sources.Salvage()) {
 		c.Say("reported the end of the run before this one")
 	}
-	err = refreshcfg.Run(ctx, c)
+	err := refreshcfg.Run(ctx, c)
 	if command.Status(err) == command.StatusBusy || !told || ctx.Err() != nil {
 		return err
 	}

@@ -42,11 +42,7 @@ func (c Config) phase(ctx context.Context, name string) error {
 
 // environ is what environment.d and the hooks start from.
 func (c Config) environ() []string {
-	env := append(os.Environ(), "GOLDSMITH_IMAGE_NAME="+c.Image.Name, "GOLDSMITH_IMAGE_VERSION="+c.Image.Version)
-	if c.Changed != "" {
-		env = append(env, ChangedVariable+"="+c.Changed)
-	}
-	return env
+	return append(os.Environ(), "GOLDSMITH_IMAGE_NAME="+c.Image.Name, "GOLDSMITH_IMAGE_VERSION="+c.Image.Version, ChangedVariable+"="+c.changed())
 }
 
 // ChangedVariable names the file of changed paths, one a line, in the
@@ -87,7 +83,8 @@ type ended struct {
 }
 
 // run starts each hook when those that it waits for have ended. After a
-// failure no more are started; those that run come to their end.
+// failure no more are started; those that run come to their end. What would run
+// is said of one after the other.
 func (e *execution) run(ctx context.Context) error {
 	nodes := e.phase.nodes
 	if !e.Noop {
@@ -102,7 +99,7 @@ func (e *execution) run(ctx context.Context) error {
 	running := 0
 	var failed error
 	for {
-		for i := 0; i < len(nodes) && failed == nil; i++ {
+		for i := 0; i < len(nodes) && failed == nil && !(e.Noop && running > 0); i++ {
 			if started[i] || slices.ContainsFunc(nodes[i].after, func(a int) bool { return !done[a] }) {
 				continue
 			}

@@ -3,6 +3,7 @@ package refreshcfg
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -186,11 +187,12 @@ func TestBeside(t *testing.T) {
 
 func TestHooksAreTold(t *testing.T) {
 	m := newMachine(t)
-	m.c.Changed = filepath.Join(m.etc, "changed")
 	m.c.Image = Image{"demo", "7", ""}
 	m.hook("configure.d/1-x", "", `echo /etc/a >>"$GOLDSMITH_CHANGED_FILES"`+"\n")
 	m.hook("post-configure.d/1-y", "", `echo $(cat $GOLDSMITH_CHANGED_FILES) $GOLDSMITH_IMAGE_NAME-$GOLDSMITH_IMAGE_VERSION`+"\n")
-	m.runs("1-x 1-y /etc/a demo-7")
+	for range 2 {
+		m.runs("1-x 1-y /etc/a demo-7")
+	}
 }
 
 func TestNoopAndPlan(t *testing.T) {
@@ -273,5 +275,51 @@ func TestServiceLives(t *testing.T) {
 	}
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Errorf("the service: %v", err)
+	}
+}
+
+// A run that was killed leaves the paths of its changes; the next begins anew,
+// and leaves nothing.
+func TestChangedIsFixed(t *testing.T) {
+	m := newMachine(t)
+	lock := filepath.Join(t.TempDir(), "lock")
+	m.c.Lock, m.c.Stdout, m.c.Log = lock, io.Discard, io.Discard
+	m.hook("configure.d/1-x", "", "stat -c %a $GOLDSMITH_CHANGED_FILES >ETC/mode; cat $GOLDSMITH_CHANGED_FILES >ETC/changed\n")
+	if err := os.WriteFile(lock+".changed", []byte("/etc/old\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := Run(t.Context(), m.c); err != nil {
+		t.Fatal(err)
+	}
+	if mode, text := m.read("mode"), m.read("changed"); mode != "600\n" || text != "" {
+		t.Errorf("mode %q, %q", mode, text)
+	}
+	if left, _ := filepath.Glob(lock + "*"); len(left) != 1 {
+		t.Errorf("left %v", left)
+	}
+}
+
+// What would be done is said in the order in which it would be, and not done.
+func TestNoopOrder(t *testing.T) {
+	m := newMachine(t)
+	m.runs("")
+	m.c.Image.Version = "2"
+	m.write("db", "old")
+	m.hook("migration.d/1-m", `{"once": "machine", "snapshot": ["ETC/db"]}`, "echo new >ETC/db\n")
+	m.runs("1-m")
+	if err := os.RemoveAll(filepath.Join(m.c.Base, "migration.d")); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"back from demo 2: " + m.etc + "/db would be as it was before 1-m", "phase pre-configure", "phase configure"}
+	for i := range 9 {
+		name := fmt.Sprintf("%d-x", i+1)
+		m.hook("configure.d/"+name, `{"after": []}`, "")
+		want = append(want, "configure/"+name+": would run: every run")
+	}
+	want = append(want, "phase post-configure", "phase migration")
+	m.c.Image.Version, m.c.Noop = "1", true
+	m.runs("")
+	if !slices.Equal(m.said, want) || m.read("db") != "new\n" {
+		t.Errorf("said\n%s\nwant\n%s", strings.Join(m.said, "\n"), strings.Join(want, "\n"))
 	}
 }

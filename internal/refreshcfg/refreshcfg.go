@@ -48,10 +48,7 @@ type Config struct {
 	// Metadata is asked when a hook waits for a key to change; nil means that
 	// there is none.
 	Metadata func() (*metadata.Object, error)
-	// Changed is a file to which applycfg adds the paths that it changes, for
-	// the hooks after it. Empty: they are not told.
-	Changed string
-	Noop    bool // say what would run, and run nothing
+	Noop     bool // say what would be put back and what would run, do nothing
 	// Rollback gives back the files that applycfg replaced and kept, when a
 	// phase has failed and before error.d runs; Good says that they are good,
 	// when every phase succeeded. Nil does nothing.
@@ -103,10 +100,11 @@ func Run(ctx context.Context, c Config) (err error) {
 		limited, stop = context.WithTimeoutCause(ctx, c.Timeout, cause)
 		defer stop()
 	}
+	if err := c.before(ctx); err != nil {
+		return err
+	}
 	if !c.Noop {
-		if err := (state{or(c.State, DefaultState)}).giveBack(ctx, c.Image, c.Say); err != nil {
-			return err
-		}
+		defer os.Remove(c.changed())
 	}
 	for _, phase := range Phases {
 		c.Say("phase %s", phase)
@@ -132,6 +130,49 @@ func Run(ctx context.Context, c Config) (err error) {
 		}
 	}
 	return c.succeeded()
+}
+
+// before is what comes before the phases: data that newer images migrated are
+// put back, and nothing has changed yet.
+func (c Config) before(ctx context.Context) error {
+	s := state{or(c.State, DefaultState)}
+	if !c.Noop {
+		if err := s.giveBack(ctx, c.Image, c.Say); err != nil {
+			return err
+		}
+		return c.startChanged()
+	}
+	all, err := s.migrations()
+	for _, m := range back(all, c.Image) {
+		for _, p := range m.Paths {
+			if m.Kept {
+				c.Say("back from %s: %s would be as it was before %s", m.To, p, m.Name)
+			}
+		}
+	}
+	return err
+}
+
+// changed is a file beside the lock, which protects it. applycfg adds the paths
+// that it changes, for the hooks after it, in whatever directory these are.
+func (c Config) changed() string {
+	path := or(c.Lock, DefaultLock) + ".changed"
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
+}
+
+// startChanged makes that file anew, whatever a run that was killed left there.
+func (c Config) startChanged() error {
+	if err := os.Remove(c.changed()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(c.changed(), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 // rollback gives back the last good set of files, where one was kept.
