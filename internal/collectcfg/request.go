@@ -45,9 +45,13 @@ type target struct{ url, token, etag, modified string }
 // what is between may close connections that are silent for longer.
 const longPoll = 50 * time.Second
 
-// longPollPause is the least time between two such requests, for servers that
-// do not do as they say.
-const longPollPause = time.Second
+// longPollPause is the pause after such a request that brought nothing, for
+// servers that do not do as they say; changePause the least time from one that
+// brought a change to the next.
+const (
+	longPollPause = time.Second
+	changePause   = 250 * time.Millisecond
+)
 
 // target finds out where to ask.
 func (q *Request) target() (target, error) {
@@ -229,14 +233,20 @@ var errPolled = errors.New("")
 // Collect then says.
 func (q *Request) await(ctx context.Context, w *web, t target) error {
 	for {
+		began := time.Now()
 		a, err := q.ask(ctx, w, t, longPoll)
 		if err == nil && a.status == http.StatusNotModified && !strings.Contains(a.header.Get("Preference-Applied"), "wait") {
 			return errPolled
 		}
+		pause := longPollPause
+		if err == nil && a.status != http.StatusNotModified &&
+			(a.header.Get("Etag") != t.etag || a.header.Get("Last-Modified") != t.modified) {
+			pause = max(0, changePause-time.Since(began))
+		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(longPollPause):
+		case <-time.After(pause):
 		}
 		if err != nil || a.status != http.StatusNotModified {
 			return nil
