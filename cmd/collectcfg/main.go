@@ -169,13 +169,21 @@ func (a *app) run(ctx context.Context, io command.IO, args []string) error {
 	if err != nil {
 		return err
 	}
+	prints := c.Command == "" || c.Print
+	if !prints && !c.Original {
+		release, err := r.Cache.Lock()
+		if err != nil {
+			return err
+		}
+		defer release()
+	}
 	if !c.OneTime && c.Splay > 0 {
 		if err := a.splay(ctx, c.Splay); err != nil {
 			return err
 		}
 	}
 	switch {
-	case c.Command == "" || c.Print:
+	case prints:
 		all, err := r.Print(ctx)
 		if err == nil {
 			_, err = fmt.Fprintln(io.Stdout, metadata.Indented(all))

@@ -12,6 +12,7 @@ import (
 
 	"goldsmith/internal/atomicfile"
 	"goldsmith/internal/command"
+	"goldsmith/internal/filelock"
 	"goldsmith/internal/metadata"
 )
 
@@ -38,6 +39,23 @@ const (
 	dirMode  = 0o700
 	fileMode = 0o600
 )
+
+// Lock keeps other processes from using the cache until release; an error of
+// status [command.StatusBusy] says that one does.
+func (c *Cache) Lock() (release func(), err error) {
+	if err := os.MkdirAll(c.Dir, dirMode); err != nil {
+		return nil, err
+	}
+	f, err := filelock.TryDir(c.Dir, filelock.Exclusive)
+	if errors.Is(err, filelock.ErrLocked) {
+		err := fmt.Errorf("cache %s: another collectcfg uses it", c.Dir)
+		return nil, command.Busy(err, "end that one, or name another directory with --cachedir")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return func() { _ = f.Close() }, nil
+}
 
 // Store writes the documents, and the list of their paths when it has
 // changed. changed are the names of the documents the command has not yet
