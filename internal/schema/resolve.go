@@ -58,7 +58,7 @@ func (s *Schema) enter(section string, f frames) frames {
 		name += "[]"
 	}
 	f.inner = name
-	if s.above[name] {
+	if s.above[name] != nil {
 		outer := slices.DeleteFunc(slices.Clone(f.names), func(n string) bool { return n == name })
 		f.names = append(outer, name)
 	}
@@ -90,14 +90,14 @@ func (s *Schema) resolve(key string, in frames) (name string, ok bool) {
 }
 
 // has tells whether the schema has a key, or keys below it.
-func (s *Schema) has(name string) bool { return s.names[name] != nil || s.above[name] }
+func (s *Schema) has(name string) bool { return s.names[name] != nil || s.above[name] != nil }
 
 // open tells whether a key above this one may hold anything.
 func (s *Schema) open(name string) bool {
 	for above := parent(name); above != ""; above = parent(above) {
 		if k := s.names[above]; k != nil {
 			// An object whose parts are not listed may have any.
-			return k.Type == "any" || k.Type == "object" && !s.above[above]
+			return k.Type == "any" || k.Type == "object" && s.above[above] == nil
 		}
 	}
 	return false

@@ -54,7 +54,8 @@ func (k *Key) place() string { return fmt.Sprintf("%s:%d", k.File, k.Line) }
 type Schema struct {
 	Keys    []Key // sorted by name
 	names   map[string]*Key
-	above   map[string]bool // what keys lie below: of a.b[].c these are a.b[], a.b, a
+	above   map[string]*Key // what keys lie below, of type list or object: of a.b[].c these are a.b[], a.b, a
+	rules   []*Key          // all of Keys and above, sorted by name
 	secrets map[string]bool // without []
 }
 
@@ -85,7 +86,7 @@ func Read(dir string) (*Schema, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Schema{names: map[string]*Key{}, above: map[string]bool{}, secrets: map[string]bool{}}
+	s := &Schema{names: map[string]*Key{}, above: map[string]*Key{}, secrets: map[string]bool{}}
 	form := nameForm()
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), ".") || filepath.Ext(e.Name()) != ".yaml" {
@@ -101,13 +102,12 @@ func Read(dir string) (*Schema, error) {
 		if s.Keys[i].Secret {
 			s.secrets[strings.ReplaceAll(s.Keys[i].Name, "[]", "")] = true
 		}
-		for p := parent(s.Keys[i].Name); p != "" && !s.above[p]; p = parent(p) {
-			s.above[p] = true
-		}
+		s.rules = append(s.rules, &s.Keys[i])
 	}
-	if err := s.checkTree(); err != nil {
+	if err := s.addAbove(); err != nil {
 		return nil, err
 	}
+	slices.SortStableFunc(s.rules, func(a, b *Key) int { return strings.Compare(a.Name, b.Name) })
 	return s, s.checkDefaults()
 }
 
@@ -166,18 +166,29 @@ func (k *Key) check(form *regexp.Regexp) error {
 	return nil
 }
 
-// checkTree refuses keys below what cannot have any.
-func (s *Schema) checkTree() error {
+// addAbove finds what keys lie below, which has to be a list or an object, and
+// refuses keys below what cannot have any.
+func (s *Schema) addAbove() error {
 	for i := range s.Keys {
 		k := &s.Keys[i]
-		for above := parent(k.Name); above != ""; above = parent(above) {
-			o := s.names[above]
+		for name, above := k.Name, parent(k.Name); above != ""; name, above = above, parent(above) {
 			want := "object"
-			if strings.HasPrefix(k.Name, above+"[]") {
+			if name == above+"[]" {
 				want = "list"
 			}
-			if o != nil && o.Type != want && o.Type != "any" {
+			if o := s.names[above]; o != nil && o.Type != want && o.Type != "any" {
 				return bad(k, "%s is of type %s (%s), so it has no such part", above, o.Type, o.place())
+			}
+			if o := s.above[above]; o != nil {
+				if o.Type != want {
+					return bad(k, "%s is of type %s for another key (%s), so it has no such part", above, o.Type, o.place())
+				}
+				break // and so are those above
+			}
+			rule := &Key{Name: above, Type: want, File: k.File, Line: k.Line}
+			s.above[above] = rule
+			if o := s.names[above]; o == nil || o.Type == "any" {
+				s.rules = append(s.rules, rule)
 			}
 		}
 	}
@@ -188,15 +199,13 @@ func (s *Schema) checkTree() error {
 func (s *Schema) checkDefaults() error {
 	for i := range s.Keys {
 		k := &s.Keys[i]
-		switch k.Default.(type) {
-		case *metadata.Object, []any:
-		default:
-			continue // has no parts
+		if k.Default == nil || s.above[k.Name] == nil {
+			continue // has no parts that anything is said of
 		}
 		alone := &metadata.Object{}
 		put(alone, k.Name, k.Default)
 		for _, p := range s.Validate(alone) {
-			if strings.HasPrefix(p.Key, k.Name) {
+			if p.Key == k.Name || strings.HasPrefix(p.Key, k.Name+".") {
 				return bad(k, "its default is wrong: %s %s", p.Key, p.What)
 			}
 		}

@@ -67,7 +67,7 @@ func TestValidate(t *testing.T) {
 		`{"redis": {"password": "x", "hosts": ["a", "b c", 7]}}`:       "redis.hosts.1 is text, not of type netaddress",
 		`{"redis": {"password": "x"}, "servers": [{"name": "a"}]}`:     "",
 		`{"redis": {"password": "x"}, "servers": [{"name": "a"}, {}]}`: "servers.1.name is not there",
-		`{"redis": "x"}`: "redis.password is not there",
+		`{"redis": "x"}`: "redis is text, not of type object; redis.password is not there",
 	} {
 		var got []string
 		for _, p := range s.Validate(parse(t, doc)) {
@@ -78,6 +78,33 @@ func TestValidate(t *testing.T) {
 		}
 		if strings.Join(got, "; ") != want {
 			t.Errorf("%s: %q; want %q", doc, got, want)
+		}
+	}
+}
+
+// What has keys below it is an object or a list, and what is required is so
+// however far below an item.
+func TestValidateAbove(t *testing.T) {
+	s := read(t, "servers[].tls.cert: {required: true}\nl[].name: {type: string}\nm[][].x: {type: int}\nany: {doc: d}\nany.a.b: {}\n")
+	for doc, want := range map[string]string{
+		`{}`: "",
+		`{"servers": [{"n": 1}, {"tls": null}, {"tls": "x"}, {"tls": {"cert": 1}}, null]}`: "servers.2.tls is text, not of type object; " +
+			"servers.0.tls.cert is not there; servers.1.tls.cert is not there; servers.2.tls.cert is not there; servers.4.tls.cert is not there",
+		`{"servers": {"tls": {"cert": 1}}}`: "servers is an object, not of type list",
+		`{"servers": null}`:                 "",
+		`{"l": "s"}`:                        "l is text, not of type list",
+		`{"l": {"name": "s"}}`:              "l is an object, not of type list",
+		`{"l": ["s", {"name": 1}]}`:         "l.0 is text, not of type object; l.1.name is a number, not of type string",
+		`{"m": [1, [1, {"x": 1}], null]}`:   "m.0 is a number, not of type list; m.1.0 is a number, not of type object",
+		`{"any": 1}`:                        "any is a number, not of type object",
+		`{"any": {"a": []}}`:                "any.a is a list, not of type object",
+	} {
+		var got []string
+		for _, p := range s.Validate(parse(t, doc)) {
+			got = append(got, p.Key+" "+p.What)
+		}
+		if diff := cmp.Diff(want, strings.Join(got, "; ")); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", doc, diff)
 		}
 	}
 }
@@ -116,6 +143,8 @@ func TestBadSchemas(t *testing.T) {
 		"a: {type: int}\na.b: {type: int}":      "a.yaml:2: key a.b: a is of type int",
 		"a: {type: object}\na[].b: {type: int}": "so it has no such part",
 		"a: {default: [1]}\na[]: {type: bool}":  "a.yaml:1: key a: its default is wrong: a.0 is a number, not of type bool",
+		"a: {default: 1}\na.b: {}":              "a.yaml:1: key a: its default is wrong: a is a number, not of type object",
+		"a[].b: {}\na.c: {}":                    "a.yaml:1: key a[].b: a is of type object for another key (",
 		"- a":                                   "a.yaml:1: ",
 		"a: {type: bool, default: \"false\"}":   "is not of type bool",
 		"a: {default: !!binary aGk=}":           "",
@@ -128,6 +157,7 @@ func TestBadSchemas(t *testing.T) {
 			t.Errorf("%q: %v; want %s", text, err, want)
 		}
 	}
+	read(t, "a: {default: {x: 1}}\na.x: {}\nab: {required: true}") // ab is not below a
 	if _, err := Read(write(t, map[string]string{"a.yaml": "k: {type: int}", "b.yaml": "k: {type: int}"})); err != nil {
 		t.Errorf("twice the same: %v", err)
 	}

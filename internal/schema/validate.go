@@ -163,34 +163,28 @@ type Problem struct {
 func (p Problem) String() string { return fmt.Sprintf("key %s %s (%s)", p.Key, p.What, p.Place) }
 
 // Validate says what is wrong with metadata, in the order of the schema's
-// keys. Values are not shown: they may be secrets.
+// keys; what has keys below it has to be a list or an object, too. Values are
+// not shown: they may be secrets.
 func (s *Schema) Validate(doc *metadata.Object) []Problem {
 	var all []Problem
 	if s == nil {
 		return nil
 	}
-	for i := range s.Keys {
-		k := &s.Keys[i]
-		found := false
+	for _, k := range s.rules {
 		each(doc, strings.Split(strings.ReplaceAll(k.Name, "[]", ".[]"), "."), "", func(key string, v any) {
-			if v != nil {
-				found = true
-				if !ofType(v, k.Type) {
-					all = append(all, Problem{key, fmt.Sprintf("is %s, not of type %s", kindOf(v), k.Type), k.place(), k.Name})
-				}
-			} else if k.Required && strings.Contains(k.Name, "[]") {
+			switch {
+			case v == nil && k.Required:
 				all = append(all, Problem{key, "is not there", k.place(), k.Name})
+			case v != nil && !ofType(v, k.Type):
+				all = append(all, Problem{key, fmt.Sprintf("is %s, not of type %s", kindOf(v), k.Type), k.place(), k.Name})
 			}
 		})
-		if !found && k.Required && !strings.Contains(k.Name, "[]") {
-			all = append(all, Problem{k.Name, "is not there", k.place(), k.Name})
-		}
 	}
 	return all
 }
 
-// each calls f for everything that a path leads to: for a last part that is
-// not there with nil.
+// each calls f for everything that a path leads to, with nil for what is not
+// there. A list that is not there has no items.
 func each(v any, path []string, at string, f func(key string, v any)) {
 	if len(path) == 0 {
 		f(at, v)
@@ -203,17 +197,14 @@ func each(v any, path []string, at string, f func(key string, v any)) {
 		}
 		return
 	}
-	o, ok := v.(*metadata.Object)
-	if !ok {
-		return
+	var next any
+	if o, ok := v.(*metadata.Object); ok {
+		next, _ = o.Get(path[0])
 	}
-	next, _ := o.Get(path[0])
 	if at != "" {
 		at += "."
 	}
-	if next != nil || len(path) == 1 {
-		each(next, path[1:], at+path[0], f)
-	}
+	each(next, path[1:], at+path[0], f)
 }
 
 func kindOf(v any) string {
