@@ -221,13 +221,13 @@ func firstUses(s *schema.Schema, parsed []applycfg.Parsed) map[string]string {
 
 // keyUse is a key that a tree reads.
 type keyUse struct {
-	Key      string   `json:"key"` // as the schema has it, or as the template writes it
-	Type     string   `json:"type,omitempty"`
-	Default  any      `json:"default,omitempty"`
-	Required bool     `json:"required,omitempty"`
-	Secret   bool     `json:"secret,omitempty"`
-	Doc      string   `json:"doc,omitempty"`
-	Uses     []string `json:"uses"` // FILE:LINE
+	Key      string          `json:"key"` // as the schema has it, or as the template writes it
+	Type     string          `json:"type,omitempty"`
+	Default  json.RawMessage `json:"default,omitempty"`
+	Required bool            `json:"required,omitempty"`
+	Secret   bool            `json:"secret,omitempty"`
+	Doc      string          `json:"doc,omitempty"`
+	Uses     []string        `json:"uses"` // FILE:LINE
 }
 
 func keysCommand() *command.Command {
@@ -276,7 +276,7 @@ func (k keyUse) about() string {
 		words = append(words, "secret")
 	}
 	if k.Default != nil && !k.Secret {
-		words = append(words, "= "+metadata.JSON(k.Default))
+		words = append(words, "= "+string(k.Default))
 	}
 	if s := strings.TrimSpace(strings.Join(words, " ")); s != "" {
 		return s
@@ -304,7 +304,10 @@ func keysOf(s *schema.Schema, parsed []applycfg.Parsed) []keyUse {
 				index[name] = i
 				k := keyUse{Key: name}
 				if rule := s.Key(name); rule != nil {
-					k.Type, k.Default, k.Required, k.Secret, k.Doc = rule.Type, rule.Default, rule.Required, rule.Secret, rule.Doc
+					k.Type, k.Required, k.Secret, k.Doc = rule.Type, rule.Required, rule.Secret, rule.Doc
+					if rule.Default != nil {
+						k.Default = json.RawMessage(metadata.JSON(rule.Default))
+					}
 				}
 				list = append(list, k)
 			}
