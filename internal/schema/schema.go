@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -111,16 +112,18 @@ func Read(dir string) (*Schema, error) {
 	return s, s.checkDefaults()
 }
 
+// remedy is for what is wrong with a schema.
+const remedy = "such as redis.port: {type: int, default: 6379}; docs/templates.md describes schemas"
+
 func bad(k *Key, format string, args ...any) error {
-	return command.BadInput(fmt.Errorf("%s: key %s: %s", k.place(), k.Name, fmt.Sprintf(format, args...)),
-		"such as redis.port: {type: int, default: 6379}; docs/templates.md describes schemas")
+	return command.BadInput(fmt.Errorf("%s: key %s: %s", k.place(), k.Name, fmt.Sprintf(format, args...)), remedy)
 }
 
 func (s *Schema) read(path string, form *regexp.Regexp) error {
 	file := map[string]entry{}
 	f, err := yamlfile.Read(path, &file)
 	if err != nil {
-		return err
+		return command.Hint(err, remedy)
 	}
 	for _, name := range slices.Sorted(maps.Keys(file)) {
 		e := file[name]
@@ -242,6 +245,9 @@ func convert(v any) (any, error) {
 	case int64, uint64:
 		return metadata.Number(fmt.Sprint(v)), nil
 	case float64:
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			break
+		}
 		return metadata.Float(v), nil
 	case []any:
 		list := make([]any, len(v))

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"goldsmith/internal/command"
 	"goldsmith/internal/metadata"
 	"goldsmith/internal/template"
 )
@@ -147,14 +148,15 @@ func TestBadSchemas(t *testing.T) {
 		"a[].b: {}\na.c: {}":                    "a.yaml:1: key a[].b: a is of type object for another key (",
 		"- a":                                   "a.yaml:1: ",
 		"a: {type: bool, default: \"false\"}":   "is not of type bool",
-		"a: {default: !!binary aGk=}":           "",
+		"a: {default: .nan}":                    "a.yaml:1: key a: default: a value that JSON has not: NaN",
+		"a: {default: [1, -.inf]}":              "a value that JSON has not: -Inf",
 	} {
 		_, err := Read(write(t, map[string]string{"a.yaml": text}))
-		if want == "" {
-			continue
-		}
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v; want %s", text, err, want)
+		}
+		if hint := command.HintOf(err); !strings.Contains(hint, "docs/templates.md") || command.Status(err) != 2 {
+			t.Errorf("%q: status %d, hint %s", text, command.Status(err), hint)
 		}
 	}
 	read(t, "a: {default: {x: 1}}\na.x: {}\nab: {required: true}") // ab is not below a
