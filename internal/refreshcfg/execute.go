@@ -202,20 +202,20 @@ func reason(err error) string {
 
 // attempt runs a hook once.
 func (e *execution) attempt(ctx context.Context, n node, m *Migration, env []string) error {
-	limited := ctx
-	if t := time.Duration(n.head.Timeout); t > 0 {
-		var stop context.CancelFunc
-		limited, stop = context.WithTimeoutCause(ctx, t, fmt.Errorf("still running after %s: ended", t))
-		defer stop()
-	}
 	o := hook.Output{Env: env}
 	if m != nil {
-		lock, err := (state{or(e.State, DefaultState)}).running(limited, m)
+		lock, err := (state{or(e.State, DefaultState)}).running(ctx, m)
 		if err != nil {
 			return err
 		}
 		defer lock.Close()
 		o.Files = inherited(lock)
+	}
+	limited := ctx
+	if t := time.Duration(n.head.Timeout); t > 0 {
+		var stop context.CancelFunc
+		limited, stop = context.WithTimeoutCause(ctx, t, fmt.Errorf("still running after %s: ended", t))
+		defer stop()
 	}
 	if n.beside {
 		out, log := &lines{prefix: n.name + ": ", to: e.runner.Stdout}, &lines{prefix: n.name + ": ", to: e.runner.Log}

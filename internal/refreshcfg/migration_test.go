@@ -259,10 +259,10 @@ func TestCheckMigrationNames(t *testing.T) {
 		t.Error(err)
 	}
 	m.hook("configure.d/1-m", `{"once": "machine", "reversible": true}`, "")
-	if err := m.c.Check(); err == nil || !strings.Contains(err.Error(), "configure and migration both have a migration 1-m") {
+	if err := m.c.Check(); err == nil || !strings.Contains(err.Error(), "configure.d/1-m: migration.d has a migration of this name, too") {
 		t.Errorf("Check = %v", err)
 	}
-	if out, err := run(t, m.c); out != "" || err == nil || !strings.Contains(err.Error(), "both have a migration 1-m") {
+	if out, err := run(t, m.c); out != "" || err == nil || !strings.Contains(err.Error(), "configure: configure.d/1-m: migration.d has") {
 		t.Errorf("ran %q, %v", out, err)
 	}
 }
@@ -283,6 +283,9 @@ func TestMigrationNotBegun(t *testing.T) {
 	writeState(t, m, "migrations/1-m.json", `{"phase": "migration", "name": "1-m", "state": "started", "from": {}, "to": {"version": "0"}, "paths": ["`+m.etc+`/db"], "sequence": 1}`)
 	m.hook("migration.d/1-m", `{"once": "machine", "reversible": true}`, "echo \"$GOLDSMITH_OLD_VERSION$GOLDSMITH_RESUMED\"\n")
 	m.c.Image.Version = "2"
+	if p, err := m.c.Plan(nil); err != nil || p.Phases[0].Hooks[0].Why != "never done on this machine" {
+		t.Errorf("plan %+v, %v", p, err)
+	}
 	m.runs("1-m 1")
 	if r, _, err := (state{m.c.State}).migration("1-m"); err != nil || r.Paths != nil || r.State != MigrationDone {
 		t.Errorf("record %+v, %v", r, err)

@@ -62,7 +62,7 @@ func (c Config) Plan(coming []string) (Plan, error) {
 		for i, n := range ph.nodes {
 			d, err := c.decide(name, n, coming)
 			if err != nil {
-				return Plan{}, err
+				return Plan{}, fmt.Errorf("%s: %w", name, err)
 			}
 			planned.Hooks = append(planned.Hooks, PlannedHook{n.name, after[i], n.beside, d.run, d.why, n.head})
 		}
@@ -93,7 +93,7 @@ func (c Config) twice(phase, name string) error {
 		}
 		// A header that is wrong is for its own phase to tell.
 		if h, err := readHeader(filepath.Join(dir, name)); err == nil && h.Once == onceMachine {
-			return command.BadInput(fmt.Errorf("%s and %s both have a migration %s", phase, other, name), "a migration is remembered by its name: rename one")
+			return command.BadInput(fmt.Errorf("%s.d/%s: %s.d has a migration of this name, too", phase, name, other), "a migration is remembered by its name: rename one")
 		}
 	}
 	return nil
@@ -184,7 +184,7 @@ func (s state) decideMigration(name string) (decision, error) {
 	switch {
 	case err != nil:
 		return decision{}, err
-	case !there:
+	case !there, m.State == MigrationStarted && !m.begun():
 		return decision{true, "never done on this machine", nil}, nil
 	case m.State == MigrationDone:
 		return decision{false, "done for " + m.To.String(), nil}, nil
@@ -204,7 +204,7 @@ func (c Config) decideChanged(phase string, n node, coming []string) (decision, 
 	}
 	now, err := saw(n.head.Changed, doc)
 	if err != nil {
-		return decision{}, fmt.Errorf("%s/%s: %w", phase, n.name, err)
+		return decision{}, fmt.Errorf("%s: %w", n.name, err)
 	}
 	var last success
 	there := (state{or(c.State, DefaultState)}).last(phase, n.name, &last)

@@ -43,8 +43,8 @@ func (s state) running(ctx context.Context, m *Migration) (*os.File, error) {
 		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	}
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		who := holders(f)
-		err = command.Hint(fmt.Errorf("%s/%s: an earlier start of it still runs: %s", m.Phase, m.Name, or(strings.Join(who, ", "), "unknown processes")),
+		who := or(strings.Join(holders(f), ", "), "unknown processes")
+		err = command.Hint(fmt.Errorf("%s: an earlier start of it still runs: %s", m.Name, who),
 			"wait for these processes to end, or end them, and run again")
 	}
 	if err != nil {

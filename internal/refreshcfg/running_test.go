@@ -45,7 +45,7 @@ func TestMigrationStillRuns(t *testing.T) {
 	_ = cmd.Wait()
 	defer func(old time.Duration) { patience = old }(patience)
 	patience = 100 * time.Millisecond
-	const want = "migration/1-m: an earlier start of it still runs: "
+	const want = "migration: 1-m: an earlier start of it still runs: "
 	out, err := run(t, m.c)
 	if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), strconv.Itoa(pid)+" (sh)") || out != "" {
 		t.Fatalf("ran %q, %v; want %s%d (sh)", out, err, want, pid)
