@@ -220,15 +220,10 @@ func (l *loop) round(ctx context.Context) error {
 	}
 	ran, err := false, error(nil)
 	if l.news || retry {
-		l.news = false
-		was := l.applied
-		if ran, err = l.deliver(ctx); ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if ran || l.applied != was {
-			l.quiet = time.Now()
-		}
-		l.settle(err)
+		ran, err = l.apply(ctx)
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
 	for _, s := range polled {
 		s.again(l.Runner, ran && err == nil)
@@ -252,15 +247,23 @@ func (l *loop) postpone(polled []*schedule, failing *schedule, err error) {
 	l.Say("%v; trying again in %s", err, failing.pause)
 }
 
-// settle sets when the command is to be tried again, after it has run or was
-// not to.
-func (l *loop) settle(err error) {
-	if err == nil {
-		l.command = schedule{}
-		return
+// apply delivers, and sets when that is to be tried again.
+func (l *loop) apply(ctx context.Context) (ran bool, err error) {
+	l.news = false
+	was := l.applied
+	ran, err = l.deliver(ctx)
+	if ran || l.applied != was {
+		l.quiet = time.Now()
 	}
-	l.command.again(l.Runner, false)
-	l.Say("%v; trying again in %s", err, l.command.pause)
+	switch {
+	case ctx.Err() != nil:
+	case err != nil:
+		l.command.again(l.Runner, false)
+		l.Say("%v; trying again in %s", err, l.command.pause)
+	default:
+		l.command = schedule{}
+	}
+	return ran, err
 }
 
 // lookAfter looks after the configured files when nothing has failed.
