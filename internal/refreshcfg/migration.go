@@ -174,6 +174,9 @@ func (s state) keep(ctx context.Context, m *Migration) error {
 		if !there {
 			continue
 		}
+		if err := likeDir(filepath.Dir(p), s.snapshot(m, i)+parentSuffix); err != nil {
+			return err
+		}
 		if err := copyTree(ctx, p, s.snapshot(m, i)); err != nil {
 			return err
 		}
@@ -208,22 +211,6 @@ func (s state) mayReturn(path string) (bool, error) {
 		return false, command.BadInput(fmt.Errorf("%s: a file system of its own", path), `name in "snapshot" what lies in it`)
 	}
 	return true, nil
-}
-
-// copyTree copies what is at a path, whatever it is, with all that a file
-// system knows of it.
-func copyTree(ctx context.Context, from, to string) error {
-	x := command.Exec{Args: []string{"cp", "-a", "--reflink=auto", "-T", "--", from, to}, Remedy: "cp is part of coreutils"}
-	return x.Run(ctx)
-}
-
-func syncFS(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return unix.Syncfs(int(f.Fd()))
 }
 
 // back returns the migrations that were made since the image that runs now ran
@@ -312,7 +299,7 @@ func (s state) putBack(ctx context.Context, kept, path string) error {
 	_, err := os.Lstat(kept)
 	there := err == nil
 	if there {
-		if err := mkdirSynced(filepath.Dir(path), 0o755); err != nil {
+		if err := makeParent(kept, filepath.Dir(path)); err != nil {
 			return err
 		}
 		if err := copyTree(ctx, kept, fresh); err != nil {

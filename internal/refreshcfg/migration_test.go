@@ -2,9 +2,11 @@ package refreshcfg
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"goldsmith/internal/command"
@@ -339,7 +341,7 @@ func TestStateIsClosed(t *testing.T) {
 	}
 }
 
-// What held the data may be gone altogether.
+// What held the data may be gone altogether: it is made again as it was.
 func TestReturnWithoutParent(t *testing.T) {
 	m := newMachine(t)
 	m.runs("")
@@ -347,6 +349,10 @@ func TestReturnWithoutParent(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.write("app/lib/db", "old")
+	lib := filepath.Join(m.etc, "app/lib")
+	if err := syscall.Chmod(lib, 0o2750); err != nil {
+		t.Fatal(err)
+	}
 	m.c.Image.Version = "2"
 	m.hook("migration.d/1-m", `{"once": "machine", "snapshot": ["ETC/app/lib/db", "ETC/app/none"]}`, "rm -rf ETC/app\n")
 	m.runs("1-m")
@@ -355,7 +361,7 @@ func TestReturnWithoutParent(t *testing.T) {
 	}
 	m.c.Image.Version = "1"
 	m.runs("")
-	if m.read("app/lib/db") != "old" {
-		t.Errorf("db %q", m.read("app/lib/db"))
+	if fi, err := os.Stat(lib); m.read("app/lib/db") != "old" || err != nil || fi.Mode() != fs.ModeDir|fs.ModeSetgid|0o750 {
+		t.Errorf("db %q, in %v, %v", m.read("app/lib/db"), fi.Mode(), err)
 	}
 }
