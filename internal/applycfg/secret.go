@@ -123,9 +123,22 @@ func (s *shown) old(text string) string {
 		}
 	}
 	var b strings.Builder
+	inKey := false // of several lines, RFC 7468
 	for l := range strings.Lines(hide(text, s.values)) {
 		bare, eol := strings.CutSuffix(l, "\n")
-		if !known[bare] {
+		before, after, begins := strings.Cut(bare, "-----BEGIN ")
+		switch {
+		case inKey:
+			inKey = !strings.Contains(bare, "-----END ")
+			bare = hidden
+		case begins && strings.Contains(after, "PRIVATE"):
+			inKey = !strings.Contains(after, "-----END ")
+			if l := s.line(bare, p); l != bare {
+				bare = l
+			} else {
+				bare = before + hidden
+			}
+		case !known[bare]:
 			bare = s.line(bare, p)
 		}
 		b.WriteString(bare)
