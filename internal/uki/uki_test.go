@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"debug/pe"
 	"encoding/binary"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -100,6 +101,32 @@ func TestEmptyPartsAreLeftOut(t *testing.T) {
 	if err != nil || len(f.Sections) != 2 {
 		t.Errorf("%d sections (%v)", len(f.Sections), err)
 	}
+}
+
+func TestParse(t *testing.T) {
+	out, err := Build(stub(), parts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Parse(out)
+	if err != nil || !reflect.DeepEqual(got, parts) {
+		t.Errorf("Parse = %+v, %v", got, err)
+	}
+	for name, bad := range map[string][]byte{"no kernel": stub(), "nothing": nil, "cut": out[:len(out)-len(parts.Linux)-0x200]} {
+		if got, err := Parse(bad); err == nil {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	out, _ := Build(stub(), parts)
+	f.Add(out)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if m, err := Parse(b); err == nil && len(m.Linux) == 0 {
+			t.Error("no kernel")
+		}
+	})
 }
 
 func TestRefusals(t *testing.T) {

@@ -45,10 +45,15 @@ func makeDisk(sector int, damage func(header, array []byte)) []byte {
 			damage(header, own)
 		}
 		le.PutUint32(header[88:], crc32.ChecksumIEEE(own))
-		le.PutUint32(header[16:], crc32.ChecksumIEEE(header[:92]))
+		sealHeader(header)
 		copy(disk[h.array*sector:], own)
 	}
 	return disk
+}
+
+func sealHeader(header []byte) {
+	le.PutUint32(header[16:], 0)
+	le.PutUint32(header[16:], crc32.ChecksumIEEE(header[:92]))
 }
 
 func read(disk []byte, sector int) (*Table, error) {
