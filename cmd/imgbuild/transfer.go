@@ -127,9 +127,7 @@ func store(ctx context.Context, l *registry.Layout, manifest string) (string, er
 	if raw == nil {
 		return "", command.BadInput(fmt.Errorf("%s: the build wrote no raw disk", manifest), "add raw to the definition's outputs")
 	}
-	digest, _, err := l.PutImage(ctx, raw.Path, registry.Image{
-		Name: m.Name, Version: m.Version, Elements: m.Elements, Size: raw.Size, SHA256: raw.SHA256,
-	})
+	digest, _, err := l.PutImage(ctx, raw.Path, m.Image(raw))
 	return digest, err
 }
 

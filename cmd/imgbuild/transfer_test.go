@@ -27,7 +27,7 @@ func TestPushAndPull(t *testing.T) {
 	dir := t.TempDir()
 	disk := bytes.Repeat([]byte("golden"), 50_000)
 	sum := sha256.Sum256(disk)
-	manifest := fmt.Sprintf(`{"name":"t","version":"1","elements":["a"],"outputs":[{"format":"raw","path":"t.raw","size":%d,"sha256":%q}]}`,
+	manifest := fmt.Sprintf(`{"name":"t","version":"1","arch":"amd64","elements":["a"],"outputs":[{"format":"raw","path":"t.raw","size":%d,"sha256":%q}]}`,
 		len(disk), hex.EncodeToString(sum[:]))
 	for name, content := range map[string][]byte{"t.raw": disk, "t.manifest.json": []byte(manifest)} {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -8,7 +9,6 @@ import (
 	"io"
 	"maps"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -18,6 +18,7 @@ import (
 
 	"goldsmith/internal/atomicfile"
 	"goldsmith/internal/command"
+	"goldsmith/internal/release"
 	"goldsmith/internal/sparse"
 )
 
@@ -26,9 +27,15 @@ type Image struct {
 	Digest   string   `json:"digest"` // of the OCI manifest; set by Image
 	Name     string   `json:"name"`
 	Version  string   `json:"version"`
+	Arch     string   `json:"arch"` // as Debian names it; empty when read from an image older than release descriptions
 	Elements []string `json:"elements"`
 	Size     int64    `json:"size"`   // of the raw disk, in bytes
 	SHA256   string   `json:"sha256"` // of the raw disk, in hexadecimal
+
+	// Where root and kernel image lie in the disk; nil for a disk that is not
+	// of goldsmith's own layout.
+	Root *release.Root `json:"root,omitempty"`
+	UKI  *release.UKI  `json:"uki,omitempty"`
 }
 
 func (i *Image) annotations() map[string]string {
@@ -41,35 +48,60 @@ func (i *Image) annotations() map[string]string {
 	}
 }
 
-// PutImage compresses the raw disk at path into the layout and returns the
-// image's digest. The same disk always gives the same digest; an image that is
-// there already, and whole, is not compressed again and path not read.
-// Otherwise a disk that does not have the size and SHA-256 that img names is
-// refused.
-func (l *Layout) PutImage(ctx context.Context, path string, img Image) (digest string, existed bool, err error) {
-	if d, ok, err := l.find(ctx, img); ok || err != nil {
-		return d, ok, err
+// release is the description that machines read.
+func (i *Image) release() *release.Release {
+	return &release.Release{
+		Format: release.Format, Name: i.Name, Version: i.Version, Arch: i.Arch,
+		Disk: release.Disk{Size: i.Size, SHA256: i.SHA256}, Root: i.Root, UKI: i.UKI,
 	}
-	layer, err := l.putDisk(ctx, path, img)
+}
+
+// cuts are where a chunk of the disk must end, in bytes.
+func (i *Image) cuts() (at []int64) {
+	if i.Root != nil {
+		at = append(at, i.Root.Offset, i.Root.Offset+i.Root.Size)
+	}
+	if i.UKI != nil {
+		at = append(at, i.UKI.Offset, i.UKI.Offset+i.UKI.Size)
+	}
+	return at
+}
+
+// PutImage packs the raw disk at path into the layout and returns the image's
+// digest. The same disk always gives the same digest; an image that is there
+// already, and whole, is not packed again and path not read. Otherwise a disk
+// that does not have the size and SHA-256 that img names is refused.
+func (l *Layout) PutImage(ctx context.Context, path string, img Image) (digest string, existed bool, err error) {
+	description, err := img.release().Encode()
 	if err != nil {
 		return "", false, err
 	}
-	layer.Annotations = map[string]string{annotationTitle: "disk.raw.zst"}
-	config, err := l.putBytes([]byte("{}"), emptyType)
+	if d, ok, err := l.find(ctx, img, description); ok || err != nil {
+		return d, ok, err
+	}
+	layers, err := l.putDisk(ctx, path, img)
+	if err != nil {
+		return "", false, err
+	}
+	config, err := l.putBytes(description, release.MediaType)
 	if err != nil {
 		return "", false, err
 	}
 	h, err := l.putManifest(&v1.Manifest{
 		SchemaVersion: 2, MediaType: types.OCIManifestSchema1, ArtifactType: ImageType,
-		Config: config, Layers: []v1.Descriptor{layer}, Annotations: img.annotations(),
+		Config: config, Layers: layers, Annotations: img.annotations(),
 	})
 	return h.String(), false, err
 }
 
-// find returns the image that says the same of itself as img, if it and its
-// disk are whole.
-func (l *Layout) find(ctx context.Context, img Image) (string, bool, error) {
+// find returns the image that says the same of itself as img, if everything of
+// it is whole.
+func (l *Layout) find(ctx context.Context, img Image, description []byte) (string, bool, error) {
 	im, err := l.index()
+	if err != nil {
+		return "", false, err
+	}
+	config, _, err := v1.SHA256(bytes.NewReader(description))
 	if err != nil {
 		return "", false, err
 	}
@@ -78,20 +110,29 @@ func (l *Layout) find(ctx context.Context, img Image) (string, bool, error) {
 			continue
 		}
 		m, err := l.manifest(d.Digest)
-		if err != nil || !maps.Equal(m.Annotations, img.annotations()) {
+		if err != nil || m.Config.Digest != config || !maps.Equal(m.Annotations, img.annotations()) {
 			continue // one that cannot be read is no reason to store no other
 		}
-		_, layer, err := parseImage(d.Digest, m)
-		if err != nil {
+		if _, err := parseImage(d.Digest, m); err != nil {
 			continue
 		}
-		if err := l.verify(ctx, layer); err == nil {
+		if err := l.verifyAll(ctx, m); err == nil {
 			return d.Digest.String(), true, nil
 		} else if ctx.Err() != nil {
 			return "", false, err
 		}
 	}
 	return "", false, nil
+}
+
+// verifyAll verifies everything that a manifest names.
+func (l *Layout) verifyAll(ctx context.Context, m *v1.Manifest) error {
+	for _, d := range append([]v1.Descriptor{m.Config}, m.Layers...) {
+		if err := l.verify(ctx, d); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // verify reads a blob and compares it with its descriptor.
@@ -112,57 +153,7 @@ func (l *Layout) verify(ctx context.Context, d v1.Descriptor) error {
 	return nil
 }
 
-// putDisk compresses a raw disk into a blob.
-func (l *Layout) putDisk(ctx context.Context, path string, img Image) (v1.Descriptor, error) {
-	none := v1.Descriptor{}
-	in, err := os.Open(path)
-	if err != nil {
-		return none, err
-	}
-	defer in.Close()
-	// The blob's name is known only when it is complete; it takes its place
-	// by a second rename.
-	ingest := filepath.Join(l.dir, "blobs", "disk-"+img.SHA256)
-	f, err := atomicfile.Create(ingest, 0o644)
-	if err != nil {
-		return none, err
-	}
-	defer f.Abort()
-	packed, raw := sha256.New(), sha256.New()
-	// One thread: how the encoder splits work must not reach the bytes.
-	z, err := zstd.NewWriter(io.MultiWriter(f, packed), zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault))
-	if err != nil {
-		return none, err
-	}
-	data, err := sparse.NewReader(in)
-	if err != nil {
-		return none, err
-	}
-	n, err := io.CopyBuffer(io.MultiWriter(z, raw), command.Reader(ctx, data), make([]byte, 1<<20))
-	if closeErr := z.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
-		return none, fmt.Errorf("compress %s: %w", path, err)
-	}
-	if sum := hex.EncodeToString(raw.Sum(nil)); n != img.Size || sum != img.SHA256 {
-		return none, fmt.Errorf("%s: has %d bytes with SHA-256 %s; expected %d bytes with %s", path, n, sum, img.Size, img.SHA256)
-	}
-	fi, err := f.Stat()
-	if err != nil {
-		return none, err
-	}
-	if err := f.Commit(); err != nil {
-		return none, err
-	}
-	h := v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(packed.Sum(nil))}
-	if err := os.Rename(ingest, l.blobPath(h)); err != nil {
-		return none, err
-	}
-	return v1.Descriptor{MediaType: DiskType, Size: fi.Size(), Digest: h}, atomicfile.SyncDir(filepath.Dir(l.blobPath(h)))
-}
-
-// Image reads and verifies an image's manifest.
+// Image reads and verifies an image's manifest and its description.
 func (l *Layout) Image(digest string) (*Image, error) {
 	h, err := l.Resolve(digest)
 	if err != nil {
@@ -172,19 +163,38 @@ func (l *Layout) Image(digest string) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	img, _, err := parseImage(h, m)
-	return img, err
+	img, err := parseImage(h, m)
+	if err != nil || m.Config.MediaType == emptyType {
+		return img, err
+	}
+	description, err := l.bytes(m.Config.Digest, release.MaxSize)
+	if err != nil {
+		return nil, err
+	}
+	r, err := release.Parse(description)
+	if err != nil {
+		return nil, fmt.Errorf("image %s: %w", h, err)
+	}
+	if r.Name != img.Name || r.Version != img.Version || r.Disk != (release.Disk{Size: img.Size, SHA256: img.SHA256}) {
+		return nil, fmt.Errorf("image %s: its annotations and its description differ", h)
+	}
+	img.Arch, img.Root, img.UKI = r.Arch, r.Root, r.UKI
+	return img, nil
 }
 
-func parseImage(h v1.Hash, m *v1.Manifest) (*Image, v1.Descriptor, error) {
-	bad := func(what string) (*Image, v1.Descriptor, error) {
-		return nil, v1.Descriptor{}, fmt.Errorf("image %s: %s", h, what)
-	}
-	if m.ArtifactType != ImageType {
+// parseImage reads what an image's manifest says. Its first layer is the disk.
+// Images from before there were release descriptions have the empty
+// configuration and no chunk index; they go on being read.
+func parseImage(h v1.Hash, m *v1.Manifest) (*Image, error) {
+	bad := func(what string) (*Image, error) { return nil, fmt.Errorf("image %s: %s", h, what) }
+	old := m.Config.MediaType == emptyType && len(m.Layers) == 1
+	switch {
+	case m.ArtifactType != ImageType:
 		return bad(fmt.Sprintf("artifact type %q is not %s", m.ArtifactType, ImageType))
-	}
-	if len(m.Layers) != 1 || m.Layers[0].MediaType != DiskType {
-		return bad("expected one layer of type " + DiskType)
+	case len(m.Layers) == 0 || m.Layers[0].MediaType != DiskType:
+		return bad("expected a first layer of type " + DiskType)
+	case !old && (m.Config.MediaType != release.MediaType || len(m.Layers) != 2 || m.Layers[1].MediaType != ChunksType):
+		return bad("expected a release description and a second layer of type " + ChunksType)
 	}
 	size, err := strconv.ParseInt(m.Annotations[AnnotationDiskSize], 10, 64)
 	if err != nil || size <= 0 {
@@ -201,7 +211,7 @@ func parseImage(h v1.Hash, m *v1.Manifest) (*Image, v1.Descriptor, error) {
 	if e := m.Annotations[AnnotationElements]; e != "" {
 		img.Elements = strings.Split(e, ",")
 	}
-	return img, m.Layers[0], nil
+	return img, nil
 }
 
 // Extract writes the raw disk of an image to the file dest, which appears
@@ -215,10 +225,11 @@ func (l *Layout) Extract(ctx context.Context, digest, dest string) error {
 	if err != nil {
 		return err
 	}
-	img, layer, err := parseImage(h, m)
+	img, err := parseImage(h, m)
 	if err != nil {
 		return err
 	}
+	layer := m.Layers[0]
 	in, err := l.path.Blob(layer.Digest)
 	if err != nil {
 		return fmt.Errorf("%s: blob %s is not there", l.dir, layer.Digest)

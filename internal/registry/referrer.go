@@ -28,7 +28,7 @@ func (l *Layout) Attach(digest, artifactType string, annotations map[string]stri
 	if err != nil {
 		return "", err
 	}
-	subject, err := l.bytes(h, maxManifest)
+	subject, err := l.bytes(h, MaxManifest)
 	if err != nil {
 		return "", err
 	}
@@ -94,5 +94,5 @@ func (l *Layout) Attached(referrer, title string) ([]byte, error) {
 	if i < 0 {
 		return nil, nil
 	}
-	return l.bytes(m.Layers[i].Digest, maxManifest)
+	return l.bytes(m.Layers[i].Digest, MaxManifest)
 }

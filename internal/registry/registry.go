@@ -2,11 +2,12 @@
 // layout: a directory that any registry client understands
 // (https://github.com/opencontainers/image-spec, image-layout.md, version 1.1).
 //
-// An image is a manifest of artifact type [ImageType] with one layer, the
-// compressed disk. Its identity is the digest of that manifest, everywhere.
-// What is known about an image (its build manifest, test results) is attached
-// to it: further manifests whose subject is the image. A tag is a name that is
-// moved; nothing is ever decided by a tag.
+// An image is a manifest of artifact type [ImageType] with two layers, the disk
+// in compressed chunks and the index of them (package chunk). Its configuration
+// is the release description (package release). Its identity is the digest of
+// that manifest, everywhere. What is known about an image (its build manifest,
+// test results, signatures) is attached to it: further manifests whose subject
+// is the image. A tag is a name that is moved; nothing is ever decided by a tag.
 //
 // Everything read back is verified against its digest before it is used.
 package registry
@@ -36,9 +37,12 @@ import (
 const (
 	ImageType    = "application/vnd.goldsmith.image.v1"
 	DiskType     = "application/vnd.goldsmith.disk.raw.v1+zstd"
+	ChunksType   = "application/vnd.goldsmith.chunks.v1"
 	ManifestType = "application/vnd.goldsmith.build-manifest.v1+json"
 	EvidenceType = "application/vnd.goldsmith.evidence.v1+json"
-	emptyType    = "application/vnd.oci.empty.v1+json" // image-spec, manifest.md
+	// SignatureType is that of a referrer with one layer, a DSSE envelope.
+	SignatureType = "application/vnd.goldsmith.signature.v1"
+	emptyType     = "application/vnd.oci.empty.v1+json" // image-spec, manifest.md
 )
 
 // Annotations of an image's manifest.
@@ -48,12 +52,16 @@ const (
 	AnnotationElements   = "vnd.goldsmith.image.elements" // comma-separated
 	AnnotationDiskSHA256 = "vnd.goldsmith.disk.sha256"    // of the raw disk, in hexadecimal
 	AnnotationDiskSize   = "vnd.goldsmith.disk.size"      // of the raw disk, in bytes
-	annotationTitle      = "org.opencontainers.image.title"
-	annotationRef        = "org.opencontainers.image.ref.name"
+	// AnnotationSubject is in a layout's index, on what is attached to an image:
+	// that image's digest. It saves readers fetching every manifest, and proves
+	// nothing.
+	AnnotationSubject = "vnd.goldsmith.subject"
+	annotationTitle   = "org.opencontainers.image.title"
+	annotationRef     = "org.opencontainers.image.ref.name"
 )
 
-// maxManifest bounds a manifest that is read into memory, in bytes.
-const maxManifest = 4 << 20
+// MaxManifest bounds a manifest that is read into memory, in bytes.
+const MaxManifest = 4 << 20
 
 // Layout is an OCI image layout directory.
 type Layout struct {
@@ -139,6 +147,9 @@ func (l *Layout) putManifest(m *v1.Manifest) (v1.Hash, error) {
 		return v1.Hash{}, err
 	}
 	d.ArtifactType = m.ArtifactType
+	if m.Subject != nil {
+		d.Annotations = map[string]string{AnnotationSubject: m.Subject.Digest.String()}
+	}
 	return d.Digest, l.list(d)
 }
 
@@ -172,7 +183,7 @@ func (l *Layout) blobPath(h v1.Hash) string {
 
 // manifest reads and verifies the manifest with that digest.
 func (l *Layout) manifest(h v1.Hash) (*v1.Manifest, error) {
-	b, err := l.bytes(h, maxManifest)
+	b, err := l.bytes(h, MaxManifest)
 	if err != nil {
 		return nil, err
 	}
@@ -214,7 +225,7 @@ func (l *Layout) Tag(digest, name string) error {
 	if err != nil {
 		return err
 	}
-	b, err := l.bytes(h, maxManifest)
+	b, err := l.bytes(h, MaxManifest)
 	if err != nil {
 		return err
 	}

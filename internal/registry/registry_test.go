@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,7 +15,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/klauspost/compress/zstd"
 
+	"goldsmith/internal/chunk"
+	"goldsmith/internal/release"
 	"goldsmith/internal/testenv"
 )
 
@@ -29,7 +34,12 @@ func makeDisk(t *testing.T) (string, Image) {
 		t.Fatal(err)
 	}
 	sum := sha256.Sum256(raw)
-	return path, Image{Name: "t", Version: "1", Elements: []string{"a", "b"}, Size: int64(len(raw)), SHA256: hex.EncodeToString(sum[:])}
+	hash := hex.EncodeToString(sum[:])
+	return path, Image{
+		Name: "t", Version: "1", Arch: "amd64", Elements: []string{"a", "b"}, Size: int64(len(raw)), SHA256: hash,
+		Root: &release.Root{Offset: 256 << 10, Size: 128 << 10, RootHash: hash, Salt: hash, UUID: "01234567-89ab-cdef-0123-456789abcdef"},
+		UKI:  &release.UKI{ID: "t_1", Offset: 4096, Size: 5000, SHA256: hash},
+	}
 }
 
 func open(t *testing.T) *Layout {
@@ -74,6 +84,101 @@ func TestPutAndExtract(t *testing.T) {
 	b, _ := os.ReadFile(out)
 	if !bytes.Equal(a, b) {
 		t.Error("the extracted disk differs")
+	}
+}
+
+// The index is that of the disk, and root and kernel image are whole chunks.
+func TestChunksOfAnImage(t *testing.T) {
+	l := open(t)
+	digest, path, img := put(t, l)
+	h, err := l.Resolve(digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := l.manifest(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := l.bytes(m.Layers[1].Digest, chunk.MaxIndex)
+	if err != nil {
+		t.Fatal(err)
+	}
+	index, err := chunk.Parse(b)
+	if err != nil || index.Size() != img.Size || index.PackedSize() != m.Layers[0].Size {
+		t.Fatalf("the index describes %d bytes in %d (%v)", index.Size(), index.PackedSize(), err)
+	}
+	for _, r := range [][2]int64{{img.Root.Offset, img.Root.Size}, {img.UKI.Offset, img.UKI.Size}} {
+		if _, err := index.Range(r[0], r[1]); err != nil {
+			t.Error(err)
+		}
+	}
+	testenv.Need(t, "zstd")
+	got, err := exec.Command("zstd", "-dcq", "--format=zstd", l.blobPath(m.Layers[0].Digest)).Output()
+	want, _ := os.ReadFile(path)
+	if err != nil || !bytes.Equal(got, want) {
+		t.Errorf("zstd -d gives another disk (%v)", err)
+	}
+}
+
+// Disks have gigabytes of zeros in one chunk.
+func TestLargeHole(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "disk.raw")
+	const size = 1<<30 + 5<<20
+	if err := errors.Join(os.WriteFile(path, []byte("start"), 0o644), os.Truncate(path, size)); err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.New()
+	_, _ = sum.Write([]byte("start"))
+	for left := int64(size - 5); left > 0; {
+		n, _ := sum.Write(make([]byte, min(left, 1<<20)))
+		left -= int64(n)
+	}
+	img := Image{Name: "t", Version: "1", Arch: "amd64", Size: size, SHA256: hex.EncodeToString(sum.Sum(nil))}
+	l := open(t)
+	digest, _, err := l.PutImage(t.Context(), path, img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Extract(t.Context(), digest, path+".copy"); err != nil {
+		t.Error(err)
+	}
+}
+
+// Images from before there were release descriptions are read as ever.
+func TestOldImage(t *testing.T) {
+	l := open(t)
+	path, img := makeDisk(t)
+	raw, _ := os.ReadFile(path)
+	z, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	layer, err := l.putBytes(z.EncodeAll(raw, nil), DiskType)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := l.putBytes([]byte("{}"), emptyType)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := l.putManifest(&v1.Manifest{
+		SchemaVersion: 2, MediaType: types.OCIManifestSchema1, ArtifactType: ImageType,
+		Config: config, Layers: []v1.Descriptor{layer}, Annotations: img.annotations(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := l.Image(h.String())
+	want := Image{Digest: h.String(), Name: "t", Version: "1", Elements: img.Elements, Size: img.Size, SHA256: img.SHA256}
+	if d := cmp.Diff(&want, got); d != "" || err != nil {
+		t.Errorf("Image (-want +got): %v\n%s", err, d)
+	}
+	if err := l.Extract(t.Context(), h.String(), path+".copy"); err != nil {
+		t.Error(err)
+	}
+	again, existed, err := l.PutImage(t.Context(), path, img)
+	if again == h.String() || existed || err != nil {
+		t.Errorf("stored anew it is %s, %v, %v; want one with a description", again, existed, err)
 	}
 }
 
@@ -124,7 +229,7 @@ func TestDamageIsNoticed(t *testing.T) {
 // Storing again mends what a killed writer or a full disk left half written,
 // and another image's damage keeps nobody from storing.
 func TestStoringAgainMends(t *testing.T) {
-	for _, part := range []string{"config", "disk", "manifest"} {
+	for _, part := range []string{"config", "disk", "chunks", "manifest"} {
 		l := open(t)
 		digest, path, img := put(t, l)
 		h, err := l.Resolve(digest)
@@ -135,12 +240,14 @@ func TestStoringAgainMends(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		blob := map[string]string{"config": m.Config.Digest.Hex, "disk": m.Layers[0].Digest.Hex, "manifest": h.Hex}[part]
+		blob := map[string]string{
+			"config": m.Config.Digest.Hex, "disk": m.Layers[0].Digest.Hex, "chunks": m.Layers[1].Digest.Hex, "manifest": h.Hex,
+		}[part]
 		if err := os.Truncate(filepath.Join(l.Dir(), "blobs", "sha256", blob), 1); err != nil {
 			t.Fatal(err)
 		}
 		other := img
-		other.Name = "other"
+		other.Name, other.Root, other.UKI = "other", nil, nil
 		if _, _, err := l.PutImage(t.Context(), path, other); err != nil {
 			t.Errorf("damaged %s: another image cannot be stored: %v", part, err)
 		}
@@ -151,8 +258,8 @@ func TestStoringAgainMends(t *testing.T) {
 		if err := l.Extract(t.Context(), digest, filepath.Join(t.TempDir(), "out")); err != nil {
 			t.Errorf("damaged %s: %v", part, err)
 		}
-		if fi, err := os.Stat(filepath.Join(l.Dir(), "blobs", "sha256", m.Config.Digest.Hex)); err != nil || fi.Size() != 2 {
-			t.Errorf("damaged %s: the config has %d bytes (%v)", part, fi.Size(), err)
+		if err := l.verifyAll(t.Context(), m); err != nil {
+			t.Errorf("damaged %s: not mended: %v", part, err)
 		}
 	}
 }
@@ -161,7 +268,7 @@ func TestStoringAgainMends(t *testing.T) {
 func TestMovedTagKeepsTheImage(t *testing.T) {
 	l := open(t)
 	first, path, img := put(t, l)
-	img.Name = "second"
+	img.Name, img.Root, img.UKI = "second", nil, nil
 	second, _, err := l.PutImage(t.Context(), path, img)
 	if err != nil {
 		t.Fatal(err)

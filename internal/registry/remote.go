@@ -32,9 +32,10 @@ func (l *Layout) Push(ctx context.Context, digest, ref string) error {
 	if err != nil {
 		return err
 	}
-	if _, layer, err := parseImage(h, m); err != nil {
+	if _, err := parseImage(h, m); err != nil {
 		return err
-	} else if err := l.verify(ctx, layer); err != nil {
+	}
+	if err := l.verifyAll(ctx, m); err != nil {
 		return err
 	}
 	img, err := l.path.Image(h)
@@ -67,7 +68,7 @@ func (l *Layout) Pull(ctx context.Context, ref string) (string, error) {
 	if err != nil {
 		return "", explain(ref, err)
 	}
-	if _, _, err := parseImage(h, m); err != nil {
+	if _, err := parseImage(h, m); err != nil {
 		return "", command.BadInput(fmt.Errorf("%s: %w", ref, err), "name an image that imgbuild has made")
 	}
 	unlock, err := l.lock()

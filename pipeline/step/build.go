@@ -158,9 +158,7 @@ func (b *build) store(ctx context.Context, out string, j *pipeline.Job) (*pipeli
 	}
 	images := b.env.Store.Images
 	step := j.Progress.Start("store the image")
-	digest, existed, err := images.PutImage(ctx, raw.Path, registry.Image{
-		Name: m.Name, Version: m.Version, Elements: m.Elements, Size: raw.Size, SHA256: raw.SHA256,
-	})
+	digest, existed, err := images.PutImage(ctx, raw.Path, m.Image(raw))
 	if existed {
 		step.Cached("the same bytes as before")
 	} else {

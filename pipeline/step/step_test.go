@@ -48,7 +48,7 @@ func store(t *testing.T, text string) (*Store, string) {
 	}
 	sum := sha256.Sum256(disk)
 	digest, _, err := s.Images.PutImage(t.Context(), path, registry.Image{
-		Name: "tiny", Version: "1", Size: int64(len(disk)), SHA256: hex.EncodeToString(sum[:]),
+		Name: "tiny", Version: "1", Arch: "amd64", Size: int64(len(disk)), SHA256: hex.EncodeToString(sum[:]),
 	})
 	if err != nil {
 		t.Fatal(err)
