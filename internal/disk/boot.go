@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"goldsmith/internal/bootentry"
 	"goldsmith/internal/command"
 	"goldsmith/internal/fat"
 	"goldsmith/internal/initramfs"
@@ -28,6 +29,7 @@ type bootFiles struct {
 	stub      []byte
 	loader    []byte // nil for a live system, which has one kernel only
 	osRelease []byte
+	grub      *grub // nil where the image has none
 }
 
 func newBootFiles(ctx context.Context, c Config, live initramfs.Live) (*bootFiles, error) {
@@ -46,6 +48,9 @@ func newBootFiles(ctx context.Context, c Config, live initramfs.Live) (*bootFile
 	}
 	if live == "" {
 		if b.loader, err = readProgram(c.Root, efiDir+"systemd-bootx64.efi"); err != nil {
+			return nil, err
+		}
+		if b.grub, err = readGRUB(c.Root); err != nil {
 			return nil, err
 		}
 	}
@@ -204,15 +209,23 @@ func (c *Config) osRelease() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// espNeed is roughly what the files need, in bytes.
+// espFixed is roughly what the boot loaders need on the EFI partition, in
+// bytes.
+func (b *bootFiles) espFixed() int64 { return int64(len(b.loader)) + 2*mib }
+
+// espNeed is what one version needs there.
 func (b *bootFiles) espNeed() int64 {
-	return int64(len(b.kernel)+len(b.initramfs)+len(b.stub)+len(b.loader)) + 2*mib
+	need := int64(len(b.stub)+len(b.kernel)+len(b.initramfs)) + mib/4
+	if b.grub != nil {
+		need += int64(len(b.kernel)+len(b.initramfs)) + mib/4
+	}
+	return need
 }
 
 // commandLine is the kernel's. The last console is the one that /dev/console
 // and a login prompt use when there is a serial port.
-func (c *Config) commandLine(rootGUID string) string {
-	line := "root=PARTUUID=" + rootGUID + " ro console=tty0 console=ttyS0,115200 panic=10 quiet loglevel=4"
+func (c *Config) commandLine(root string) string {
+	line := root + " ro console=tty0 console=ttyS0,115200 panic=10 quiet loglevel=4"
 	if extra := strings.Join(strings.Fields(c.Cmdline), " "); extra != "" {
 		line += " " + extra
 	}
@@ -229,30 +242,42 @@ func (b *bootFiles) unified(cmdline string) ([]byte, error) {
 // writeESP makes the kernel image for the finished root and the EFI partition
 // around it.
 func (b *bootFiles) writeESP(w *target, c Config, l *Layout) error {
-	cmdline := c.commandLine(l.part("root-a").GUID)
+	cmdline := c.commandLine("root=PARTUUID=" + l.part("root-a").GUID + " roothash=" + l.Root.RootHash)
 	image, err := b.unified(cmdline)
 	if err != nil {
 		return err
 	}
 	sum := sha256.Sum256(image)
+	id := bootentry.ID(c.Name, c.Version)
 	l.Boot = Boot{
-		Kernel: b.version, Cmdline: cmdline, UKI: "EFI/Linux/" + c.Name + "_" + c.Version + ".efi",
+		Kernel: b.version, Cmdline: cmdline, ID: id, UKI: bootentry.Dir + "/" + bootentry.Entry{ID: id}.File(),
 		UKISize: int64(len(image)), UKISHA256: hex.EncodeToString(sum[:]),
 		KernelSize: int64(len(b.kernel)), InitramfsSize: int64(len(b.initramfs)),
+		Firmware: []string{"uefi"},
 	}
 	t := tree.New()
 	t.AddFile("EFI/BOOT/BOOTX64.EFI", 0o644, b.loader)
 	t.AddFile(l.Boot.UKI, 0o644, image)
 	t.AddFile("loader/loader.conf", 0o644, []byte("timeout 0\neditor no\n"))
+	if b.grub != nil {
+		if err := b.addGRUB(t, id, cmdline); err != nil {
+			return err
+		}
+		l.Boot.Firmware = append(l.Boot.Firmware, "bios")
+	}
 	esp := l.part("esp")
 	for _, e := range t.All() {
 		e.ModTime = c.Time
 		esp.Used += e.Size
 	}
-	_, err = fat.Write(w.part(esp), t, fat.Options{
+	o := fat.Options{
 		Label: esp.Label, VolumeID: le.Uint32(c.digest("esp-volume")),
 		Size: esp.Size, Type: 32, Time: c.Time,
-	})
+	}
+	if _, err = fat.Write(w.part(esp), t, o); err == nil {
+		l.Boot.UKIOffset, err = fat.Offset(t, o, l.Boot.UKI)
+		l.Boot.UKIOffset += esp.Start
+	}
 	if err != nil {
 		return fmt.Errorf("EFI partition: %w", err)
 	}

@@ -1,20 +1,26 @@
 // Package disk writes bootable disk images from file trees, and looks into
 // them.
 //
-// An image is a sparse raw disk with a GUID partition table:
+// An image is a sparse raw disk with a GUID partition table, the same for UEFI
+// and BIOS firmware. In the order in which they lie on the disk:
 //
-//	1 esp      FAT32: systemd-boot as EFI/BOOT/BOOTX64.EFI and one unified
-//	           kernel image, EFI/Linux/NAME_VERSION.efi
-//	2 root-a   EROFS, read-only: the image's files
-//	3 root-b   as large as root-a and a hole: room for the next version
-//	4 state    a hole; the first boot makes ext4 there. Last, so that it can grow
+//	7 bios      the GRUB that a BIOS starts, if the image has one; LBA 34 to 2047
+//	1 esp       FAT32: systemd-boot as EFI/BOOT/BOOTX64.EFI, one unified
+//	            kernel image EFI/Linux/NAME_VERSION.efi, and for GRUB the same
+//	            kernel and initramfs below bios/NAME_VERSION
+//	2 root-a    EROFS, read-only: the image's files
+//	3 verity-a  dm-verity's hash tree of root-a
+//	4 root-b    as large as root-a and a hole: room for the next version
+//	5 verity-b  room for its hash tree
+//	6 state     a hole; the first boot makes ext4 there. Last, so that it can grow
 //
-// The GUID of root-a is the first 16 bytes of the SHA-256 of its file system,
-// and the kernel command line inside the unified kernel image asks for that
-// GUID: a kernel can only ever start with the root it was made for, from
-// whichever slot it lies in. Partition names are places and never change; an
-// update writes the free slot, gives it its content's GUID and adds a unified
-// kernel image.
+// The GUID of root-a is the first half of the root hash of its tree, that of
+// verity-a the second half. The kernel command line inside the unified kernel
+// image has that hash: a kernel can only ever start with the root it was made
+// for, from whichever slot it lies in, and reads no block of it that was
+// changed. Partition numbers and names are places and never change; an update
+// writes the free slot, gives it its content's GUIDs and adds a unified kernel
+// image.
 //
 // Writing needs no privileges, no loop device, no mount and no other program.
 // The same input gives the same bytes: nothing is random, and times come from
@@ -41,20 +47,21 @@ import (
 	"goldsmith/internal/command"
 	"goldsmith/internal/erofs"
 	"goldsmith/internal/tree"
+	"goldsmith/internal/verity"
 )
 
 // Config says what a disk holds. Sizes are in bytes.
 type Config struct {
 	Name    string     // of the image: letters, digits, ".", "-"
 	Version string     // letters, digits, ".", "_", "~", "-"
-	Root    *tree.Tree // final root, with a kernel and package systemd-boot-efi; it is not changed
+	Root    *tree.Tree // final root, with a kernel and package systemd-boot-efi, for BIOS also GrubDir; it is not changed
 	Init    []byte     // the imginit program
 	Kernel  string     // kernel version; empty takes the newest in Root
 	Cmdline string     // more kernel arguments, separated by spaces
 
 	RootSlot  int64 // each of root-a and root-b; 0 is the content and a quarter, rounded up to 64 MiB
 	StateSize int64 // 0 is 1 GiB, or what Size leaves
-	ESPSize   int64 // 0 is 256 MiB, or room for three of the kernel images if that is more
+	ESPSize   int64 // 0 is 128 MiB, or room for three kernels if that is more
 	Size      int64 // whole disk; 0 is the sum of its parts. More goes to state
 
 	State []string  // directories kept on the state partition; nil is DefaultState
@@ -72,7 +79,7 @@ var DefaultState = []string{"/var", "/home", "/root", "/srv"}
 
 const (
 	mib         = 1 << 20
-	defaultESP  = 256 * mib
+	defaultESP  = 128 * mib
 	defaultRest = 1024 * mib
 	slotUnit    = 64 * mib
 )
@@ -102,29 +109,51 @@ func (c Config) write(ctx context.Context, f *os.File, w *target) (*Layout, erro
 	if err != nil {
 		return nil, err
 	}
-	l, err := c.plan(content, boot.espNeed())
+	l, err := c.plan(content, boot.espFixed(), boot.espNeed())
 	if err != nil {
 		return nil, err
 	}
 	if err := w.resize(l.Size); err != nil {
 		return nil, err
 	}
-	a := l.part("root-a")
-	res, err := erofs.Write(w.part(a), root, erofs.Options{
-		UUID: [16]byte(c.digest("root-fs")[:16]), Label: "root", Time: c.Time,
-	})
-	if err != nil {
+	if err := c.writeRoot(f, w, l, root); err != nil {
 		return nil, err
 	}
-	a.GUID = formatGUID(res.SHA256[:16])
-	a.SHA256, a.Used = hex.EncodeToString(res.SHA256[:]), res.Size
 	if err := boot.writeESP(w, c, l); err != nil {
 		return nil, err
 	}
 	if err := writeTable(w, l); err != nil {
 		return nil, err
 	}
+	if err := boot.grub.install(w, l.part("bios")); err != nil {
+		return nil, err
+	}
 	return l, ctx.Err()
+}
+
+// writeRoot writes root-a and its hash tree.
+func (c *Config) writeRoot(f *os.File, w *target, l *Layout, root *tree.Tree) error {
+	a, tree := l.part("root-a"), l.part("verity-a")
+	res, err := erofs.Write(w.part(a), root, erofs.Options{
+		UUID: [16]byte(c.digest("root-fs")[:16]), Label: "root", Time: c.Time,
+	})
+	if err != nil {
+		return err
+	}
+	a.SHA256, a.Used = hex.EncodeToString(res.SHA256[:]), res.Size
+	p := verity.Params{Salt: c.digest("verity-salt"), UUID: [16]byte(c.digest("verity")[:16])}
+	// A disk of a few hundred MiB takes tenths of a second: too short to cancel.
+	hash, used, err := verity.Write(w.part(tree), io.NewSectionReader(f, a.Start, a.Size), res.Size, p)
+	if err != nil {
+		return fmt.Errorf("hash tree of the root: %w", err)
+	}
+	tree.Used = used
+	a.GUID, tree.GUID = formatGUID(hash[:16]), formatGUID(hash[16:])
+	l.Root = Root{
+		Offset: a.Start, Size: res.Size, RootHash: hex.EncodeToString(hash[:]),
+		Salt: hex.EncodeToString(p.Salt), UUID: formatGUID(p.UUID[:]),
+	}
+	return nil
 }
 
 var (
@@ -145,8 +174,8 @@ func (c *Config) check() error {
 		return bad("image version %q: want up to 64 letters, digits, dots, dashes, underscores and tildes", c.Version)
 	case c.Root == nil:
 		return bad("no root file tree")
-	case strings.ContainsAny(c.Cmdline, "\n\x00"):
-		return bad("kernel arguments %q: want one line", c.Cmdline)
+	case strings.ContainsAny(c.Cmdline, "\n\x00\\'"):
+		return bad("kernel arguments %q: want one line without backslashes and single quotes", c.Cmdline)
 	case c.RootSlot < 0 || c.StateSize < 0 || c.ESPSize < 0 || c.Size < 0:
 		return bad("a size is negative")
 	}
@@ -221,44 +250,51 @@ func (c *Config) digest(what string) []byte {
 	return sum[:]
 }
 
-// plan places the partitions. content and esp are what root and EFI partition
-// must hold.
-func (c *Config) plan(content, esp int64) (*Layout, error) {
+// plan places the partitions. content is what the root must hold; the EFI
+// partition must hold fixed and one kernel, and should hold three.
+func (c *Config) plan(content, fixed, kernel int64) (*Layout, error) {
 	slot := cmp.Or(c.RootSlot, roundUp(content+content/4, slotUnit))
-	espSize := cmp.Or(c.ESPSize, max(defaultESP, roundUp(3*esp, slotUnit)))
+	espSize := cmp.Or(c.ESPSize, max(defaultESP, roundUp(fixed+3*kernel, slotUnit)))
 	slot, espSize = roundUp(slot, mib), roundUp(espSize, mib)
 	if slot < content {
 		return nil, command.BadInput(fmt.Errorf("the root needs %d MiB, a slot has %d", ceilMiB(content), slot/mib),
 			"make the root slot larger, or leave its size out")
 	}
-	if espSize < esp {
-		return nil, command.BadInput(fmt.Errorf("the EFI partition needs %d MiB, it has %d", ceilMiB(esp), espSize/mib),
+	if espSize < fixed+kernel {
+		return nil, command.BadInput(fmt.Errorf("the EFI partition needs %d MiB, it has %d", ceilMiB(fixed+kernel), espSize/mib),
 			"make it larger, or leave its size out")
 	}
+	trees := roundUp(verity.Size(slot), mib)
 	// The first and the last MiB belong to the partition table.
-	fixed := mib + espSize + 2*slot + mib
+	sum := mib + espSize + 2*slot + 2*trees + mib
 	state := cmp.Or(c.StateSize, defaultRest)
 	if c.Size > 0 {
 		if c.StateSize == 0 {
 			state = min(state, 16*mib) // the least that ext4 is of any use with
 		}
-		state = max(state, (c.Size-fixed)/mib*mib)
-		if fixed+state > c.Size {
-			return nil, command.BadInput(fmt.Errorf("a disk of %d MiB is too small: this image needs %d", c.Size/mib, ceilMiB(fixed+state)),
+		state = max(state, (c.Size-sum)/mib*mib)
+		if sum+state > c.Size {
+			return nil, command.BadInput(fmt.Errorf("a disk of %d MiB is too small: this image needs %d", c.Size/mib, ceilMiB(sum+state)),
 				"make the disk larger, or leave its size out")
 		}
 	}
-	l := &Layout{Size: fixed + roundUp(state, mib), GUID: formatGUID(c.digest("disk"))}
+	l := &Layout{Size: sum + roundUp(state, mib), GUID: formatGUID(c.digest("disk"))}
 	at := int64(mib)
 	for _, p := range []Partition{
 		{Name: "esp", Type: typeESP, Size: espSize, Filesystem: "vfat", Label: "ESP"},
 		{Name: "root-a", Type: typeRoot, Size: slot, Filesystem: "erofs", Label: "root", attributes: readOnly},
+		{Name: "verity-a", Type: typeVerity, Size: trees, Filesystem: "verity", attributes: readOnly},
 		{Name: "root-b", Type: typeRoot, Size: slot, attributes: readOnly},
+		{Name: "verity-b", Type: typeVerity, Size: trees, attributes: readOnly},
 		{Name: "state", Type: typeVar, Size: roundUp(state, mib), attributes: noAuto},
+		{Name: "bios", Type: typeBIOS, Start: 34 * sector, Size: mib - 34*sector},
 	} {
-		p.Number, p.Start = len(l.Partitions)+1, at
+		p.Number = len(l.Partitions) + 1
+		if p.Start == 0 {
+			p.Start = at
+			at += p.Size
+		}
 		p.GUID = formatGUID(c.digest(p.Name))
-		at += p.Size
 		l.Partitions = append(l.Partitions, p)
 	}
 	return l, nil

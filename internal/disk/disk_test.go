@@ -54,6 +54,13 @@ func sampleRoot() *tree.Tree {
 	t.Add(&tree.Entry{Path: "vmlinuz", Mode: tree.ModeSymlink | 0o777, Target: "boot/vmlinuz-" + version})
 	t.AddFile(efiDir+"linuxx64.efi.stub", 0o644, program())
 	t.AddFile(efiDir+"systemd-bootx64.efi", 0o644, []byte("MZ boot loader"))
+	boot, core := make([]byte, sector), make([]byte, 3*sector+100)
+	copy(boot, "boot")
+	copy(boot[510:], "\x55\xaa")
+	copy(core[sector:], "core")
+	le.PutUint16(core[coreLength:], 3)
+	t.AddFile(GrubDir+"/boot.img", 0o644, boot)
+	t.AddFile(GrubDir+"/core.img", 0o644, core)
 	t.AddFile(lib+"modules.dep", 0o644, []byte("kernel/erofs.ko:\nkernel/ext4.ko:\n"))
 	t.AddFile(lib+"modules.builtin", 0o644, []byte("kernel/overlay.ko\n"))
 	t.AddFile(lib+"kernel/erofs.ko", 0o644, []byte("erofs"))
@@ -143,8 +150,14 @@ func TestLayout(t *testing.T) {
 		t.Errorf("partition table (-want +got):\n%s", diff)
 	}
 	a := l.part("root-a")
-	if hash := strings.ReplaceAll(a.GUID, "-", ""); a.SHA256[:32] != hash || !strings.Contains(l.Boot.Cmdline, "root=PARTUUID="+a.GUID+" ") {
-		t.Errorf("root has GUID %s and hash %s; command line %q", a.GUID, a.SHA256, l.Boot.Cmdline)
+	if both := strings.ReplaceAll(a.GUID+l.part("verity-a").GUID, "-", ""); both != l.Root.RootHash {
+		t.Errorf("root and tree have the GUIDs %s, the root hash is %s", both, l.Root.RootHash)
+	}
+	if want := "root=PARTUUID=" + a.GUID + " roothash=" + l.Root.RootHash + " ro "; !strings.HasPrefix(l.Boot.Cmdline, want) {
+		t.Errorf("command line %q, want %q", l.Boot.Cmdline, want)
+	}
+	if l.Root.Offset != a.Start || l.Root.Size != a.Used {
+		t.Errorf("root: %+v; partition %+v", l.Root, a)
 	}
 	if l.part("root-b").Size != a.Size || a.Size%slotUnit != 0 {
 		t.Errorf("slots of %d and %d bytes", a.Size, l.part("root-b").Size)
@@ -161,9 +174,14 @@ func TestTools(t *testing.T) {
 	}
 	esp := extract(t, name, l.part("esp"))
 	run(t, "fsck.fat", "-n", esp)
-	run(t, "fsck.erofs", extract(t, name, l.part("root-a")))
+	root := extract(t, name, l.part("root-a"))
+	run(t, "fsck.erofs", root)
+	run(t, "veritysetup", "verify", root, extract(t, name, l.part("verity-a")), l.Root.RootHash)
 	listing := run(t, "mdir", "-/", "-b", "-i", esp, "::")
-	for _, want := range []string{"::/EFI/BOOT/BOOTX64.EFI", "::/EFI/Linux/demo_1.2.efi", "::/loader/loader.conf"} {
+	for _, want := range []string{
+		"::/EFI/BOOT/BOOTX64.EFI", "::/EFI/Linux/demo_1.2.efi", "::/loader/loader.conf", "::/grub/grub.cfg", "::/grub/grubenv",
+		"::/bios/demo_1.2/linux", "::/bios/demo_1.2/initrd", "::/bios/demo_1.2/boot.cfg",
+	} {
 		if !strings.Contains(listing, want) {
 			t.Errorf("%s is missing on the EFI partition:\n%s", want, listing)
 		}
@@ -221,23 +239,26 @@ func TestSparse(t *testing.T) {
 func TestSizes(t *testing.T) {
 	c := sampleConfig()
 	c.ESPSize, c.StateSize, c.Time = 0, 0, time.Time{}
-	l, err := c.plan(100*mib, 20*mib)
-	if err != nil || l.part("esp").Size != 256*mib || l.part("root-a").Size != 128*mib || l.part("state").Size != 1024*mib {
+	l, err := c.plan(100*mib, 2*mib, 20*mib)
+	if err != nil || l.part("esp").Size != 128*mib || l.part("root-a").Size != 128*mib || l.part("state").Size != 1024*mib {
 		t.Errorf("defaults: %+v, %v", l, err)
 	}
-	if l, err = c.plan(100*mib, 200*mib); err != nil || l.part("esp").Size != 640*mib {
+	if v := l.part("verity-a").Size; v != l.part("verity-b").Size || v != 2*mib {
+		t.Errorf("room for the tree of 128 MiB: %d bytes", v)
+	}
+	if l, err = c.plan(100*mib, 2*mib, 200*mib); err != nil || l.part("esp").Size != 640*mib {
 		t.Errorf("large kernel: %+v, %v", l, err)
 	}
 	c.Size = 8 << 30
-	if l, err = c.plan(100*mib, 20*mib); err != nil || l.Size != 8<<30 {
+	if l, err = c.plan(100*mib, 2*mib, 20*mib); err != nil || l.Size != 8<<30 {
 		t.Errorf("disk of 8 GiB: %+v, %v", l, err)
 	}
-	c.Size = 600 * mib
-	if l, err = c.plan(100*mib, 20*mib); err != nil || l.Size != 600*mib {
-		t.Errorf("disk of 600 MiB: %+v, %v", l, err)
+	c.Size = 500 * mib
+	if l, err = c.plan(100*mib, 2*mib, 20*mib); err != nil || l.Size != 500*mib {
+		t.Errorf("disk of 500 MiB: %+v, %v", l, err)
 	}
 	for _, c := range []Config{{Size: 100 * mib}, {RootSlot: 99 * mib}, {ESPSize: 10 * mib}, {Size: 600 * mib, StateSize: 1 << 30}} {
-		if l, err := c.plan(100*mib, 20*mib); command.Status(err) != command.StatusUsage {
+		if l, err := c.plan(100*mib, 2*mib, 20*mib); command.Status(err) != command.StatusUsage {
 			t.Errorf("%+v: %+v, %v", c, l, err)
 		}
 	}
@@ -252,6 +273,11 @@ func TestRefusals(t *testing.T) {
 		"version with path": func(c *Config) { c.Version = "../1" },
 		"no tree":           func(c *Config) { c.Root = nil },
 		"two lines":         func(c *Config) { c.Cmdline = "a\nb" },
+		"backslash":         func(c *Config) { c.Cmdline = `a\b` },
+		"single quote":      func(c *Config) { c.Cmdline = "a'b" },
+		"boot.img":          func(c *Config) { c.Root.AddFile(GrubDir+"/boot.img", 0o644, make([]byte, sector)) },
+		"core.img":          func(c *Config) { c.Root.AddFile(GrubDir+"/core.img", 0o644, make([]byte, 3*sector)) },
+		"large core.img":    func(c *Config) { c.Root.AddFile(GrubDir+"/core.img", 0o644, make([]byte, mib)) },
 		"negative":          func(c *Config) { c.Size = -1 },
 		"no kernel":         remove("boot/vmlinuz-" + version),
 		"other kernel":      func(c *Config) { c.Kernel = "5.10" },

@@ -80,7 +80,7 @@ func TestImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Packages) == 0 || len(r.Notes) != 0 || len(r.Partitions) != 4 {
+	if len(r.Packages) == 0 || len(r.Notes) != 0 || len(r.Partitions) != 7 {
 		t.Errorf("Inspect: %d packages, %d partitions, notes %q", len(r.Packages), len(r.Partitions), r.Notes)
 	}
 	r.Packages, r.OS = r.Packages[:1], nil

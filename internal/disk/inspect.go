@@ -16,6 +16,7 @@ import (
 	"goldsmith/internal/disk/gpt"
 	"goldsmith/internal/dpkg"
 	"goldsmith/internal/erofs"
+	"goldsmith/internal/verity"
 )
 
 // ManifestFile is where an image keeps its own manifest, in its root.
@@ -197,6 +198,11 @@ func probe(p *Partition, r io.ReaderAt) {
 		p.Filesystem = "squashfs"
 		if len(head) >= 48 {
 			p.Used = int64(le.Uint64(head[40:]))
+		}
+	case is(0, "verity\x00\x00"):
+		p.Filesystem = "verity"
+		if sb, err := verity.ReadSuperblock(r); err == nil {
+			p.Used = verity.Size(sb.DataBlocks * verity.BlockSize)
 		}
 	case is(0, "LUKS\xba\xbe"):
 		p.Filesystem = "luks"

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/diskfs/go-diskfs/partition/gpt"
+
+	"goldsmith/internal/release"
 )
 
 // Layout describes a disk. Sizes and offsets are in bytes.
@@ -13,7 +15,18 @@ type Layout struct {
 	Size       int64       `json:"size"`
 	GUID       string      `json:"disk_guid"`
 	Partitions []Partition `json:"partitions"`
+	Root       Root        `json:"root"`
 	Boot       Boot        `json:"boot"`
+}
+
+// Root is the root file system in root-a, as its dm-verity tree in verity-a
+// covers it.
+type Root struct {
+	Offset   int64  `json:"offset"`
+	Size     int64  `json:"size"`      // a multiple of 4096
+	RootHash string `json:"root_hash"` // SHA-256, in hexadecimal
+	Salt     string `json:"salt"`      // in hexadecimal
+	UUID     string `json:"uuid"`      // of the tree's superblock
 }
 
 // Partition describes one partition and what is in it.
@@ -24,10 +37,10 @@ type Partition struct {
 	GUID       string `json:"guid"` // in lower case
 	Start      int64  `json:"start"`
 	Size       int64  `json:"size"`
-	Filesystem string `json:"filesystem,omitempty"` // vfat, erofs, ext4, …; empty when there is none
+	Filesystem string `json:"filesystem,omitempty"` // vfat, erofs, verity, ext4, …; empty when there is none
 	Label      string `json:"label,omitempty"`
 	SHA256     string `json:"sha256,omitempty"` // of an EROFS's Used bytes, in hexadecimal
-	// Used is the length of an EROFS. Of a FAT it is the sum of its files in
+	// Used is the length of an EROFS, or of a hash tree with its superblock. Of a FAT it is the sum of its files in
 	// what Write returns, and the clusters in use in what Inspect found.
 	Used int64 `json:"used"`
 
@@ -36,13 +49,25 @@ type Partition struct {
 
 // Boot describes how the disk starts.
 type Boot struct {
-	Kernel        string `json:"kernel"` // version
-	Cmdline       string `json:"cmdline"`
-	UKI           string `json:"uki"` // path on the EFI partition
-	UKISize       int64  `json:"uki_size"`
-	UKISHA256     string `json:"uki_sha256"`
-	KernelSize    int64  `json:"kernel_size"`
-	InitramfsSize int64  `json:"initramfs_size"`
+	Kernel        string   `json:"kernel"` // version
+	Cmdline       string   `json:"cmdline"`
+	ID            string   `json:"id"`         // NAME_VERSION, what boot loaders know this version by
+	UKI           string   `json:"uki"`        // path on the EFI partition
+	UKIOffset     int64    `json:"uki_offset"` // in the disk; it lies there in one piece
+	UKISize       int64    `json:"uki_size"`
+	UKISHA256     string   `json:"uki_sha256"`
+	KernelSize    int64    `json:"kernel_size"`
+	InitramfsSize int64    `json:"initramfs_size"`
+	Firmware      []string `json:"firmware"` // what can start the disk: "uefi", and "bios" where the image has GRUB
+}
+
+// Describe fills in what machines need to take only the root and the kernel
+// image out of the disk.
+func (l *Layout) Describe(r *release.Release) {
+	r.Root = &release.Root{
+		Offset: l.Root.Offset, Size: l.Root.Size, RootHash: l.Root.RootHash, Salt: l.Root.Salt, UUID: l.Root.UUID,
+	}
+	r.UKI = &release.UKI{ID: l.Boot.ID, Offset: l.Boot.UKIOffset, Size: l.Boot.UKISize, SHA256: l.Boot.UKISHA256}
 }
 
 // Partition types of the Discoverable Partitions Specification.
@@ -50,6 +75,10 @@ const (
 	typeESP  = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
 	typeRoot = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709" // x86-64
 	typeVar  = "4d21b016-b534-45c2-a9fb-5c16e091fd2d"
+
+	typeVerity = "2c7357ed-ebd2-46d9-aec1-23d437ec2bf5" // of typeRoot
+	// Where GRUB keeps what does not fit into the first sector; GRUB's own.
+	typeBIOS = "21686148-6449-6e6f-744e-656564454649"
 )
 
 // Partition attributes of the same specification.

@@ -51,25 +51,53 @@ const copySize = 1 << 20
 // will be: blocks of zeros are skipped. It returns the volume's size in bytes;
 // w is at least that long afterwards.
 func Write(w io.WriterAt, t *tree.Tree, o Options) (int64, error) {
-	label, err := labelBytes(o.Label)
+	v, root, err := arrange(t, o)
 	if err != nil {
 		return 0, err
 	}
-	root, err := newNodes(t)
+	v.w = w
+	if err := v.write(root); err != nil {
+		return 0, err
+	}
+	return v.layout.total * sectorSize, nil
+}
+
+// Offset tells where in the volume that Write makes of t the content of the
+// file at path begins, in bytes. It lies there in one piece.
+func Offset(t *tree.Tree, o Options, path string) (int64, error) {
+	v, root, err := arrange(t, o)
 	if err != nil {
 		return 0, err
+	}
+	at := int64(-1)
+	_ = root.walk(func(n *node) error {
+		if n.entry.Path == path && !n.isDir() && n.entry.Size > 0 {
+			at = v.sectorOf(n) * sectorSize
+		}
+		return nil
+	})
+	if at < 0 {
+		return 0, fmt.Errorf("%s: no file with content", path)
+	}
+	return at, nil
+}
+
+// arrange decides where everything goes.
+func arrange(t *tree.Tree, o Options) (*volume, *node, error) {
+	label, err := labelBytes(o.Label)
+	if err != nil {
+		return nil, nil, err
+	}
+	root, err := newNodes(t)
+	if err != nil {
+		return nil, nil, err
 	}
 	root.labelled = o.Label != ""
 	l, err := plan(o, root)
 	if err != nil {
-		return 0, err
+		return nil, nil, err
 	}
-	used := place(l, root)
-	v := &volume{w: w, layout: l, options: o, label: label, used: used}
-	if err := v.write(root); err != nil {
-		return 0, err
-	}
-	return l.total * sectorSize, nil
+	return &volume{layout: l, options: o, label: label, used: place(l, root)}, root, nil
 }
 
 // volume is one volume while it is written.

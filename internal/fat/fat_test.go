@@ -372,3 +372,25 @@ func BenchmarkWrite(b *testing.B) {
 		f.Close()
 	}
 }
+
+// Offset says where Write puts a file.
+func TestOffset(t *testing.T) {
+	for _, o := range []Options{{Type: 12}, {Type: 16, Label: "X"}, {Type: 32, Size: 40 << 20}, {Size: 300 << 20, Type: 32}} {
+		var m memory
+		if _, err := Write(&m, sample(), o); err != nil {
+			t.Fatal(err)
+		}
+		for path, size := range map[string]int{"EFI/BOOT/BOOTX64.EFI": 48000, "META-DATA": 2} {
+			at, err := Offset(sample(), o, path)
+			want, _ := sample().Lookup(path).ReadFile()
+			if err != nil || len(want) != size || !bytes.Equal(m.b[at:at+int64(size)], want) {
+				t.Errorf("%+v: %s is not at %d; %v", o, path, at, err)
+			}
+		}
+	}
+	for _, path := range []string{"empty", "EFI", "nowhere"} {
+		if at, err := Offset(sample(), Options{}, path); err == nil {
+			t.Errorf("%s: at %d", path, at)
+		}
+	}
+}
