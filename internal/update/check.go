@@ -1,0 +1,241 @@
+package update
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"goldsmith/internal/bootentry"
+	"goldsmith/internal/verity"
+)
+
+// Finding is what Check found.
+type Finding struct {
+	Trial    bool     `json:"trial"`              // what runs has yet to prove itself
+	Start    int      `json:"start,omitempty"`    // of a trial: the how manieth that came up to userspace
+	Returned *Failure `json:"returned,omitempty"` // the machine came back from this image in this boot
+	Restart  bool     `json:"restart,omitempty"`  // the trial is over: the machine has to be restarted
+}
+
+// Check compares at every start what the boot loader did with what is
+// recorded, and puts right what a power cut or a kill left. It is where a
+// machine that came back learns why.
+func (m *Machine) Check(ctx context.Context) (found Finding, err error) {
+	err = m.locked(ctx, func(r *Record) error {
+		d, err := openDisk(m.Boot.Disk)
+		if err != nil {
+			return err
+		}
+		return m.withESP(d, func(e *esp) error {
+			switch {
+			case r.Trial == nil:
+				return m.settle(r, e)
+			case m.onTrial(r):
+				found, err = m.checkTrial(r, e)
+			default:
+				found, err = m.checkReturn(r, d, e)
+			}
+			return err
+		})
+	})
+	return found, err
+}
+
+// settle is what there is to do without a trial: an update that was killed
+// left a slot that is nothing, and files that nobody needs.
+func (m *Machine) settle(r *Record, e *esp) error {
+	run := r.Slots[m.Boot.Slot]
+	if m.Boot.Slot != r.Good {
+		m.say("slot %s runs, but %s is recorded as good: it was started by hand, or the record is old", m.Boot.Slot, r.Good)
+		return nil
+	}
+	o := r.Slots[other(r.Good)]
+	if o.State == Writing {
+		*o = Slot{State: Empty}
+	}
+	keep := []string{run.ID()}
+	if o.State == Good {
+		keep = append(keep, o.ID())
+	}
+	if run.ID() == "" {
+		return nil // which files are its own is not known
+	}
+	return errors.Join(e.clean(keep...), r.save(m.state()))
+}
+
+// checkTrial counts a start of an image on trial.
+func (m *Machine) checkTrial(r *Record, e *esp) (Finding, error) {
+	t, s := r.Trial, r.Slots[r.Trial.Slot]
+	if s.State == Failed { // it was given up, and the boot loader took it nevertheless
+		return Finding{Trial: true, Restart: true}, e.giveUp(s.ID(), r.Slots[r.Good])
+	}
+	if !slices.Contains(t.Boots, m.BootID) {
+		t.Boots, t.Runs = append(t.Boots, m.BootID), 0
+	}
+	// One start more than the boot loader counts: by kexec, without it.
+	if len(t.Boots) > Tries+1 {
+		reason := fmt.Sprintf("it was started %d times without proving itself: the boot loader does not count", len(t.Boots)-1)
+		return Finding{Trial: true, Restart: true}, m.bad(r, reason)
+	}
+	m.say("version %s in slot %s is on trial, start %d", s.Version, t.Slot, len(t.Boots))
+	return Finding{Trial: true, Start: len(t.Boots)}, r.save(m.state())
+}
+
+// checkReturn is for a good slot that runs although another one is on trial:
+// that one waits for a restart, or it failed.
+func (m *Machine) checkReturn(r *Record, d *slotDisk, e *esp) (Finding, error) {
+	t, s := r.Trial, r.Slots[r.Trial.Slot]
+	if s.State == Trying && t.Armed == m.BootID {
+		m.say("version %s is in slot %s and will be tried at the next start", s.Version, t.Slot)
+		return Finding{}, nil
+	}
+	if s.State == Trying {
+		reason := m.diagnose(r, d, e)
+		r.addFailure(Failure{Digest: s.Digest, Version: s.Version, Time: m.now(), Reason: reason})
+	}
+	s.State, r.Trial = Failed, nil
+	f := r.Failed[len(r.Failed)-1]
+	if known := r.failure(s.Digest); known != nil {
+		f = *known
+	}
+	if err := errors.Join(e.giveUp(s.ID(), r.Slots[r.Good]), r.save(m.state())); err != nil {
+		return Finding{}, err
+	}
+	m.say("returned to version %s in slot %s: version %s failed: %s", r.Slots[r.Good].Version, r.Good, s.Version, f.Reason)
+	return Finding{Returned: &f}, nil
+}
+
+// diagnose says why an image on trial did not prove itself, by what can still
+// be seen: its bytes, how far it came, and what the boot loader counted.
+func (m *Machine) diagnose(r *Record, d *slotDisk, e *esp) string {
+	t, s := r.Trial, r.Slots[r.Trial.Slot]
+	var parts []string
+	if damage := m.inspect(d, t.Slot, s); damage != "" {
+		parts = append(parts, damage)
+	}
+	if damage := e.inspect(s); damage != "" {
+		parts = append(parts, damage)
+	}
+	last, starts := m.attempts(s.RootHash)
+	switch {
+	case last.Stage == "failed":
+		parts = append(parts, fmt.Sprintf("its imginit reported: %s", last.Error))
+	case len(t.Boots) > 0 && t.Runs > 0:
+		parts = append(parts, fmt.Sprintf("it came up %d times and configuration runs failed, then the machine restarted before it had proved itself", len(t.Boots)))
+	case len(t.Boots) > 0:
+		parts = append(parts, fmt.Sprintf("it came up %d times and did not prove itself before the machine restarted: a hang, a panic or a power cut", len(t.Boots)))
+	case starts > 0:
+		parts = append(parts, fmt.Sprintf("its root was mounted %d times, and its system did not come up: a panic, a hang or a power cut", starts))
+	default:
+		parts = append(parts, "its kernel or initramfs did not come up far enough to leave a word")
+	}
+	if c := e.counted(s.ID()); c != "" {
+		parts = append(parts, c)
+	}
+	return strings.Join(parts, "; ")
+}
+
+// attempt is a line of imginit's attempts.jsonl (docs/boot.md).
+type attempt struct {
+	RootHash string `json:"root_hash"`
+	BootID   string `json:"boot_id"`
+	Stage    string `json:"stage"`
+	Error    string `json:"error"`
+}
+
+const maxAttempts = 1 << 20
+
+// attempts returns the last thing that imginit wrote about starts with that
+// root, and how many starts there were.
+func (m *Machine) attempts(rootHash string) (last attempt, starts int) {
+	f, err := os.Open(filepath.Join(m.state(), "attempts.jsonl"))
+	if err != nil {
+		return last, 0
+	}
+	defer f.Close()
+	text, _ := io.ReadAll(io.LimitReader(f, maxAttempts))
+	seen := map[string]bool{}
+	for line := range bytes.Lines(text) {
+		var a attempt
+		if json.Unmarshal(line, &a) == nil && a.RootHash == rootHash {
+			last, seen[a.BootID] = a, true
+		}
+	}
+	return last, len(seen)
+}
+
+// inspect compares a slot's root and tree with the root hash, and names what is
+// damaged; "" is nothing.
+func (m *Machine) inspect(d *slotDisk, name string, s *Slot) string {
+	raw, err := hex.DecodeString(s.RootHash)
+	if err != nil || len(raw) != len(verity.Hash{}) {
+		return fmt.Sprintf("slot %s: root hash %q", name, s.RootHash)
+	}
+	root, err := d.open("root-"+name, os.O_RDONLY)
+	if err != nil {
+		return err.Error()
+	}
+	defer root.Close()
+	tree, err := d.open("verity-"+name, os.O_RDONLY)
+	if err != nil {
+		return err.Error()
+	}
+	defer tree.Close()
+	bad, err := verity.Verify(root, tree, verity.Hash(raw))
+	switch {
+	case err != nil:
+		return fmt.Sprintf("partitions root-%s and verity-%s: %v", name, name, err)
+	case len(bad) == 1:
+		return fmt.Sprintf("slot %s is damaged: %s", name, bad[0])
+	case len(bad) > 1:
+		return fmt.Sprintf("slot %s is damaged: %s and %d more", name, bad[0], len(bad)-1)
+	}
+	return ""
+}
+
+// inspect compares the kernel image's file with its digest.
+func (e *esp) inspect(s *Slot) string {
+	found, err := e.find(s.ID())
+	if err != nil || len(found) == 0 {
+		return "its kernel image is not on the EFI partition"
+	}
+	name := e.path(bootentry.Dir, found[0].File())
+	f, err := os.Open(name)
+	if err != nil {
+		return err.Error()
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return fmt.Sprintf("its kernel image cannot be read: %v", err)
+	}
+	if s.UKI != "" && hex.EncodeToString(h.Sum(nil)) != s.UKI {
+		return "its kernel image on the EFI partition is damaged"
+	}
+	return e.inspectBIOS(s, name)
+}
+
+// counted is what the boot loaders' counters say.
+func (e *esp) counted(id string) string {
+	if found, err := e.find(id); err == nil && len(found) > 0 && found[0].Counted {
+		if found[0].Done > 0 {
+			return fmt.Sprintf("systemd-boot started it %d times, %d were left", found[0].Done, found[0].Left)
+		}
+	}
+	if env, err := e.env(); err == nil && env[bootentry.EnvTry] == id {
+		if left, err := strconv.Atoi(env[bootentry.EnvLeft]); err == nil && left < Tries {
+			return fmt.Sprintf("GRUB started it %d times, %d were left", Tries-left, left)
+		}
+	}
+	return ""
+}

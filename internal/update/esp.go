@@ -1,0 +1,401 @@
+package update
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"goldsmith/internal/atomicfile"
+	"goldsmith/internal/bootentry"
+	"goldsmith/internal/uki"
+)
+
+// esp is the EFI partition of a machine while something is done with it. What
+// it says of the versions is kept for both boot loaders, whichever started this
+// machine: the disk may start under the other one next time.
+type esp struct {
+	dir  string
+	bios bool // it has what GRUB needs
+}
+
+func openESP(dir string) (*esp, error) {
+	e := &esp{dir: dir}
+	if _, err := os.Stat(e.path(bootentry.Dir)); err != nil {
+		return nil, fmt.Errorf("EFI partition: %w", err)
+	}
+	_, err := os.Stat(e.path(bootentry.ConfigFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("EFI partition: %w", err)
+	}
+	e.bios = err == nil
+	return e, nil
+}
+
+func (e *esp) path(p ...string) string {
+	return filepath.Join(append([]string{e.dir}, p...)...)
+}
+
+// entries are the kernel images that systemd-boot can start.
+func (e *esp) entries() ([]bootentry.Entry, error) {
+	files, err := os.ReadDir(e.path(bootentry.Dir))
+	if err != nil {
+		return nil, err
+	}
+	var list []bootentry.Entry
+	for _, f := range files {
+		if entry, ok := bootentry.ParseFile(f.Name()); ok && f.Type().IsRegular() {
+			list = append(list, entry)
+		}
+	}
+	return list, nil
+}
+
+// find returns the entries of one version. There is more than one only after a
+// power cut in the middle of a rename.
+func (e *esp) find(id string) ([]bootentry.Entry, error) {
+	all, err := e.entries()
+	var found []bootentry.Entry
+	for _, entry := range all {
+		if entry.ID == id {
+			found = append(found, entry)
+		}
+	}
+	return found, err
+}
+
+// rename gives the version's kernel image the name of the entry want, and
+// removes what else there is of it. Without one it is an error.
+func (e *esp) rename(want bootentry.Entry) error {
+	found, err := e.find(want.ID)
+	if err != nil {
+		return err
+	}
+	if len(found) == 0 {
+		return fmt.Errorf("EFI partition: no kernel image %s", want.ID)
+	}
+	dir := bootentry.Dir
+	for i, entry := range found {
+		switch {
+		case entry == want:
+			continue
+		case i == 0 && !hasEntry(found, want):
+			err = os.Rename(e.path(dir, entry.File()), e.path(dir, want.File()))
+		default:
+			err = os.Remove(e.path(dir, entry.File()))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return e.sync()
+}
+
+func hasEntry(list []bootentry.Entry, want bootentry.Entry) bool {
+	for _, entry := range list {
+		if entry == want {
+			return true
+		}
+	}
+	return false
+}
+
+// remove takes a version away from both boot loaders. One that is not there is
+// no error.
+func (e *esp) remove(id string) error {
+	found, err := e.find(id)
+	if err != nil {
+		return err
+	}
+	for _, entry := range found {
+		if err := os.Remove(e.path(bootentry.Dir, entry.File())); err != nil {
+			return err
+		}
+	}
+	if err := os.RemoveAll(e.path(bootentry.BIOSDir, id)); err != nil {
+		return err
+	}
+	return e.sync()
+}
+
+// clean removes what a killed update left, and every version that is not named.
+func (e *esp) clean(keep ...string) error {
+	kept := func(id string) bool {
+		for _, k := range keep {
+			if k == id && id != "" {
+				return true
+			}
+		}
+		return false
+	}
+	entries, err := e.entries()
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if !kept(entry.ID) {
+			if err := e.remove(entry.ID); err != nil {
+				return err
+			}
+		}
+	}
+	if err := os.RemoveAll(e.path(stagingDir)); err != nil {
+		return err
+	}
+	ids, err := os.ReadDir(e.path(bootentry.BIOSDir))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, d := range ids {
+		if !kept(d.Name()) {
+			if err := e.remove(d.Name()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// stagingDir takes what is not complete yet. Neither boot loader looks there.
+const stagingDir = "goldsmith-new"
+
+// stage makes an empty file for a kernel image.
+func (e *esp) stage() (*os.File, error) {
+	if err := os.RemoveAll(e.path(stagingDir)); err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(e.path(stagingDir), 0o700); err != nil {
+		return nil, err
+	}
+	return os.OpenFile(e.path(stagingDir, "uki"), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+}
+
+// need is how many bytes a kernel image takes on the partition.
+func (e *esp) need(size int64) int64 {
+	if e.bios {
+		size *= 2 // kernel and initramfs once more, for GRUB
+	}
+	return size + 1<<20
+}
+
+func (e *esp) free() (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(e.dir, &st); err != nil {
+		return 0, fmt.Errorf("EFI partition: %w", err)
+	}
+	return int64(st.Bavail) * st.Bsize, nil
+}
+
+// checkStaged flushes the staged kernel image and compares what the partition
+// has with its digest.
+func (e *esp) checkStaged(f *os.File, sum string) error {
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("EFI partition: %w", err)
+	}
+	// What is compared shall come from the disk.
+	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+	h := sha256.New()
+	if _, err := io.Copy(h, io.NewSectionReader(f, 0, 1<<40)); err != nil {
+		return fmt.Errorf("EFI partition: %w", err)
+	}
+	if got := hex.EncodeToString(h.Sum(nil)); got != sum {
+		return fmt.Errorf("EFI partition: the kernel image reads back as %s, want %s: the disk is failing", got, sum)
+	}
+	return nil
+}
+
+// place gives the staged kernel image its name, with all tries, for both boot
+// loaders. It can be started from the moment in which systemd-boot's name is
+// there: place that last.
+func (e *esp) place(id string) error {
+	if e.bios {
+		if err := e.placeBIOS(id); err != nil {
+			return err
+		}
+	}
+	entry := bootentry.Entry{ID: id, Counted: true, Left: Tries}
+	if err := os.Rename(e.path(stagingDir, "uki"), e.path(bootentry.Dir, entry.File())); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(e.path(stagingDir)); err != nil {
+		return err
+	}
+	return e.sync()
+}
+
+// placeBIOS unpacks the kernel image for GRUB, and has GRUB try it.
+func (e *esp) placeBIOS(id string) error {
+	image, err := os.ReadFile(e.path(stagingDir, "uki"))
+	if err != nil {
+		return err
+	}
+	parts, err := uki.Parse(image)
+	if err != nil {
+		return err
+	}
+	dir := e.path(stagingDir, "bios")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	for name, content := range biosFiles(id, parts) {
+		if err := writeSynced(filepath.Join(dir, name), content); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(e.path(bootentry.BIOSDir), 0o755); err != nil {
+		return err
+	}
+	if err := os.Rename(dir, e.path(bootentry.BIOSDir, id)); err != nil {
+		return err
+	}
+	if err := e.sync(); err != nil {
+		return err
+	}
+	return e.setEnv(func(env bootentry.Env) {
+		env[bootentry.EnvTry], env[bootentry.EnvLeft] = id, strconv.Itoa(Tries)
+	})
+}
+
+// biosFiles are a version's files for GRUB.
+func biosFiles(id string, parts uki.Image) map[string][]byte {
+	return map[string][]byte{"linux": parts.Linux, "initrd": parts.Initrd, "boot.cfg": bootentry.BootConfig(id, parts.Cmdline)}
+}
+
+// inspectBIOS compares the files for GRUB with the kernel image, which is the
+// file image.
+func (e *esp) inspectBIOS(s *Slot, image string) string {
+	if !e.bios {
+		return ""
+	}
+	content, err := os.ReadFile(image)
+	if err != nil {
+		return err.Error()
+	}
+	parts, err := uki.Parse(content)
+	if err != nil {
+		return err.Error()
+	}
+	files := biosFiles(s.ID(), parts)
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if got, err := os.ReadFile(e.path(bootentry.BIOSDir, s.ID(), name)); err != nil || !bytes.Equal(got, files[name]) {
+			return fmt.Sprintf("its file %s/%s/%s on the EFI partition is damaged", bootentry.BIOSDir, s.ID(), name)
+		}
+	}
+	return ""
+}
+
+func writeSynced(name string, content []byte) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// env reads GRUB's environment block; nil on a disk without GRUB.
+func (e *esp) env() (bootentry.Env, error) {
+	if !e.bios {
+		return nil, nil
+	}
+	b, err := os.ReadFile(e.path(bootentry.EnvFile))
+	if err != nil {
+		return nil, err
+	}
+	return bootentry.ParseEnv(b)
+}
+
+// setEnv changes GRUB's environment block where it lies: all variables are in
+// one sector, which a disk writes whole or not at all. A block that cannot be
+// read is made anew.
+func (e *esp) setEnv(change func(bootentry.Env)) error {
+	if !e.bios {
+		return nil
+	}
+	env, err := e.env()
+	if err != nil {
+		env = bootentry.Env{}
+	}
+	change(env)
+	b, err := env.Bytes()
+	if err != nil {
+		return err
+	}
+	if old, err := os.ReadFile(e.path(bootentry.EnvFile)); err != nil || len(old) != len(b) {
+		// GRUB cannot write a file that is too short, nor can we in one sector.
+		return atomicfile.Write(e.path(bootentry.EnvFile), b, 0o644)
+	} else if bytes.Equal(old, b) {
+		return nil
+	}
+	f, err := os.OpenFile(e.path(bootentry.EnvFile), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(b, 0)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// good makes a version the one that both boot loaders start, without counters.
+func (e *esp) good(id string) error {
+	err := e.setEnv(func(env bootentry.Env) {
+		env[bootentry.EnvGood] = id
+		delete(env, bootentry.EnvTry)
+		delete(env, bootentry.EnvLeft)
+	})
+	if err != nil {
+		return err
+	}
+	return e.rename(bootentry.Entry{ID: id})
+}
+
+// sync flushes the whole partition: a FAT has no journal, and names, tables and
+// contents lie in different places.
+func (e *esp) sync() error {
+	dir, err := os.Open(e.dir)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := unix.Syncfs(int(dir.Fd())); err != nil {
+		return fmt.Errorf("flush EFI partition: %w", err)
+	}
+	return nil
+}
+
+// reclaimable is how many bytes clean would free.
+func (e *esp) reclaimable(keep string) (int64, error) {
+	var sum int64
+	err := filepath.WalkDir(e.dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(e.dir, path)
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		entry, ours := bootentry.ParseFile(d.Name())
+		switch dir := filepath.Dir(rel); {
+		case dir == bootentry.Dir && ours && entry.ID != keep:
+		case filepath.Dir(dir) == bootentry.BIOSDir && filepath.Base(dir) != keep:
+		case dir == stagingDir || filepath.Dir(dir) == stagingDir:
+		default:
+			return nil
+		}
+		st, err := d.Info()
+		if err == nil {
+			sum += st.Size()
+		}
+		return err
+	})
+	return sum, err
+}

@@ -1,0 +1,343 @@
+package update
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"goldsmith/internal/bootentry"
+	"goldsmith/internal/command"
+	"goldsmith/internal/release"
+	"goldsmith/internal/verity"
+)
+
+// Image is an image that was verified: its manifest has that digest, and a
+// trusted key has signed it.
+type Image struct {
+	Digest  string
+	Release *release.Release
+	// Root and UKI write these parts from offset 0 on. What the machine has
+	// that may be like them is in seeds.
+	Root, UKI func(ctx context.Context, dst Target, seeds []Seed) error
+}
+
+// Target is where a part is written; what was written can be read.
+type Target interface {
+	io.ReaderAt
+	io.WriterAt
+}
+
+// Seed is something on the machine that may share content with an image.
+type Seed struct {
+	io.ReaderAt
+	Size int64 // in bytes
+}
+
+// Options are how an image is installed. The zero value refuses what an
+// operator has to confirm, and goes on without stopping anything.
+type Options struct {
+	Retry bool // install an image that failed on this machine before
+	// Quiesce runs when everything is written, before the new image is armed.
+	// When it fails the machine stays as it is.
+	Quiesce func(ctx context.Context) error
+}
+
+// ErrRuns says that the image is the one that runs.
+var ErrRuns = errors.New("the image runs already")
+
+// Install writes an image into the slot that does not run, and arms it: the
+// machine has to be restarted then. An image that runs already is [ErrRuns].
+// When it fails or is killed before it is armed, the machine goes on starting
+// what runs now.
+func (m *Machine) Install(ctx context.Context, img Image, o Options) error {
+	return m.locked(ctx, func(r *Record) error {
+		if done, err := m.admit(r, img, o); done || err != nil {
+			return errors.Join(err, m.knowDigest(r, img))
+		}
+		d, err := openDisk(m.Boot.Disk)
+		if err != nil {
+			return err
+		}
+		return m.withESP(d, func(e *esp) error { return m.install(ctx, r, d, e, img, o) })
+	})
+}
+
+// knowDigest notes which digest the running image has. A disk cannot hold its
+// own.
+func (m *Machine) knowDigest(r *Record, img Image) error {
+	s := r.Slots[m.Boot.Slot]
+	if img.Release.Root == nil || s.RootHash != img.Release.Root.RootHash {
+		return nil
+	}
+	changed := s.Digest != img.Digest
+	s.Digest, s.RootSize, s.UKI = img.Digest, img.Release.Root.Size, img.Release.UKI.SHA256
+	s.Name, s.Version = img.Release.Name, img.Release.Version
+	if !changed {
+		return ErrRuns
+	}
+	return errors.Join(ErrRuns, r.save(m.state()))
+}
+
+// admit decides whether an image may be installed. It is done when it runs.
+func (m *Machine) admit(r *Record, img Image, o Options) (done bool, err error) {
+	rel := img.Release
+	if rel.Root == nil {
+		return false, command.BadInput(fmt.Errorf("image %s has no root and kernel that a slot could take", img.Digest),
+			"build it with goldsmith's own disk, without the elements block-device-*")
+	}
+	run := r.Slots[m.Boot.Slot]
+	if rel.Root.RootHash == m.Boot.RootHash {
+		return true, nil
+	}
+	switch {
+	case m.Boot.Slot != r.Good:
+		return false, command.Busy(fmt.Errorf("version %s has not proved itself yet: slot %s is what the machine would return to", run.Version, r.Good),
+			"wait, or end the trial: imgupdate good, imgupdate bad")
+	case run.Name != "" && run.Name != rel.Name:
+		return false, command.BadInput(fmt.Errorf("image %s is called %s, this machine runs %s", img.Digest, rel.Name, run.Name),
+			"an update keeps the image's name; another image is deployed")
+	}
+	if f := r.failure(img.Digest); f != nil && !o.Retry {
+		return false, command.BadInput(fmt.Errorf("image %s failed on this machine: %s", img.Digest, f.Reason), "--retry tries it once more")
+	}
+	if run.Version == "" || img.Digest == r.LastGood || img.Digest == r.Slots[other(r.Good)].goodDigest() {
+		return false, nil
+	}
+	switch c := bootentry.CompareVersions(rel.Version, run.Version); {
+	case c < 0:
+		return false, command.BadInput(fmt.Errorf("image %s is version %s, this machine runs %s: it does not go back", img.Digest, rel.Version, run.Version),
+			"only the image that was good before may be older: imgupdate rollback")
+	case c == 0:
+		return false, command.BadInput(fmt.Errorf("image %s is version %s, as is the image that runs, but another one", img.Digest, rel.Version),
+			"build it with a version of its own")
+	}
+	return false, nil
+}
+
+// goodDigest is the digest of a slot that holds an image that was good.
+func (s *Slot) goodDigest() string {
+	if s.State != Good {
+		return ""
+	}
+	return s.Digest
+}
+
+// withESP gives f the EFI partition.
+func (m *Machine) withESP(d *slotDisk, f func(e *esp) error) error {
+	get := m.ESP
+	if get == nil {
+		get = d.mountESP
+	}
+	dir, release, err := get()
+	if err != nil {
+		return err
+	}
+	e, err := openESP(dir)
+	if err == nil {
+		err = f(e)
+	}
+	return errors.Join(err, release())
+}
+
+func (m *Machine) install(ctx context.Context, r *Record, d *slotDisk, e *esp, img Image, o Options) error {
+	name := other(m.Boot.Slot)
+	id := img.Release.UKI.ID
+	running := r.Slots[m.Boot.Slot].ID()
+	if running == "" {
+		return errors.New("this machine does not say which image it runs: /usr/share/goldsmith/manifest.json cannot be read")
+	}
+	if err := m.room(d, e, name, id, running, img); err != nil {
+		return err
+	}
+	// From here on the slot is nothing that could start.
+	r.Slots[name] = &Slot{State: Writing}
+	r.Trial = nil
+	if err := r.save(m.state()); err != nil {
+		return err
+	}
+	if err := e.disarm(running); err != nil {
+		return err
+	}
+	s, err := m.write(ctx, d, e, name, img)
+	if err != nil {
+		return err
+	}
+	if o.Quiesce != nil {
+		if err := o.Quiesce(ctx); err != nil {
+			return err
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	s.State = Trying
+	r.Slots[name], r.Trial = s, &Trial{Slot: name, Since: m.now(), Armed: m.BootID}
+	if err := r.save(m.state()); err != nil {
+		return err
+	}
+	if err := m.arm(r, e, id); err != nil {
+		return err
+	}
+	m.say("version %s is in slot %s and will be tried at the next start", s.Version, name)
+	return nil
+}
+
+// disarm leaves nothing on the EFI partition but the version that runs.
+func (e *esp) disarm(running string) error {
+	if err := e.clean(running); err != nil {
+		return err
+	}
+	return e.setEnv(func(env bootentry.Env) {
+		env[bootentry.EnvGood] = running
+		delete(env, bootentry.EnvTry)
+		delete(env, bootentry.EnvLeft)
+	})
+}
+
+// room says whether the image fits, before anything is changed.
+func (m *Machine) room(d *slotDisk, e *esp, name, id, running string, img Image) error {
+	rel := img.Release
+	for part, need := range map[string]int64{"root-" + name: rel.Root.Size, "verity-" + name: verity.Size(rel.Root.Size)} {
+		p, err := d.part(part)
+		if err != nil {
+			return err
+		}
+		if p.Size < need {
+			return command.BadInput(fmt.Errorf("image %s needs %d MiB in partition %s, which has %d", img.Digest, mib(need), part, mib(p.Size)),
+				"build the first image with larger slots, and deploy it anew")
+		}
+	}
+	free, err := e.free()
+	if err != nil {
+		return err
+	}
+	used, err := e.reclaimable(running)
+	if err != nil {
+		return err
+	}
+	if need := e.need(rel.UKI.Size); free+used < need {
+		return command.BadInput(fmt.Errorf("image %s needs %d MiB on the EFI partition, %d are free", img.Digest, mib(need), mib(free+used)),
+			"remove what does not belong there, or build with fewer modules")
+	}
+	return nil
+}
+
+func mib(n int64) int64 { return (n + 1<<20 - 1) >> 20 }
+
+// write writes root, tree and kernel image, and reads back what it wrote.
+func (m *Machine) write(ctx context.Context, d *slotDisk, e *esp, name string, img Image) (s *Slot, err error) {
+	rel := img.Release
+	seeds, closeSeeds, err := m.seeds(d, e)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, closeSeeds()) }()
+	m.say("writing version %s into slot %s", rel.Version, name)
+	root, err := d.open("root-"+name, os.O_RDWR)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	if err := img.Root(ctx, root, seeds); err != nil {
+		return nil, err
+	}
+	if err := root.Sync(); err != nil {
+		return nil, err
+	}
+	if err := m.writeTree(d, name, root, rel.Root); err != nil {
+		return nil, err
+	}
+	if err := d.setRoot(name, rel.Root.RootHash); err != nil {
+		return nil, err
+	}
+	f, err := e.stage()
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if err := img.UKI(ctx, f, seeds); err != nil {
+		return nil, err
+	}
+	if err := e.checkStaged(f, rel.UKI.SHA256); err != nil {
+		return nil, err
+	}
+	return &Slot{Digest: img.Digest, Name: rel.Name, Version: rel.Version, RootHash: rel.Root.RootHash, RootSize: rel.Root.Size, UKI: rel.UKI.SHA256}, nil
+}
+
+// writeTree computes the hash tree of what is on the disk now.
+func (m *Machine) writeTree(d *slotDisk, name string, root *area, want *release.Root) error {
+	tree, err := d.open("verity-"+name, os.O_RDWR)
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	salt, err := hex.DecodeString(want.Salt)
+	if err != nil {
+		return err
+	}
+	uuid, err := hex.DecodeString(strings.ReplaceAll(want.UUID, "-", ""))
+	if err != nil || len(uuid) != 16 {
+		return fmt.Errorf("uuid %q", want.UUID)
+	}
+	hash, _, err := verity.Write(tree, root, want.Size, verity.Params{Salt: salt, UUID: [16]byte(uuid)})
+	if err != nil {
+		return err
+	}
+	if got := hex.EncodeToString(hash[:]); got != want.RootHash {
+		return fmt.Errorf("partition root-%s has root hash %s after writing, want %s: the disk is failing, or the image's description is wrong", name, got, want.RootHash)
+	}
+	return tree.Sync()
+}
+
+// arm lets the boot loaders try a version that is complete. An older version
+// than the one that runs would not be tried by itself: systemd-boot takes the
+// newest that has tries left, so the one that runs is given none.
+func (m *Machine) arm(r *Record, e *esp, id string) error {
+	run := r.Slots[m.Boot.Slot]
+	if err := e.place(id); err != nil {
+		return err
+	}
+	if bootentry.CompareVersions(r.Slots[r.Trial.Slot].Version, run.Version) < 0 {
+		return e.rename(bootentry.Entry{ID: run.ID(), Counted: true})
+	}
+	return nil
+}
+
+// seeds are both slots and the kernel images.
+func (m *Machine) seeds(d *slotDisk, e *esp) (seeds []Seed, done func() error, err error) {
+	var open []io.Closer
+	done = func() error {
+		var errs []error
+		for _, c := range open {
+			errs = append(errs, c.Close())
+		}
+		return errors.Join(errs...)
+	}
+	for _, name := range []string{m.Boot.Slot, other(m.Boot.Slot)} {
+		a, err := d.open("root-"+name, os.O_RDONLY)
+		if err != nil {
+			return nil, nil, errors.Join(err, done())
+		}
+		open = append(open, a)
+		seeds = append(seeds, Seed{a, a.size})
+	}
+	entries, err := e.entries()
+	if err != nil {
+		return nil, nil, errors.Join(err, done())
+	}
+	for _, entry := range entries {
+		f, err := os.Open(e.path(bootentry.Dir, entry.File()))
+		if err != nil {
+			return nil, nil, errors.Join(err, done())
+		}
+		open = append(open, f)
+		if st, err := f.Stat(); err == nil {
+			seeds = append(seeds, Seed{f, st.Size()})
+		}
+	}
+	return seeds, done, nil
+}

@@ -1,0 +1,170 @@
+package update
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"goldsmith/internal/bootentry"
+	"goldsmith/internal/command"
+)
+
+// onTrial is Trial for a record.
+func (m *Machine) onTrial(r *Record) bool { return r.Trial != nil && r.Trial.Slot == m.Boot.Slot }
+
+// Good says that what runs is good: it is what the machine starts from now on,
+// without counters. Without a trial nothing is done.
+func (m *Machine) Good(ctx context.Context) error {
+	return m.locked(ctx, func(r *Record) error {
+		if !m.onTrial(r) {
+			return nil
+		}
+		d, err := openDisk(m.Boot.Disk)
+		if err != nil {
+			return err
+		}
+		return m.withESP(d, func(e *esp) error { return m.good(r, e) })
+	})
+}
+
+func (m *Machine) good(r *Record, e *esp) error {
+	run, old := r.Slots[m.Boot.Slot], r.Slots[other(m.Boot.Slot)]
+	// The boot loader first: a power cut between the two leaves a trial, which
+	// proves itself once more.
+	if err := e.good(run.ID()); err != nil {
+		return err
+	}
+	if found, err := e.find(old.ID()); err == nil && len(found) > 0 && old.State == Good {
+		// An older image is on trial when it was the last good one. From now on
+		// it is the newer one that must be asked for.
+		newer := bootentry.CompareVersions(old.Version, run.Version) > 0
+		if err := e.rename(bootentry.Entry{ID: old.ID(), Counted: newer}); err != nil {
+			return err
+		}
+	}
+	run.State, r.Good, r.Trial = Good, m.Boot.Slot, nil
+	if old.State == Good {
+		r.LastGood = old.Digest
+	}
+	if err := r.save(m.state()); err != nil {
+		return err
+	}
+	m.say("version %s in slot %s is good", run.Version, m.Boot.Slot)
+	return nil
+}
+
+// Bad ends the trial of what runs, for that reason. The machine has to be
+// restarted then: it returns to the good slot. Outside of a trial there is
+// nothing to return to, which is an error.
+func (m *Machine) Bad(ctx context.Context, reason string) error {
+	return m.locked(ctx, func(r *Record) error {
+		if !m.onTrial(r) {
+			return command.BadInput(errors.New("what runs is not on trial"), "to return to the image before, use imgupdate rollback")
+		}
+		return m.bad(r, reason)
+	})
+}
+
+func (m *Machine) bad(r *Record, reason string) error {
+	d, err := openDisk(m.Boot.Disk)
+	if err != nil {
+		return err
+	}
+	// Our own record first: it has the reason. If the power goes, the boot
+	// loader tries again, and Check sees that it is over.
+	s := r.Slots[r.Trial.Slot]
+	r.addFailure(Failure{Digest: s.Digest, Version: s.Version, Time: m.now(), Reason: reason})
+	s.State = Failed
+	if err := r.save(m.state()); err != nil {
+		return err
+	}
+	m.say("version %s in slot %s is bad: %s", s.Version, r.Trial.Slot, shorten(reason))
+	return m.withESP(d, func(e *esp) error { return e.giveUp(s.ID(), r.Slots[r.Good]) })
+}
+
+// giveUp makes the boot loaders start the good version.
+func (e *esp) giveUp(bad string, good *Slot) error {
+	err := e.setEnv(func(env bootentry.Env) {
+		env[bootentry.EnvGood] = good.ID()
+		delete(env, bootentry.EnvTry)
+		delete(env, bootentry.EnvLeft)
+	})
+	if err != nil {
+		return err
+	}
+	if err := e.rename(bootentry.Entry{ID: good.ID()}); err != nil {
+		return err
+	}
+	return e.remove(bad)
+}
+
+// FailedRun counts a configuration run that failed while what runs is on
+// trial. It is over after the last that may fail.
+func (m *Machine) FailedRun(ctx context.Context, reason string) (over bool, err error) {
+	err = m.locked(ctx, func(r *Record) error {
+		if !m.onTrial(r) {
+			return nil
+		}
+		r.Trial.Runs++
+		if over = r.Trial.Runs >= MaxRuns; over {
+			return m.bad(r, fmt.Sprintf("%d configuration runs failed, the last by %s", r.Trial.Runs, reason))
+		}
+		return r.save(m.state())
+	})
+	return over, err
+}
+
+// Rollback arms the image that was good before, when it is in the other slot.
+func (m *Machine) Rollback(ctx context.Context, quiesce func(ctx context.Context) error) error {
+	return m.locked(ctx, func(r *Record) error {
+		name := other(m.Boot.Slot)
+		s := r.Slots[name]
+		switch {
+		case m.onTrial(r):
+			return m.bad(r, "an operator asked to go back")
+		case s.State != Good:
+			return command.BadInput(fmt.Errorf("slot %s holds no image that was good (%s)", name, s.State), "install one by its digest: imgupdate install")
+		}
+		d, err := openDisk(m.Boot.Disk)
+		if err != nil {
+			return err
+		}
+		if damage := m.inspect(d, name, s); damage != "" {
+			return command.Hint(fmt.Errorf("slot %s is damaged: %s", name, damage), "install the image anew, by its digest: imgupdate install")
+		}
+		if quiesce != nil {
+			if err := quiesce(ctx); err != nil {
+				return err
+			}
+		}
+		return m.withESP(d, func(e *esp) error { return m.armAgain(r, e, name) })
+	})
+}
+
+// armAgain puts an image that is complete, with its kernel image, on trial.
+func (m *Machine) armAgain(r *Record, e *esp, name string) error {
+	s, run := r.Slots[name], r.Slots[m.Boot.Slot]
+	s.State, r.Trial = Trying, &Trial{Slot: name, Since: m.now(), Armed: m.BootID}
+	if err := r.save(m.state()); err != nil {
+		return err
+	}
+	err := e.setEnv(func(env bootentry.Env) {
+		env[bootentry.EnvTry], env[bootentry.EnvLeft] = s.ID(), fmt.Sprint(Tries)
+	})
+	if err != nil {
+		return err
+	}
+	if err := e.rename(bootentry.Entry{ID: s.ID(), Counted: true, Left: Tries}); err != nil {
+		return err
+	}
+	if bootentry.CompareVersions(s.Version, run.Version) < 0 {
+		return e.rename(bootentry.Entry{ID: run.ID(), Counted: true})
+	}
+	return nil
+}
+
+// Trial tells whether what runs has yet to prove itself.
+func (m *Machine) Trial() (bool, error) {
+	r, err := m.record()
+	return err == nil && m.onTrial(r), err
+}

@@ -1,0 +1,186 @@
+// Package update is what a machine does with its two slots: it writes an image
+// into the one that does not run, lets it prove itself, and goes back.
+//
+// A machine has the partitions root-a, verity-a, root-b and verity-b
+// (docs/boot.md). One slot is good: it proved itself last, and nothing writes
+// it. An update writes the other one and arms it: the boot loader tries it
+// three times at most, with a counter that it lowers before each attempt. What
+// runs then has to say that it is good ([Machine.Prove]), or the machine goes
+// back, by the counter, by a deadline or because it says so itself
+// ([Machine.Bad]).
+//
+// Two records say which slot is what: the boot loader's (file names on the EFI
+// partition, GRUB's environment block) and our own ([Record]). The boot loader
+// decides what starts; ours says why. [Machine.Check] compares them at every
+// boot and puts right what a power cut left between the two.
+package update
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+	"unicode"
+
+	"goldsmith/internal/command"
+	"goldsmith/internal/filelock"
+)
+
+// Where things are on a machine.
+const (
+	DefaultState = "/run/goldsmith/state/boot"
+	DefaultBoot  = "/run/goldsmith/boot.json"
+	DefaultTrust = "/usr/share/goldsmith/trust"
+)
+
+// Tries is how often the boot loader starts a slot that has not proved itself.
+const Tries = 3
+
+// MaxRuns is how many configuration runs may fail in one boot of a slot on
+// trial: collectcfg tries again, because a network may come up late.
+const MaxRuns = 3
+
+// patience is how long one run waits for another.
+var patience = 10 * time.Second
+
+// Machine is the machine that an update is for. Empty fields are the real
+// machine's.
+type Machine struct {
+	State  string // directory of the record; empty means DefaultState
+	Boot   Boot   // what runs; see LoadBoot
+	Root   string // directory of the running system; empty means "/"
+	BootID string // of the kernel that runs; see LoadBoot
+
+	// ESP gives the EFI partition's files as a directory until release is
+	// called. Nil mounts the partition.
+	ESP func() (dir string, release func() error, err error)
+	Say func(format string, args ...any) // progress and findings, for people
+	Now func() time.Time                 // nil means time.Now
+}
+
+// Boot is what imginit says about the boot (docs/boot.md).
+type Boot struct {
+	RootHash string `json:"root_hash"`
+	Slot     string `json:"slot"` // "a" or "b"
+	Disk     string `json:"disk"` // its device file, or a disk image
+	Firmware string `json:"firmware"`
+}
+
+// LoadBoot fills in what is known about this boot.
+func (m *Machine) LoadBoot(path string) error {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return command.BadInput(fmt.Errorf("%s is not there: this is not a machine with slots", path),
+			"imgupdate works on machines that imgbuild's disks boot (docs/boot.md)")
+	}
+	if err == nil {
+		err = json.Unmarshal(text, &m.Boot)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if m.Boot.Slot != "a" && m.Boot.Slot != "b" || m.Boot.RootHash == "" || m.Boot.Disk == "" {
+		return fmt.Errorf("%s: incomplete", path)
+	}
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return err
+	}
+	m.BootID = strings.TrimSpace(string(id))
+	return nil
+}
+
+func (m *Machine) say(format string, args ...any) {
+	if m.Say != nil {
+		m.Say(format, args...)
+	}
+}
+
+func (m *Machine) now() time.Time {
+	if m.Now != nil {
+		return m.Now().UTC().Truncate(time.Second)
+	}
+	return time.Now().UTC().Truncate(time.Second)
+}
+
+func (m *Machine) state() string {
+	if m.State == "" {
+		return DefaultState
+	}
+	return m.State
+}
+
+func (m *Machine) path(p string) string { return filepath.Join("/", m.Root, p) }
+
+// locked runs f with the record, alone on this machine. A record that is not
+// there yet is made of what runs.
+func (m *Machine) locked(ctx context.Context, f func(r *Record) error) (err error) {
+	if err := os.MkdirAll(m.state(), 0o700); err != nil {
+		return err
+	}
+	// Most of them take a moment, but an update minutes.
+	limited, stop := context.WithTimeout(ctx, patience)
+	defer stop()
+	lock, err := filelock.Lock(limited, filepath.Join(m.state(), "lock"), filelock.Exclusive, nil)
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		return command.Busy(errors.New("another imgupdate is at work"), "wait for it to end")
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
+	r, err := m.record()
+	if err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return f(r)
+}
+
+// Record returns what is recorded about the slots.
+func (m *Machine) record() (*Record, error) {
+	r, err := load(m.state())
+	if err != nil {
+		return nil, command.Hint(err, "remove the file: it is made anew, of what runs")
+	}
+	if r != nil {
+		return r, nil
+	}
+	name, version := m.running()
+	r = &Record{Format: recordFormat, Good: m.Boot.Slot, Slots: map[string]*Slot{
+		m.Boot.Slot:        {State: Good, Name: name, Version: version, RootHash: m.Boot.RootHash},
+		other(m.Boot.Slot): {State: Empty},
+	}}
+	return r, nil
+}
+
+// running is the name and version of the image that runs.
+func (m *Machine) running() (name, version string) {
+	var manifest struct{ Name, Version string }
+	text, err := os.ReadFile(m.path("usr/share/goldsmith/manifest.json"))
+	if err != nil || json.Unmarshal(text, &manifest) != nil {
+		return "", ""
+	}
+	return manifest.Name, manifest.Version
+}
+
+// shorten makes one printable line of a reason.
+func shorten(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, strings.Join(strings.Fields(s), " "))
+	if len(s) > maxReason {
+		s = strings.ToValidUTF8(s[:maxReason], "") + "…"
+	}
+	return s
+}
