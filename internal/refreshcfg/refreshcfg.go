@@ -114,7 +114,7 @@ func Run(ctx context.Context, c Config) (err error) {
 			// Without the time limit: it is over, and error.d is to run.
 			if !c.Noop {
 				c.rollback(ctx)
-				if err := c.failed(ctx); err != nil {
+				if err := c.failed(ctx, f.Reason()); err != nil {
 					c.Say("error.d: %v", err)
 				}
 			}
@@ -201,13 +201,19 @@ func (c Config) succeeded() error {
 	return s.forget(c.Image)
 }
 
+// failureVariable is what failed, in one line, in the environment of the hooks
+// of error.d.
+const failureVariable = "GOLDSMITH_FAILURE"
+
 // failed runs error.d, where there is one: each hook, whatever its header says.
-func (c Config) failed(ctx context.Context) error {
+func (c Config) failed(ctx context.Context, reason string) error {
 	dir := filepath.Join(or(c.Base, DefaultBase), "error.d")
 	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	return c.runner(dir).Run(ctx)
+	r := c.runner(dir)
+	r.Env = append(r.Env, failureVariable+"="+strings.ReplaceAll(reason, "\x00", ""))
+	return r.Run(ctx)
 }
 
 // runner runs hooks of a directory. What they start in the background lives on.
