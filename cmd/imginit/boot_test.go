@@ -41,6 +41,29 @@ func TestCmdline(t *testing.T) {
 	}
 }
 
+func TestRootHash(t *testing.T) {
+	const hash = "0011aabb11112222333344445555666677778888999900001111222233334444"
+	for _, c := range []struct{ args, err string }{
+		{"roothash=" + hash, ""},
+		{"root=PARTUUID=0011AABB-1111-2222-3333-444455556666 roothash=" + strings.ToUpper(hash), ""},
+		{"root=PARTUUID=1111aabb-1111-2222-3333-444455556666 roothash=" + hash, "different roots"},
+		{"root=/dev/vda roothash=" + hash, "want PARTUUID="},
+		{"root=PARTUUID=0011aabb-1111-2222-3333-444455556666", "no roothash="},
+		{"roothash=" + hash[1:], "want 64"}, {"roothash=" + hash[2:], "want 64"}, {"roothash=x" + hash[1:], "want 64"},
+	} {
+		got, err := parseCmdline(c.args).rootHash()
+		if c.err != "" {
+			if err == nil || !strings.Contains(err.Error(), c.err) {
+				t.Errorf("%s: %v; want %q", c.args, err, c.err)
+			}
+			continue
+		}
+		if err != nil || formatGUID(got[16:]) != "77778888-9999-0000-1111-222233334444" {
+			t.Errorf("%s: %x, %v", c.args, got, err)
+		}
+	}
+}
+
 // What internal/initramfs writes must be what this package reads.
 func TestPlan(t *testing.T) {
 	if liveDisk != string(initramfs.LiveDisk) || liveFile != string(initramfs.LiveFile) || liveRoot != "/"+initramfs.LiveRootPath {

@@ -1,6 +1,6 @@
 // Command imginit is /init of an image's own initramfs. It finds the root
-// partition that the kernel command line names, mounts it read-only, puts the
-// state partition under /etc, /var and the other writable directories, and
+// partition that the kernel command line names, mounts it read-only through
+// dm-verity, which panics when a block was changed, puts the state partition under /etc, /var and the other writable directories, and
 // hands over to the image's init.
 //
 // A live system has no state partition: what it writes is kept in memory. Its
@@ -9,7 +9,11 @@
 //
 // Kernel arguments:
 //
-//	root=PARTUUID=GUID   the root partition, by its GUID in a GUID partition table
+//	roothash=HASH        root hash of the root's dm-verity tree: 64 hexadecimal
+//	                     digits. Its halves are the GUIDs of the partitions with
+//	                     the root and with the tree, in a GUID partition table
+//	root=PARTUUID=GUID   the first of these GUIDs again, for other readers of the
+//	                     command line; of a live system, where its root is
 //	init=PATH            what to hand over to; default /sbin/init
 //	rootwait=SECONDS     how long to wait for the disk; default 60
 //	panic=SECONDS        how long a failure stays on the screen before the
@@ -24,10 +28,12 @@
 // the disk's end, and without an ext4 file system it gets one. It holds etc/upper (what differs from the
 // image's /etc, an overlay), etc/work, and fs/PATH for each state directory,
 // filled from the image the first time. A running system sees it at
-// /run/goldsmith/state.
+// /run/goldsmith/state. How boots went is in boot/attempts.jsonl there (see
+// [diary]); what was booted, in /run/goldsmith/boot.json (see [booted]).
 package main
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -36,6 +42,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"goldsmith/internal/verity"
 )
 
 const (
@@ -50,9 +58,12 @@ func main() {
 		os.Exit(2)
 	}
 	c := &console{out: os.Stdout}
-	args := cmdline{}
-	err := guarded(func() error { return boot(c, &args) })
+	args, d := cmdline{}, &diary{}
+	err := guarded(func() error { return boot(c, &args, d) })
 	c.fail(err)
+	if err := guarded(func() error { return d.failed(err) }); err != nil {
+		c.say("not noted on the state partition: %v", err)
+	}
 	delay := args.seconds("panic", 10)
 	c.say("reboot in %d s", int(delay/time.Second))
 	time.Sleep(delay)
@@ -73,7 +84,7 @@ func guarded(f func() error) (err error) {
 
 // boot does everything up to the hand-over; it returns only to report a
 // failure.
-func boot(c *console, args *cmdline) error {
+func boot(c *console, args *cmdline, d *diary) error {
 	if err := mountKernel(); err != nil {
 		return err
 	}
@@ -94,7 +105,7 @@ func boot(c *console, args *cmdline) error {
 	c.say("kernel %s", p.kernel)
 	mods := newLoader(p, *args, c)
 	if p.live == "" {
-		err = mountInstalled(c, *args, mods, p)
+		err = mountInstalled(c, *args, mods, p, d)
 	} else {
 		err = mountLive(c, *args, mods, p)
 	}
@@ -105,19 +116,21 @@ func boot(c *console, args *cmdline) error {
 	if init == "" {
 		init = "/sbin/init"
 	}
+	d.note(c, stageSwitch)
 	c.say("hand over to %s", init)
 	c.close()
 	return switchRoot(init)
 }
 
 // mountInstalled mounts root and state of an installed system: partitions of
-// one disk.
-func mountInstalled(c *console, args cmdline, mods *loader, p *plan) error {
-	guid, err := args.rootGUID()
+// one disk. The state partition comes first where it has a file system: when
+// the root cannot even be read, there is a place to note that.
+func mountInstalled(c *console, args cmdline, mods *loader, p *plan, d *diary) error {
+	hash, err := args.rootHash()
 	if err != nil {
 		return err
 	}
-	f := &finder{sys: "/sys/block", dev: "/dev", guid: guid}
+	f := &finder{sys: "/sys/block", dev: "/dev", guid: formatGUID(hash[:16]), tree: formatGUID(hash[16:])}
 	disk, err := f.wait(c, mods, args.seconds("rootwait", 60))
 	if err != nil {
 		return err
@@ -126,12 +139,24 @@ func mountInstalled(c *console, args cmdline, mods *loader, p *plan) error {
 	if err := mods.always(); err != nil {
 		return err
 	}
-	if err := mountRoot(disk.root, "erofs"); err != nil {
+	if err := noteBooted(disk, hash); err != nil {
+		return err
+	}
+	d.begin(disk, hash)
+	if d.mount() == nil {
+		d.note(c, stageState)
+	}
+	root, err := openVerity(disk.root, disk.tree, hash)
+	if err != nil {
+		return err
+	}
+	if err := mountRoot(root, "erofs"); err != nil {
 		return err
 	}
 	if err := mountState(c, disk); err != nil {
 		return err
 	}
+	d.note(c, stageState)
 	return placeState(c, p.state)
 }
 
@@ -177,6 +202,33 @@ func (c cmdline) seconds(name string, def int) time.Duration {
 		n = def
 	}
 	return time.Duration(n) * time.Second
+}
+
+// rootHash returns roothash=, with which root= must agree when it is there.
+func (c cmdline) rootHash() (hash verity.Hash, err error) {
+	text := c.get("roothash")
+	if text == "" {
+		return hash, errors.New("the kernel command line has no roothash=…")
+	}
+	b, err := hex.DecodeString(text)
+	if err != nil || len(b) != len(hash) {
+		return hash, fmt.Errorf("roothash=%s: want %d hexadecimal digits", text, 2*len(hash))
+	}
+	hash = verity.Hash(b)
+	if c.get("root") == "" {
+		return hash, nil
+	}
+	guid, err := c.rootGUID()
+	if err == nil && guid != formatGUID(hash[:16]) {
+		err = fmt.Errorf("root=PARTUUID=%s and roothash=%s name different roots", guid, text)
+	}
+	return hash, err
+}
+
+// formatGUID renders 16 bytes in their order.
+func formatGUID(b []byte) string {
+	s := hex.EncodeToString(b)
+	return s[:8] + "-" + s[8:12] + "-" + s[12:16] + "-" + s[16:20] + "-" + s[20:]
 }
 
 func (c cmdline) rootGUID() (string, error) {

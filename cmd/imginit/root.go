@@ -18,6 +18,7 @@ import (
 type rootDisk struct {
 	name  string // kernel name, such as "vda"
 	root  string // device file of the root partition; of the whole disk for a live system
+	tree  string // device file of the partition with its hash tree; empty for a live system
 	table *gpt.Table
 	part  gpt.Partition // the root partition
 }
@@ -27,6 +28,7 @@ type finder struct {
 	sys  string // /sys/block
 	dev  string // /dev
 	guid string
+	tree string               // GUID of the partition with the hash tree
 	live bool                 // look at CDs too, and do without the kernel's partitions
 	seen map[string]string    // disk to what was found on it
 	next map[string]time.Time // disk to when a failed read is tried again
@@ -87,12 +89,12 @@ func (f *finder) look(now time.Time) *rootDisk {
 			if p.GUID != f.guid {
 				continue
 			}
-			dev, err := filepath.Join(f.dev, name), error(nil)
+			disk := &rootDisk{name: name, root: filepath.Join(f.dev, name), table: t, part: p}
 			if !f.live {
-				dev, err = f.partition(name, p)
+				err = f.partitions(disk)
 			}
 			if err == nil {
-				return &rootDisk{name: name, root: dev, table: t, part: p}
+				return disk
 			}
 			f.seen[name] = err.Error()
 			f.next[name] = now // the kernel may still be at it
@@ -130,6 +132,20 @@ func (f *finder) table(disk string) (*gpt.Table, error) {
 	defer dev.Close()
 	// The kernel counts sizes in 512 bytes, whatever the disk's blocks are.
 	return gpt.Read(dev, sectors*512, int(block))
+}
+
+// partitions finds the device files of root and hash tree.
+func (f *finder) partitions(d *rootDisk) (err error) {
+	if d.root, err = f.partition(d.name, d.part); err != nil {
+		return err
+	}
+	for _, p := range d.table.Partitions {
+		if p.GUID == f.tree {
+			d.tree, err = f.partition(d.name, p)
+			return err
+		}
+	}
+	return fmt.Errorf("%s has the root, but no partition %s with its hash tree", d.part.Name, f.tree)
 }
 
 // partition returns the device file of partition p, as soon as the kernel has

@@ -71,7 +71,7 @@ func (m *machine) partition(disk string, n int, start uint64) {
 }
 
 func (m *machine) finder(guid string) *finder {
-	return &finder{sys: m.sys, dev: m.dev, guid: guid, seen: map[string]string{}, next: map[string]time.Time{}}
+	return &finder{sys: m.sys, dev: m.dev, guid: guid, tree: guidC, seen: map[string]string{}, next: map[string]time.Time{}}
 }
 
 func TestFindRoot(t *testing.T) {
@@ -93,14 +93,24 @@ func TestFindRoot(t *testing.T) {
 	if d := f.look(now); d != nil {
 		t.Fatalf("found %+v, which the kernel does not have yet", d)
 	}
+	m.partition("vda", 1, 100)
+	if d := f.look(now); d != nil || !strings.Contains(f.report(), "no partition 2") {
+		t.Fatalf("found %+v, but the kernel does not have the hash tree yet; %s", d, f.report())
+	}
+	m.partition("vda", 2, 200)
 	m.partition("vda", 1, 7)
 	if d := f.look(now); d != nil || !strings.Contains(f.report(), "elsewhere") {
 		t.Fatalf("found %+v where the kernel's partition starts elsewhere; %s", d, f.report())
 	}
 	m.partition("vda", 1, 100)
 	d := f.look(now)
-	if d == nil || d.name != "vda" || d.root != filepath.Join(m.dev, "vda1") {
+	if d == nil || d.name != "vda" || d.root != filepath.Join(m.dev, "vda1") || d.tree != filepath.Join(m.dev, "vda2") {
 		t.Fatalf("found %+v", d)
+	}
+	f = m.finder(guidA)
+	f.tree = guidB
+	if d := f.look(now); d != nil || !strings.Contains(f.report(), "root-a has the root, but no partition "+guidB) {
+		t.Fatalf("found %+v without its hash tree; %s", d, f.report())
 	}
 }
 
@@ -135,7 +145,7 @@ func TestNoDisk(t *testing.T) {
 // of a dying disk may take seconds.
 func TestUnreadableDisk(t *testing.T) {
 	m := newMachine(t)
-	m.disk("sda", true, guidA)
+	m.disk("sda", true, guidA, guidC)
 	dev := filepath.Join(m.dev, "sda")
 	if err := os.Rename(dev, dev+".gone"); err != nil {
 		t.Fatal(err)

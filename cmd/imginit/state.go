@@ -76,6 +76,9 @@ func makeState(dev string) error {
 
 // mountExt4 mounts the state partition, after a repair where one is needed.
 func mountExt4(c *console, dev string) error {
+	if isMounted(stateRoot) {
+		return nil // the diary needed it
+	}
 	err := unix.Mount(dev, stateRoot, "ext4", 0, "")
 	if err == nil {
 		return nil

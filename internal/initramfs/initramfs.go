@@ -28,15 +28,15 @@ import (
 
 // Required are the modules that /init cannot work without and loads whatever
 // the devices are.
-var Required = []string{"erofs", "overlay", "ext4"}
+var Required = []string{"dm_verity", "erofs", "overlay", "ext4"}
 
 // Drivers are the modules taken along by default, to be loaded when a device
 // asks for them: paravirtual disks, and the disks and controllers of servers.
 var Drivers = []string{
 	"virtio_pci", "virtio_blk", "virtio_scsi", "virtio_rng", "vmw_pvscsi",
 	"nvme", "ahci", "ata_piix", "sd_mod", "megaraid_sas", "mpt3sas", "hpsa",
-	// x86 processors ask for it by their own modalias.
-	"crc32c_intel",
+	// x86 processors ask for them by their own modalias.
+	"crc32c_intel", "sha256_ssse3",
 }
 
 // LiveRequired replaces Required in the initramfs of a live system.

@@ -23,6 +23,8 @@ func sampleRoot() *tree.Tree {
 	t := tree.New()
 	dir := "usr/lib/modules/" + version + "/"
 	deps := map[string]string{
+		"kernel/drivers/md/dm-verity.ko":              "kernel/drivers/md/dm-mod.ko",
+		"kernel/drivers/md/dm-mod.ko":                 "",
 		"kernel/fs/erofs/erofs.ko":                    "kernel/lib/libcrc32c.ko",
 		"kernel/lib/libcrc32c.ko":                     "",
 		"kernel/fs/ext4/ext4.ko":                      "kernel/fs/jbd2/jbd2.ko kernel/lib/crc16.ko",
@@ -63,6 +65,8 @@ const wantPlan = `kernel 6.1.0-1-amd64
 module crc16
 module crc32c_generic
 module crc32c_intel
+module dm_mod
+module dm_verity dm_mod
 module erofs libcrc32c
 module ext4 crc16 jbd2
 before ext4 crc32c_intel crc32c_generic
@@ -74,6 +78,7 @@ module virtio_ring
 module virtio_rng virtio_ring
 alias virtio:d00000002v* virtio_blk
 alias virtio:d00000004v* virtio_rng
+load dm_verity
 load erofs
 load ext4
 state /var
@@ -122,7 +127,7 @@ func TestBuild(t *testing.T) {
 	if got["init"] != "init" || got[ConfigPath] != wantPlan || got["modules/virtio_rng.ko"] != "module kernel/drivers/char/hw_random/virtio-rng.ko" {
 		t.Errorf("wrong contents: %q", got)
 	}
-	if _, ok := got["modules/loud.ko"]; ok || len(got) != 2+10+6 {
+	if _, ok := got["modules/loud.ko"]; ok || len(got) != 2+12+6 {
 		t.Errorf("%d entries: %v", len(got), got)
 	}
 }
