@@ -164,7 +164,7 @@ func (l *Layout) Image(digest string) (*Image, error) {
 		return nil, err
 	}
 	img, err := parseImage(h, m)
-	if err != nil || m.Config.MediaType == emptyType {
+	if err != nil || m.Config.MediaType == EmptyType {
 		return img, err
 	}
 	description, err := l.bytes(m.Config.Digest, release.MaxSize)
@@ -187,7 +187,7 @@ func (l *Layout) Image(digest string) (*Image, error) {
 // configuration and no chunk index; they go on being read.
 func parseImage(h v1.Hash, m *v1.Manifest) (*Image, error) {
 	bad := func(what string) (*Image, error) { return nil, fmt.Errorf("image %s: %s", h, what) }
-	old := m.Config.MediaType == emptyType && len(m.Layers) == 1
+	old := m.Config.MediaType == EmptyType && len(m.Layers) == 1
 	switch {
 	case m.ArtifactType != ImageType:
 		return bad(fmt.Sprintf("artifact type %q is not %s", m.ArtifactType, ImageType))

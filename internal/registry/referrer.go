@@ -32,7 +32,7 @@ func (l *Layout) Attach(digest, artifactType string, annotations map[string]stri
 	if err != nil {
 		return "", err
 	}
-	config, err := l.putBytes([]byte("{}"), emptyType)
+	config, err := l.putBytes([]byte("{}"), EmptyType)
 	if err != nil {
 		return "", err
 	}

@@ -42,7 +42,7 @@ const (
 	EvidenceType = "application/vnd.goldsmith.evidence.v1+json"
 	// SignatureType is that of a referrer with one layer, a DSSE envelope.
 	SignatureType = "application/vnd.goldsmith.signature.v1"
-	emptyType     = "application/vnd.oci.empty.v1+json" // image-spec, manifest.md
+	EmptyType     = "application/vnd.oci.empty.v1+json" // image-spec, manifest.md
 )
 
 // Annotations of an image's manifest.

@@ -157,7 +157,7 @@ func TestOldImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	config, err := l.putBytes([]byte("{}"), emptyType)
+	config, err := l.putBytes([]byte("{}"), EmptyType)
 	if err != nil {
 		t.Fatal(err)
 	}

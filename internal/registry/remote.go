@@ -14,11 +14,13 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"goldsmith/internal/command"
+	"goldsmith/internal/release"
 )
 
-// Push copies an image of the layout to a registry: ref is HOST/REPOSITORY
-// with a ":TAG" or nothing, which means the digest alone. The image keeps its
-// digest. Credentials are those of docker(1) and podman(1) logins.
+// Push copies an image of the layout, and its signatures, to a registry: ref is
+// HOST/REPOSITORY with a ":TAG" or nothing, which means the digest alone. The
+// image keeps its digest. Credentials are those of docker(1) and podman(1)
+// logins.
 func (l *Layout) Push(ctx context.Context, digest, ref string) error {
 	h, err := l.Resolve(digest)
 	if err != nil {
@@ -45,7 +47,83 @@ func (l *Layout) Push(ctx context.Context, digest, ref string) error {
 	if err := remote.Write(to, img, options(ctx)...); err != nil {
 		return explain(ref, err)
 	}
+	signatures, err := l.Referrers(h.String(), SignatureType)
+	if err != nil {
+		return err
+	}
+	for _, s := range signatures {
+		if err := l.PushAttached(ctx, s.Digest, ref); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// PushAttached copies what is attached to an image to the repository where the
+// image is; ref may have a tag or digest, which is not looked at.
+func (l *Layout) PushAttached(ctx context.Context, digest, ref string) error {
+	h, err := v1.NewHash(digest)
+	if err != nil {
+		return err
+	}
+	to, err := name.ParseReference(ref)
+	if err != nil {
+		return badRef(ref, err)
+	}
+	img, err := l.path.Image(h)
+	if err != nil {
+		return err
+	}
+	if err := remote.Write(to.Context().Digest(digest), img, options(ctx)...); err != nil {
+		return explain(ref, err)
+	}
+	return nil
+}
+
+// PullDescription copies the manifest and the description of an image from a
+// registry into the layout, without its disk, and returns its digest. That is
+// enough to attach something to it.
+func (l *Layout) PullDescription(ctx context.Context, ref string) (string, error) {
+	from, err := name.ParseReference(ref)
+	if err != nil {
+		return "", badRef(ref, err)
+	}
+	img, err := remote.Image(from, options(ctx)...)
+	if err != nil {
+		return "", explain(ref, err)
+	}
+	raw, err := img.RawManifest()
+	if err != nil {
+		return "", explain(ref, err)
+	}
+	m, err := img.Manifest()
+	if err != nil {
+		return "", explain(ref, err)
+	}
+	h, err := img.Digest()
+	if err != nil {
+		return "", explain(ref, err)
+	}
+	_, err = parseImage(h, m)
+	if err == nil && m.Config.Size > release.MaxSize {
+		err = fmt.Errorf("image %s: its description has %d bytes", h, m.Config.Size)
+	}
+	if err != nil {
+		return "", command.BadInput(fmt.Errorf("%s: %w", ref, err), "name an image that imgbuild has made")
+	}
+	config, err := img.RawConfigFile()
+	if err != nil {
+		return "", explain(ref, err)
+	}
+	if _, err := l.putBytes(config, string(m.Config.MediaType)); err != nil {
+		return "", err
+	}
+	d, err := l.putBytes(raw, string(m.MediaType))
+	if err != nil {
+		return "", err
+	}
+	d.ArtifactType = m.ArtifactType
+	return h.String(), l.list(d)
 }
 
 // Pull copies an image from a registry into the layout and returns its digest.

@@ -9,7 +9,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	ggcr "github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/testenv"
@@ -44,6 +46,47 @@ func TestPushAndPull(t *testing.T) {
 		if again, existed, err := to.PutImage(t.Context(), path, img); again != digest || !existed || err != nil {
 			t.Errorf("storing what was pulled = %s, %v, %v", again, existed, err)
 		}
+	}
+}
+
+// Signatures go with an image, and can be attached where it is without
+// fetching its disk.
+func TestSignaturesTravel(t *testing.T) {
+	host := server(t)
+	l := open(t)
+	digest, _, _ := put(t, l)
+	envelope := Blob{"release.dsse.json", "application/json", []byte("signed")}
+	if _, err := l.Attach(digest, SignatureType, nil, envelope); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Push(t.Context(), digest, host+"/images/t:candidate"); err != nil {
+		t.Fatal(err)
+	}
+	to := open(t)
+	got, err := to.PullDescription(t.Context(), host+"/images/t:candidate")
+	if err != nil || got != digest {
+		t.Fatalf("PullDescription = %s, %v; want %s", got, err, digest)
+	}
+	if img, err := to.Image(digest); err != nil || img.UKI == nil {
+		t.Errorf("the description is %+v, %v", img, err)
+	}
+	second, err := to.Attach(digest, SignatureType, nil, Blob{"release.dsse.json", "application/json", []byte("again")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := to.PushAttached(t.Context(), second, host+"/images/t:candidate"); err != nil {
+		t.Fatal(err)
+	}
+	d, err := name.NewDigest(host + "/images/t@" + digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	index, err := remote.Referrers(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if im, err := index.IndexManifest(); err != nil || len(im.Manifests) != 2 {
+		t.Errorf("the registry has %v, %v; want both signatures", im, err)
 	}
 }
 
