@@ -7,7 +7,7 @@ PROGRAMS = $(notdir $(wildcard cmd/*))
 
 # Programs that elements put into images name no version and no commit: an
 # image must not change because an unrelated file of this repository did.
-IMAGE_PROGRAMS = applycfg refreshcfg collectcfg imginit imgtools
+IMAGE_PROGRAMS = applycfg refreshcfg collectcfg imginit imgtools imgupdate
 HOST_PROGRAMS  = $(filter-out $(IMAGE_PROGRAMS),$(PROGRAMS))
 
 # The programs that imgbuild is by other names.

@@ -29,7 +29,7 @@ const layers = `
 	internal/bootstrap internal/schema
 	internal/refreshcfg internal/collectcfg internal/imagebuild internal/imagediff internal/update testbed/libvirt testbed/qemu
 	pipeline/step
-	cmd/applycfg cmd/refreshcfg cmd/collectcfg cmd/imgbuild cmd/imginit cmd/imgpipe cmd/imgtools
+	cmd/applycfg cmd/refreshcfg cmd/collectcfg cmd/imgbuild cmd/imginit cmd/imgpipe cmd/imgtools cmd/imgupdate
 	tests
 `
 

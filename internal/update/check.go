@@ -147,7 +147,7 @@ func (m *Machine) diagnose(r *Record, d *slotDisk, e *esp) string {
 
 // attempt is a line of imginit's attempts.jsonl (docs/boot.md).
 type attempt struct {
-	RootHash string `json:"root_hash"`
+	RootHash string `json:"roothash"`
 	BootID   string `json:"boot_id"`
 	Stage    string `json:"stage"`
 	Error    string `json:"error"`

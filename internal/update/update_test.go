@@ -132,7 +132,7 @@ func TestReturns(t *testing.T) {
 		"imginit": {starts: Tries, want: "its imginit reported: no state", boot: func(b *bench) {
 			f, err := os.OpenFile(filepath.Join(b.State, "attempts.jsonl"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 			b.must(err)
-			_, err = f.WriteString(`{"root_hash":"` + b.Boot.RootHash + `","boot_id":"` + b.BootID + `","stage":"failed","error":"no state"}` + "\n")
+			_, err = f.WriteString(`{"roothash":"` + b.Boot.RootHash + `","boot_id":"` + b.BootID + `","stage":"failed","error":"no state"}` + "\n")
 			b.must(errors.Join(err, f.Close()))
 		}},
 	} {

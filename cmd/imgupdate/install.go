@@ -1,0 +1,230 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"goldsmith/internal/applycfg"
+	"goldsmith/internal/atomicfile"
+	"goldsmith/internal/command"
+	"goldsmith/internal/trust"
+	"goldsmith/internal/update"
+	"goldsmith/internal/update/fetch"
+)
+
+// installFlags are those of 'imgupdate install' and 'imgupdate follow'.
+type installFlags struct {
+	options
+	cache, list, failure string
+	retry, reboot, kexec bool
+}
+
+// Where chunks of an image are kept until it is installed, and where it stands
+// that it could not be.
+const (
+	defaultCache   = "/var/lib/goldsmith/imgupdate"
+	defaultFailure = "/run/goldsmith/update-failed"
+)
+
+func (f *installFlags) declareShared(fs *flag.FlagSet) {
+	f.declare(fs)
+	fs.StringVar(&f.trust, "trust", update.DefaultTrust, "`directory` of the keys that may sign images")
+	fs.StringVar(&f.quiesce, "quiesce", update.DefaultQuiesce, "`directory` of programs that stop services before the restart")
+	fs.StringVar(&f.cache, "cache", defaultCache, "`directory` for what was fetched, until it is installed")
+}
+
+func installCommand() *command.Command {
+	f := &installFlags{}
+	return &command.Command{
+		Name: "install", Args: "SOURCE@sha256:DIGEST",
+		Short: "write an image into the slot that does not run, and have it tried at the next start",
+		Long: "SOURCE is HOST/REPOSITORY, oci:DIRECTORY or the http URL of such a directory. The image's signature is verified\n" +
+			"before anything is written. What the machine has already is not fetched; a download that was cut short goes on\n" +
+			"where it was. An image that runs already is left alone, with status 0.",
+		Example: "imgupdate install --reboot registry.example.com/demo@sha256:0123…",
+		Flags: func(fs *flag.FlagSet) {
+			f.declareShared(fs)
+			fs.BoolVar(&f.retry, "retry", false, "install an image that failed on this machine before")
+			fs.BoolVar(&f.reboot, "reboot", false, "restart the machine then")
+			fs.BoolVar(&f.kexec, "kexec", false, "restart it without the firmware")
+		},
+		Run: func(ctx context.Context, io command.IO, words []string) error {
+			if len(words) != 1 {
+				return command.Usage("want one image", "such as imgupdate install HOST/REPOSITORY@sha256:…")
+			}
+			m, err := f.machine(io)
+			if err != nil {
+				return err
+			}
+			armed, err := f.install(ctx, io, m, words[0])
+			if err != nil || !armed || !f.reboot && !f.kexec {
+				return err
+			}
+			return m.Restart(ctx, f.kexec)
+		},
+	}
+}
+
+// install installs an image. It is not armed when it runs already.
+func (f *installFlags) install(ctx context.Context, io command.IO, m *update.Machine, ref string) (armed bool, err error) {
+	progress := command.NewProgress("imgupdate", io, false)
+	defer progress.Close()
+	img, stats, err := f.open(ctx, progress, ref)
+	if err != nil {
+		return false, err
+	}
+	if err := os.MkdirAll(f.cache, 0o700); err != nil {
+		return false, err
+	}
+	o := update.Options{Retry: f.retry}
+	if f.reboot || f.kexec { // else services go on until somebody restarts the machine
+		o.Quiesce = func(ctx context.Context) error { return m.Quiesce(ctx, f.quiesce) }
+	}
+	err = m.Install(ctx, *img, o)
+	if errors.Is(err, update.ErrRuns) {
+		m.Say("image %s runs already", img.Digest)
+		return false, os.RemoveAll(f.cache)
+	}
+	if err == nil {
+		err = os.RemoveAll(f.cache) // otherwise the next attempt goes on from there
+	}
+	if err == nil && f.json {
+		err = printJSON(io, stats)
+	}
+	return err == nil, err
+}
+
+// transfer is what an update took, in bytes.
+type transfer struct {
+	Digest  string `json:"digest"`
+	Size    int64  `json:"size"`    // of root and kernel image
+	Fetched int64  `json:"fetched"` // from the source, descriptions and signatures included
+}
+
+// open finds the image and verifies its digest and signature.
+func (f *installFlags) open(ctx context.Context, progress *command.Progress, ref string) (*update.Image, *transfer, error) {
+	policy, err := trust.Load(f.trust)
+	if err != nil {
+		return nil, nil, err
+	}
+	src, err := fetch.Open(ctx, ref)
+	if err != nil {
+		return nil, nil, err
+	}
+	envelopes, err := src.Envelopes(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	said, err := policy.VerifyAny(envelopes, src.Digest())
+	if err != nil {
+		return nil, nil, err
+	}
+	rel := src.Release()
+	if err := said.Matches(&rel); err != nil {
+		return nil, nil, err
+	}
+	t := &transfer{Digest: src.Digest()}
+	part := func(p fetch.Part, name string) func(context.Context, update.Target, []update.Seed) error {
+		return func(ctx context.Context, dst update.Target, seeds []update.Seed) error {
+			step := progress.Start("fetch " + name)
+			stats, err := src.Write(ctx, p, dst, fetch.Options{Seeds: asSeeds(seeds), Cache: f.cache})
+			t.Size += stats.Size
+			t.Fetched = src.Fetched()
+			step.Done(err, fmt.Sprintf("%.1f of %.1f MiB fetched", float64(stats.Fetched)/(1<<20), float64(stats.Size)/(1<<20)))
+			return err
+		}
+	}
+	return &update.Image{Digest: src.Digest(), Release: &rel, Root: part(fetch.Root, "root"), UKI: part(fetch.UKI, "kernel")}, t, nil
+}
+
+func asSeeds(seeds []update.Seed) []fetch.Seed {
+	var list []fetch.Seed
+	for _, s := range seeds {
+		list = append(list, fetch.Seed{ReaderAt: s.ReaderAt, Size: s.Size})
+	}
+	return list
+}
+
+// restartTime is how long a restart that was asked for may take to end this
+// program.
+const restartTime = 5 * time.Minute
+
+func followCommand() *command.Command {
+	f := &installFlags{}
+	return &command.Command{
+		Name: "follow", Short: "install the image that the metadata want, and restart the machine",
+		Long: "The hook pre-configure.d/90-imgupdate calls it. Without image.digest in the metadata, and when that image runs,\n" +
+			"nothing is done; nor when it failed on this machine. An image that cannot be installed does not keep the machine\n" +
+			"from being configured: the status is 0, and 'imgupdate prove' reports it at the end of the run. After an\n" +
+			"update it ends with the machine.",
+		Example: "imgupdate follow",
+		Flags: func(set *flag.FlagSet) {
+			f.declareShared(set)
+			set.StringVar(&f.list, "os-config-files", "", "JSON `file` that lists the metadata files; empty means "+applycfg.DefaultList)
+			set.StringVar(&f.failure, "failure", defaultFailure, "`file` that says why an image could not be installed")
+		},
+		Run: f.run(func(ctx context.Context, io command.IO, m *update.Machine) error {
+			if err := os.Remove(f.failure); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			armed, err := f.follow(ctx, io, m)
+			if err != nil && ctx.Err() == nil {
+				command.Print(io.Stderr, "imgupdate", err)
+				return atomicfile.Write(f.failure, []byte(err.Error()+"\n"), 0o600)
+			}
+			if err != nil || !armed {
+				return err
+			}
+			return f.restart(ctx, m)
+		}),
+	}
+}
+
+// follow installs the wanted image.
+func (f *installFlags) follow(ctx context.Context, io command.IO, m *update.Machine) (armed bool, err error) {
+	doc, err := applycfg.FromEnvironment(nil, f.list).Load()
+	if err != nil {
+		return false, err
+	}
+	want, err := update.ParseWanted(doc)
+	if err != nil || want.Digest == "" {
+		return false, err
+	}
+	trial, err := m.Trial()
+	if err != nil {
+		return false, err
+	}
+	f.kexec, f.reboot = want.Kexec, !want.Kexec
+	switch state, failure, err := m.Compare(want.Digest); {
+	case err != nil || state == update.Runs:
+		return false, err
+	case state == update.HasBeen:
+		m.Say("image %s failed on this machine and is not tried again: %s", want.Digest, failure.Reason)
+		return false, nil
+	case trial:
+		m.Say("image %s is wanted; first what runs has to prove itself", want.Digest)
+		return false, nil
+	case state == update.Waits:
+		return true, m.Quiesce(ctx, f.quiesce)
+	}
+	return f.install(ctx, io, m, want.Source+"@"+want.Digest)
+}
+
+// restart restarts the machine and waits for that to end this program: no hook
+// after this one is to run.
+func (f *installFlags) restart(ctx context.Context, m *update.Machine) error {
+	if err := m.Restart(ctx, f.kexec); err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(restartTime):
+		return fmt.Errorf("the machine did not restart in %s", restartTime)
+	}
+}

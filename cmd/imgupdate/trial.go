@@ -1,0 +1,205 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
+
+	"goldsmith/internal/applycfg"
+	"goldsmith/internal/command"
+	"goldsmith/internal/update"
+)
+
+func proveCommand() *command.Command {
+	o := &options{}
+	var list, failure string
+	return &command.Command{
+		Name: "prove", Short: "run the health checks; what runs is good when all of them are",
+		Long: "The last hook of a configuration run calls it. All checks run, each for " + update.CheckTime.String() + " at most. The status is 1 when\n" +
+			"one fails, and also when the metadata want an image that failed on this machine, or could not be installed: the\n" +
+			"run then reports that.",
+		Example: "imgupdate prove",
+		Flags: func(fs *flag.FlagSet) {
+			o.declare(fs)
+			fs.StringVar(&o.health, "health", update.DefaultHealth, "`directory` of the checks")
+			fs.StringVar(&list, "os-config-files", "", "JSON `file` that lists the metadata files; empty means "+applycfg.DefaultList)
+			fs.StringVar(&failure, "failure", defaultFailure, "`file` in which 'imgupdate follow' said why an image could not be installed")
+		},
+		Run: o.run(func(ctx context.Context, io command.IO, m *update.Machine) error {
+			checks, err := m.RunHealth(ctx, o.health)
+			if o.json {
+				if err := printJSON(io, checks); err != nil {
+					return err
+				}
+			}
+			if err == nil {
+				err = m.Good(ctx)
+			}
+			if err != nil {
+				return err
+			}
+			return sayFailed(m, list, failure)
+		}),
+	}
+}
+
+// sayFailed is an error when the image that is wanted is not the one that runs,
+// and why.
+func sayFailed(m *update.Machine, list, failure string) error {
+	doc, err := applycfg.FromEnvironment(nil, list).Load()
+	if err != nil {
+		return err
+	}
+	want, err := update.ParseWanted(doc)
+	if err != nil || want.Digest == "" {
+		return err
+	}
+	state, f, err := m.Compare(want.Digest)
+	switch {
+	case err != nil:
+		return err
+	case state == update.HasBeen:
+		return command.Hint(fmt.Errorf("image %s (version %s) failed on this machine, which runs the one before: %s", want.Digest, f.Version, f.Reason),
+			"name another image.digest in the metadata, or try once more: imgupdate install --retry")
+	case state == update.Runs:
+		return nil
+	}
+	why, err := os.ReadFile(failure)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return command.Hint(fmt.Errorf("image %s could not be installed: %s", want.Digest, strings.TrimSpace(string(why))),
+		"the next configuration run tries again")
+}
+
+func goodCommand() *command.Command {
+	o := &options{}
+	return &command.Command{
+		Name: "good", Short: "end the trial of what runs: it is good",
+		Long:    "Without health checks, by an operator's word. Outside of a trial nothing is done.",
+		Example: "imgupdate good",
+		Flags:   o.declare,
+		Run:     o.run(func(ctx context.Context, _ command.IO, m *update.Machine) error { return m.Good(ctx) }),
+	}
+}
+
+func badCommand() *command.Command {
+	o := &options{}
+	var reason string
+	return &command.Command{
+		Name: "bad", Short: "end the trial of what runs: return to the image before",
+		Long:    "The machine is restarted, and the reason is kept. Outside of a trial it is an error.",
+		Example: "imgupdate bad --reason 'customers see errors'",
+		Flags: func(fs *flag.FlagSet) {
+			o.declare(fs)
+			fs.StringVar(&reason, "reason", "an operator said so", "why, in one `line`")
+		},
+		Run: o.run(func(ctx context.Context, _ command.IO, m *update.Machine) error {
+			if err := m.Bad(ctx, reason); err != nil {
+				return err
+			}
+			tellConsole("imgupdate: this image is bad: " + reason)
+			return m.Restart(ctx, false)
+		}),
+	}
+}
+
+func failedRunCommand() *command.Command {
+	o := &options{}
+	var reason string
+	return &command.Command{
+		Name: "failed-run", Short: "count a configuration run that failed while what runs is on trial",
+		Long: fmt.Sprintf("A hook in error.d calls it. The trial is over after %d of them in one start, and the machine is restarted.\n", update.MaxRuns) +
+			"Outside of a trial nothing is done.",
+		Example: "imgupdate failed-run --reason \"$GOLDSMITH_FAILURE\"",
+		Flags: func(fs *flag.FlagSet) {
+			o.declare(fs)
+			fs.StringVar(&reason, "reason", "an unknown hook", "which hook it was, and what it said")
+		},
+		Run: o.run(func(ctx context.Context, _ command.IO, m *update.Machine) error {
+			over, err := m.FailedRun(ctx, reason)
+			if err != nil || !over {
+				return err
+			}
+			tellConsole("imgupdate: this image is bad: " + reason)
+			return m.Restart(ctx, false)
+		}),
+	}
+}
+
+func watchCommand() *command.Command {
+	o := &options{}
+	var deadline time.Duration
+	return &command.Command{
+		Name: "watch", Short: "end a trial that does not come to its end",
+		Long: "A unit runs it at every start. It waits while what runs is on trial; when that has not proved itself in time\n" +
+			"the machine is restarted, into the image before. Outside of a trial it ends at once.",
+		Example: "imgupdate watch --deadline 15m",
+		Flags: func(fs *flag.FlagSet) {
+			o.declare(fs)
+			fs.DurationVar(&deadline, "deadline", 15*time.Minute, "how long a start on trial may take, such as 90s")
+		},
+		Run: o.run(func(ctx context.Context, _ command.IO, m *update.Machine) error {
+			if deadline <= 0 {
+				return command.Usage("--deadline is not positive", "give a duration, such as 15m")
+			}
+			return watch(ctx, m, deadline)
+		}),
+	}
+}
+
+func watch(ctx context.Context, m *update.Machine, deadline time.Duration) error {
+	on, err := m.Trial()
+	if err != nil || !on {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(deadline):
+	}
+	if on, err = m.Trial(); err != nil || !on {
+		return err
+	}
+	reason := fmt.Sprintf("it did not prove itself in %s", deadline)
+	if err := m.Bad(ctx, reason); err != nil {
+		return err
+	}
+	tellConsole("imgupdate: this image is bad: " + reason)
+	return m.Restart(ctx, false)
+}
+
+func rollbackCommand() *command.Command {
+	o := &options{}
+	var kexec bool
+	return &command.Command{
+		Name: "rollback", Short: "return to the image before, which is in the other slot",
+		Long: "Nothing is fetched. The other slot is checked, block by block, before it is armed; it has to prove itself\n" +
+			"again. During a trial the trial ends. The machine is restarted.",
+		Example: "imgupdate rollback",
+		Flags: func(fs *flag.FlagSet) {
+			o.declare(fs)
+			fs.StringVar(&o.quiesce, "quiesce", update.DefaultQuiesce, "`directory` of programs that stop services first")
+			fs.BoolVar(&kexec, "kexec", false, "start it without the firmware")
+		},
+		Run: o.run(func(ctx context.Context, _ command.IO, m *update.Machine) error {
+			trial, err := m.Trial()
+			if err != nil {
+				return err
+			}
+			err = m.Rollback(ctx, func(ctx context.Context) error { return m.Quiesce(ctx, o.quiesce) })
+			if err != nil {
+				return err
+			}
+			return m.Restart(ctx, kexec && !trial)
+		}),
+	}
+}
