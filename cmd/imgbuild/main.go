@@ -62,7 +62,7 @@ func program() *command.Program {
 			"configuration is written when a machine boots.",
 		Commands: []*command.Command{
 			buildCommand(), planCommand(), lockCommand(), cacheCommand(), elementsCommand(), inspectCommand(), runCommand(), extractCommand(), diffCommand(), pushCommand(), pullCommand(),
-			bootstrapCommand(),
+			keysCommand(), signCommand(), verifyCommand(), bootstrapCommand(),
 		},
 	}
 }

@@ -168,11 +168,14 @@ func pull(ctx context.Context, ref, out string) (digest string, err error) {
 	return img.Digest, l.Extract(ctx, img.Digest, filepath.Join(out, img.Name+".raw"))
 }
 
-// layoutRef takes oci:DIRECTORY:NAME apart.
+// layoutRef takes oci:DIRECTORY:NAME apart, or oci:DIRECTORY@DIGEST.
 func layoutRef(ref string) (dir, name string, ok bool, err error) {
 	rest, ok := strings.CutPrefix(ref, "oci:")
 	if !ok {
 		return "", "", false, nil
+	}
+	if i := strings.LastIndex(rest, "@sha256:"); i > 0 {
+		return rest[:i], rest[i+1:], true, nil
 	}
 	i := strings.LastIndex(rest, ":")
 	if i <= 0 || i == len(rest)-1 {
