@@ -6,12 +6,16 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	"goldsmith/internal/atomicfile"
 	"goldsmith/internal/command"
+	"goldsmith/internal/secureboot"
 	"goldsmith/internal/trust"
 )
 
@@ -34,20 +38,27 @@ type keyFile struct {
 	content []byte
 }
 
-var keyKinds = []keyKind{{"release", releaseKey}}
+var keyKinds = []keyKind{{"release", releaseKey}, {"secure-boot", secureBootKeys}}
 
 func keysCommand() *command.Command {
 	var f keyFlags
 	return &command.Command{
 		Name:  "keys",
-		Args:  "release DIRECTORY",
+		Args:  "release|secure-boot DIRECTORY",
 		Short: "make the keys that images are signed with",
 		Long: `
 release makes a key that releases are signed with: release.key, which nobody
 else may read, and release.pub, which belongs into images as
-/usr/share/goldsmith/trust/NAME.pub. The key's ID is printed. No file is
-overwritten: make another directory for another key.`,
+/usr/share/goldsmith/trust/NAME.pub. The key's ID is printed.
+
+secure-boot makes the keys that UEFI firmware trusts: db.key and db.crt, which
+image definitions name to sign what firmware starts; KEK and PK, with which a
+machine's keys are changed later; and NAME.auth of each, which systemd-boot
+enrols into firmware without keys. The fingerprint of db.crt is printed.
+
+No file is overwritten: make another directory for another key.`,
 		Example: `imgbuild keys release keys
+imgbuild keys secure-boot keys/secure-boot
 imgbuild sign oci:.goldsmith/oci:candidate --key keys/release.key`,
 		Flags: func(fs *flag.FlagSet) {
 			fs.BoolVar(&f.p256, "p256", false, "release: an ECDSA key on P-256, not Ed25519")
@@ -88,6 +99,22 @@ func releaseKey(f keyFlags) ([]keyFile, string, error) {
 	}
 	private, err := key.PEM()
 	return []keyFile{{"release.key", true, private}, {"release.pub", false, key.Public.PEM()}}, key.Public.ID, err
+}
+
+func secureBootKeys(keyFlags) ([]keyFile, string, error) {
+	made, err := secureboot.MakeKeys(time.Now())
+	if err != nil {
+		return nil, "", err
+	}
+	var files []keyFile
+	for _, name := range slices.Sorted(maps.Keys(made)) {
+		files = append(files, keyFile{name, filepath.Ext(name) == ".key", made[name]})
+	}
+	s, err := secureboot.NewSigner(made[secureboot.DB+".key"], made[secureboot.DB+".crt"])
+	if err != nil {
+		return nil, "", err
+	}
+	return files, s.Fingerprint(), nil
 }
 
 func writeKeys(dir string, files []keyFile) error {

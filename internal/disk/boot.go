@@ -215,7 +215,7 @@ func (b *bootFiles) espFixed() int64 { return int64(len(b.loader)) + 2*mib }
 
 // espNeed is what one version needs there.
 func (b *bootFiles) espNeed() int64 {
-	need := int64(len(b.stub)+len(b.kernel)+len(b.initramfs)) + mib/4
+	need := int64(len(b.stub)+len(b.kernel)+len(b.initramfs)) + mib/4 // a signature, too
 	if b.grub != nil {
 		need += int64(len(b.kernel)+len(b.initramfs)) + mib/4
 	}
@@ -233,17 +233,44 @@ func (c *Config) commandLine(root string) string {
 }
 
 // unified is the unified kernel image.
-func (b *bootFiles) unified(cmdline string) ([]byte, error) {
-	return uki.Build(b.stub, uki.Image{
+func (b *bootFiles) unified(c Config, cmdline string) ([]byte, error) {
+	image, err := uki.Build(b.stub, uki.Image{
 		OSRelease: b.osRelease, Cmdline: cmdline, Uname: b.version, Initrd: b.initramfs, Linux: b.kernel,
 	})
+	if err != nil {
+		return nil, err
+	}
+	return c.signed(image)
+}
+
+// signed is what firmware can be made to check, where there is a key.
+func (c *Config) signed(program []byte) ([]byte, error) {
+	if c.Signer == nil {
+		return program, nil
+	}
+	return c.Signer.Sign(program, c.Time)
+}
+
+// addLoaderConfig puts systemd-boot's configuration on the EFI partition: no
+// menu and no editor. Keys are enrolled without a question in virtual machines
+// only; elsewhere the menu offers them, which a key held down while the machine
+// starts shows: there may be cards whose programs they do not trust.
+func (c *Config) addLoaderConfig(t *tree.Tree) {
+	config := "timeout 0\neditor no\n"
+	if c.Enroll != nil {
+		config += "secure-boot-enroll if-safe\n"
+	}
+	t.AddFile("loader/loader.conf", 0o644, []byte(config))
+	for name, b := range c.Enroll {
+		t.AddFile("loader/keys/auto/"+name, 0o644, b)
+	}
 }
 
 // writeESP makes the kernel image for the finished root and the EFI partition
 // around it.
 func (b *bootFiles) writeESP(w *target, c Config, l *Layout) error {
 	cmdline := c.commandLine("root=PARTUUID=" + l.part("root-a").GUID + " roothash=" + l.Root.RootHash)
-	image, err := b.unified(cmdline)
+	image, err := b.unified(c, cmdline)
 	if err != nil {
 		return err
 	}
@@ -255,10 +282,17 @@ func (b *bootFiles) writeESP(w *target, c Config, l *Layout) error {
 		KernelSize: int64(len(b.kernel)), InitramfsSize: int64(len(b.initramfs)),
 		Firmware: []string{"uefi"},
 	}
+	loader, err := c.signed(b.loader)
+	if err != nil {
+		return err
+	}
 	t := tree.New()
-	t.AddFile("EFI/BOOT/BOOTX64.EFI", 0o644, b.loader)
+	t.AddFile("EFI/BOOT/BOOTX64.EFI", 0o644, loader)
 	t.AddFile(l.Boot.UKI, 0o644, image)
-	t.AddFile("loader/loader.conf", 0o644, []byte("timeout 0\neditor no\n"))
+	c.addLoaderConfig(t)
+	if c.Signer != nil {
+		l.Boot.SignedBy = c.Signer.Fingerprint()
+	}
 	if b.grub != nil {
 		if err := b.addGRUB(t, id, cmdline); err != nil {
 			return err

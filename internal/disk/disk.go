@@ -46,6 +46,7 @@ import (
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/erofs"
+	"goldsmith/internal/secureboot"
 	"goldsmith/internal/tree"
 	"goldsmith/internal/verity"
 )
@@ -66,6 +67,12 @@ type Config struct {
 
 	State []string  // directories kept on the state partition; nil is DefaultState
 	Time  time.Time // of everything that has no time of its own
+
+	// Signer signs what firmware starts, for Secure Boot; nil leaves it
+	// unsigned. Enroll are files, by name, that make systemd-boot teach
+	// firmware without keys whom to trust: PK.auth, KEK.auth and db.auth.
+	Signer *secureboot.Signer
+	Enroll map[string][]byte
 
 	// Memo returns what was computed for that key before, or else computes
 	// and remembers it; nil always computes. The key names all that the result

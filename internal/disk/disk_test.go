@@ -37,6 +37,8 @@ func program() []byte {
 	le.PutUint32(b[0x98+32:], 0x1000)
 	le.PutUint32(b[0x98+36:], 0x200)
 	le.PutUint32(b[0x98+60:], 0x400)
+	le.PutUint32(b[0x98+108:], 16)
+	le.PutUint16(b[0x84:], 0x8664)
 	sec := b[0x98+240:]
 	copy(sec, ".text")
 	le.PutUint32(sec[8:], 0x200)

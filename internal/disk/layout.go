@@ -59,6 +59,9 @@ type Boot struct {
 	KernelSize    int64    `json:"kernel_size"`
 	InitramfsSize int64    `json:"initramfs_size"`
 	Firmware      []string `json:"firmware"` // what can start the disk: "uefi", and "bios" where the image has GRUB
+	// SignedBy is the SHA-256 of the certificate for Secure Boot, in
+	// hexadecimal; empty when the disk is not signed.
+	SignedBy string `json:"signed_by,omitempty"`
 }
 
 // Describe fills in what machines need to take only the root and the kernel

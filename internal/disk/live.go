@@ -149,7 +149,7 @@ func (c Config) writeISO(ctx context.Context, w *target, root *os.File) error {
 // writeLiveESP writes a live system's EFI partition at that offset of the
 // image and returns its size.
 func (b *bootFiles) writeLiveESP(w *target, c Config, root string, start int64) (int64, error) {
-	image, err := b.unified(c.commandLine("root=PARTUUID=" + root))
+	image, err := b.unified(c, c.commandLine("root=PARTUUID="+root))
 	if err != nil {
 		return 0, err
 	}

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"goldsmith/internal/command"
+	"goldsmith/internal/disk"
 	"goldsmith/internal/element"
 	"goldsmith/internal/filelist"
 	"goldsmith/internal/hooklib"
@@ -188,6 +189,10 @@ func (b *build) resolve() error {
 		return err
 	}
 	if err := b.checkFiles(); err != nil {
+		return err
+	}
+	// Before anything is built: a key that cannot be used.
+	if err := b.def.SecureBoot.addTo(&disk.Config{}); err != nil {
 		return err
 	}
 	if b.opts.Compat == nil {

@@ -36,6 +36,8 @@ type Definition struct {
 	Size    string
 	State   []string // directories that machines may change and keep; nil means /home, /root, /srv and /var
 	Outputs []string // names of formats; nil means raw
+	// SecureBoot signs what firmware starts; nil leaves it unsigned.
+	SecureBoot *SecureBoot `yaml:"secure-boot"`
 }
 
 var (
@@ -120,7 +122,7 @@ func (d *Definition) check(f *yamlfile.File) error {
 	if _, err := d.size(); err != nil {
 		return f.Errorf([]any{"size"}, "%v", err)
 	}
-	return nil
+	return d.checkSecureBoot(f)
 }
 
 func (d *Definition) checkEnvironment(f *yamlfile.File) error {

@@ -5,8 +5,13 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"goldsmith/internal/command"
+	"goldsmith/internal/disk"
+	"goldsmith/internal/secureboot"
 )
 
 func TestLoadDefinition(t *testing.T) {
@@ -42,9 +47,11 @@ func TestLoadDefinition(t *testing.T) {
 		head + "environment: {PATH: /bin}":                "f:4: environment PATH: the builder sets it itself",
 		head + "environment: {DIB_RELEASE: sid}":          "f:4: environment DIB_RELEASE: the builder sets it itself",
 		head + "environment: {DIB_OFFLINE: '1', DIB_DEV_USER_USERNAME: me, http_proxy: 'http://p'}": "",
-		head + `environment: {A: "\0"}`:  "f:4: environment A: a value cannot hold a zero byte",
-		head + "packages: ['-o', 'b']":   `f:4: package "-o": not a package name`,
-		head + "environment: {A-B: '1'}": `f:4: environment "A-B": not a variable name`,
+		head + `environment: {A: "\0"}`:                              "f:4: environment A: a value cannot hold a zero byte",
+		head + "packages: ['-o', 'b']":                               `f:4: package "-o": not a package name`,
+		head + "environment: {A-B: '1'}":                             `f:4: environment "A-B": not a variable name`,
+		head + "secure-boot:\n  key: k":                              "f:5: secure-boot: certificate is missing",
+		head + "secure-boot: {key: k, certificate: c, enroll: keys}": "",
 	} {
 		file := filepath.Join(t.TempDir(), "f")
 		if err := os.WriteFile(file, []byte(in), 0o644); err != nil {
@@ -58,6 +65,55 @@ func TestLoadDefinition(t *testing.T) {
 		if got != want {
 			t.Errorf("LoadDefinition(%q) = %q; want %q", in, got, want)
 		}
+	}
+}
+
+// Keys are found beside the definition, and looked at before a build.
+func TestSecureBoot(t *testing.T) {
+	dir := t.TempDir()
+	keys, err := secureboot.MakeKeys(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, b := range keys {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	load := func(key string) *SecureBoot {
+		text := "name: t\nrelease: bookworm\nelements: [debian]\nsecure-boot: {key: " + key + ", certificate: db.crt, enroll: .}\n"
+		file := filepath.Join(dir, "image.yaml")
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		d, err := LoadDefinition(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d.SecureBoot
+	}
+	s := load("db.key")
+	var c disk.Config
+	if err := s.addTo(&c); err != nil || c.Signer == nil || len(c.Enroll) != 3 || string(c.Enroll["PK.auth"]) != string(keys["PK.auth"]) {
+		t.Errorf("%v: %d files to enrol", err, len(c.Enroll))
+	}
+	before, err := s.sum()
+	if err != nil || before == "" {
+		t.Errorf("sum %q, %v", before, err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "db.auth"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if after, err := s.sum(); err != nil || after == before {
+		t.Errorf("sum after a change: %q, %v", after, err)
+	}
+	for key, want := range map[string]string{"PK.key": "do not belong together", "none": "no such file", "/dev/zero": "not a file of a key"} {
+		if err := load(key).addTo(&c); command.Status(err) != command.StatusUsage || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v; want %q", key, err, want)
+		}
+	}
+	if sum, err := (*SecureBoot)(nil).sum(); sum != "" || err != nil || (*SecureBoot)(nil).addTo(&c) != nil {
+		t.Errorf("without keys: %q, %v", sum, err)
 	}
 }
 

@@ -144,10 +144,14 @@ func (s *source) diskConfig() (disk.Config, error) {
 		return disk.Config{}, err
 	}
 	size, err := b.def.size()
-	return disk.Config{
+	if err != nil {
+		return disk.Config{}, err
+	}
+	c := disk.Config{
 		Name: b.def.Name, Version: b.def.Version, Root: s.tree, Init: init,
 		Size: size, State: b.def.State, Time: s.epoch, Memo: b.cache.memo,
-	}, err
+	}
+	return c, b.def.SecureBoot.addTo(&c)
 }
 
 func writeRaw(ctx context.Context, f *os.File, src *source) error { return src.takeDisk(ctx, f) }

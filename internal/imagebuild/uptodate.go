@@ -14,7 +14,7 @@ import (
 )
 
 // outputFormat changes when this code writes other outputs of the same tree.
-const outputFormat = "output/3"
+const outputFormat = "output/4"
 
 // outputRecord says which outputs a build left in a directory.
 type outputRecord struct {
@@ -33,10 +33,14 @@ func (b *build) outputKey(r *resumer) (string, error) {
 	if err != nil && !os.IsNotExist(err) {
 		return "", err
 	}
+	d := b.def
+	keys, err := d.SecureBoot.sum()
+	if err != nil {
+		return "", err
+	}
 	h := sha256.New()
 	k := digestKey{h}
-	d := b.def
-	k.list(outputFormat, r.st.key, init, d.Name, d.Version, d.Arch, d.Release, d.Size)
+	k.list(outputFormat, r.st.key, init, d.Name, d.Version, d.Arch, d.Release, d.Size, keys)
 	k.list(d.State...)
 	k.list(b.outputs...)
 	k.list(elementNames(b.elements)...)
