@@ -50,7 +50,7 @@ func (r *renderer) file(ctx context.Context, rel string) (File, error) {
 	}
 	if t == nil {
 		if f.Body, err = r.run(ctx, src); err == nil && r.Hide {
-			f.shown = &shown{body: hide(string(f.Body), r.hidden), values: r.hidden, opaque: true}
+			f.shown = &shown{body: hide(string(f.Body), r.hidden), values: r.hidden}
 		}
 		return f, err
 	}
@@ -67,7 +67,7 @@ func (r *renderer) file(ctx context.Context, rel string) (File, error) {
 		if err != nil {
 			return f, remedied(err)
 		}
-		f.shown = &shown{body: hide(string(body), r.hidden), values: r.hidden, lines: t.Lines(r.Secret)}
+		f.shown = &shown{body: hide(string(body), r.hidden), values: r.hidden, shape: t.Shape(r.Secret)}
 	}
 	return f, nil
 }

@@ -106,40 +106,28 @@ func digits(s string) (n int) {
 type shown struct {
 	body   string          // without secrets
 	values []string        // the secrets
-	lines  []template.Line // of the template
-	opaque bool            // nobody knows what its lines come from
+	shape  *template.Shape // of the template; nil: nobody knows what its lines come from
 }
 
-// old is what may be shown of the file's former content, which may hold
-// secrets that the metadata no longer have.
+// old is what may be shown of the file's former content, which may hold secrets
+// that the metadata no longer have: lines that the new one has too, and those
+// that the template makes without a secret. Of others nobody knows what they
+// held, as the template may have been another.
 func (s *shown) old(text string) string {
 	known := map[string]bool{}
-	p := s.patterns()
+	var masked [][]string // lines that show a secret, as the text around them
 	for l := range strings.Lines(s.body) {
 		l = strings.TrimRight(l, "\n")
-		known[l] = true
-		if parts := strings.Split(l, hidden); len(parts) > 1 {
-			p.secret = append(p.secret, parts)
+		if parts := strings.Split(l, hidden); len(parts) > 1 && !known[l] {
+			masked = append(masked, parts)
 		}
+		known[l] = true
 	}
 	var b strings.Builder
-	inKey := false // of several lines, RFC 7468
 	for l := range strings.Lines(hide(text, s.values)) {
 		bare, eol := strings.CutSuffix(l, "\n")
-		before, after, begins := strings.Cut(bare, "-----BEGIN ")
-		switch {
-		case inKey:
-			inKey = !strings.Contains(bare, "-----END ")
-			bare = hidden
-		case begins && strings.Contains(after, "PRIVATE"):
-			inKey = !strings.Contains(after, "-----END ")
-			if l := s.line(bare, p); l != bare {
-				bare = l
-			} else {
-				bare = before + hidden
-			}
-		case !known[bare]:
-			bare = s.line(bare, p)
+		if !known[bare] && strings.TrimSpace(bare) != "" {
+			bare = s.line(bare, masked)
 		}
 		b.WriteString(bare)
 		if eol {
@@ -149,53 +137,23 @@ func (s *shown) old(text string) string {
 	return b.String()
 }
 
-// patterns are the lines that old ones may have come from, each as the text
-// around what it shows.
-type patterns struct {
-	secret [][]string
-	value  [][]string // what they show may have been an object with a secret
-}
-
-func (s *shown) patterns() patterns {
-	var p patterns
-	seen := map[string]bool{}
-	for _, l := range s.lines {
-		switch key := strings.Join(l.Parts, "\x00"); {
-		case l.Secret:
-			p.secret = append(p.secret, l.Parts)
-		case !seen[key]:
-			seen[key] = true
-			p.value = append(p.value, l.Parts)
-		}
+func (s *shown) line(l string, masked [][]string) string {
+	if s.shape == nil {
+		return hidden
 	}
-	return p
-}
-
-func (s *shown) line(l string, p patterns) string {
-	for _, parts := range p.secret {
+	for _, parts := range masked {
 		if matches(l, parts) {
 			return strings.Join(parts, hidden)
 		}
 	}
-	if i := structure(l); i >= 0 {
-		explained := false
-		for _, parts := range p.value {
-			if !matches(l, parts) {
-				continue
-			}
-			explained = true
-			if structure(l[len(parts[0]):len(l)-len(parts[len(parts)-1])]) >= 0 {
-				return strings.Join(parts, hidden)
-			}
-		}
-		if !explained && (l[i] == '{' || SecretName(l)) {
-			return l[:i] + hidden
-		}
+	// What a line shows as JSON may have been an object with a secret.
+	if from, ok := s.shape.Secret(l, structure(l)); ok {
+		return l[:from] + hidden
 	}
-	if s.opaque {
+	if !s.shape.Plain(l) {
 		return hidden
 	}
-	// A template that no longer has the line cannot tell.
+	// The key may have another name than what the file calls it.
 	if i := strings.IndexAny(l, "=: \t"); i > 0 && SecretName(l[:i+1]) {
 		return l[:i+1] + hidden
 	}
@@ -227,22 +185,22 @@ func matches(l string, parts []string) bool {
 	return true
 }
 
-// structure is where a text may hold an object or a list of JSON, or -1.
-func structure(text string) int {
+// structure says whether a text may hold an object or a list of JSON.
+func structure(text string) bool {
 	for i := range len(text) - 1 {
 		next := text[i+1]
 		if text[i] == '{' && next == '"' || text[i] == '[' && (strings.IndexByte(`"{[-`, next) >= 0 || isDigit(next)) {
-			return i
+			return true
 		}
 		if rest := text[i+1:]; text[i] == '[' {
 			for _, word := range []string{"true", "false", "null", "NaN", "Infinity"} {
 				if strings.HasPrefix(rest, word+",") {
-					return i
+					return true
 				}
 			}
 		}
 	}
-	return -1
+	return false
 }
 
 func isDigit(c byte) bool { return c >= '0' && c <= '9' }
