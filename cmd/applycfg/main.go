@@ -162,7 +162,7 @@ func (a *app) run(ctx context.Context, io command.IO, words []string) error {
 	}
 	s := applycfg.FromEnvironment(a.metadata, a.list)
 	s.Fallback = a.fallback
-	doc, err := s.Load()
+	doc, err := s.LoadContext(ctx)
 	if err != nil {
 		return err
 	}

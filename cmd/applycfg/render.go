@@ -52,7 +52,7 @@ func renderCommand() *command.Command {
 			if err != nil {
 				return err
 			}
-			doc, err := applycfg.Sources{Files: append(t.metadata, file)}.Load()
+			doc, err := applycfg.Sources{Files: append(t.metadata, file)}.LoadContext(ctx)
 			if err != nil {
 				return err
 			}

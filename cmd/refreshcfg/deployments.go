@@ -33,7 +33,7 @@ func deploymentsCommand() *command.Command {
 			// A hook may print a lot: rather collect garbage than take memory
 			// from a small machine.
 			debug.SetMemoryLimit(10 << 20)
-			doc, err := applycfg.FromEnvironment(nil, list).Load()
+			doc, err := applycfg.FromEnvironment(nil, list).LoadContext(ctx)
 			if err != nil {
 				return err
 			}

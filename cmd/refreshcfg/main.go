@@ -110,7 +110,7 @@ func (a *app) run(ctx context.Context, io command.IO, words []string) error {
 		},
 	}
 	sources := applycfg.FromEnvironment(nil, a.list)
-	c.Image, c.Metadata = refreshcfg.Running(), sources.Load
+	c.Image, c.Metadata = refreshcfg.Running(), sources.LoadContext
 	files := applycfg.Output{Dir: a.output}
 	c.Good = files.MarkGood
 	c.Rollback = func(ctx context.Context) (int, error) {

@@ -66,8 +66,8 @@ func (f *planFlags) run(ctx context.Context, io command.IO, words []string) erro
 	if err != nil {
 		return err
 	}
-	c := refreshcfg.Config{Base: baseDir(), State: f.state, Image: refreshcfg.Running(), Metadata: sources.Load}
-	p, err := c.Plan(coming)
+	c := refreshcfg.Config{Base: baseDir(), State: f.state, Image: refreshcfg.Running(), Metadata: sources.LoadContext}
+	p, err := c.Plan(ctx, coming)
 	if err != nil {
 		return err
 	}
@@ -88,7 +88,7 @@ func (f *planFlags) coming(ctx context.Context, sources applycfg.Sources) ([]str
 			return nil, nil
 		}
 	}
-	doc, err := sources.Load()
+	doc, err := sources.LoadContext(ctx)
 	if err != nil {
 		return nil, err
 	}

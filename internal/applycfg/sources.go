@@ -1,6 +1,7 @@
 package applycfg
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -65,7 +66,9 @@ func FromEnvironment(files []string, list string) Sources {
 
 // Paths lists the metadata files, the later overriding the earlier, without
 // Fallback. One of the list that is empty is left out by Load.
-func (s Sources) Paths() ([]string, error) {
+func (s Sources) Paths() ([]string, error) { return s.paths(context.Background()) }
+
+func (s Sources) paths(ctx context.Context) ([]string, error) {
 	switch {
 	case len(s.Files) > 0:
 		return s.Files, nil
@@ -80,15 +83,15 @@ func (s Sources) Paths() ([]string, error) {
 	if s.List != nil {
 		list = *s.List
 	}
-	paths, err := readList(list)
+	paths, err := readList(ctx, list)
 	if len(paths) == 0 && err == nil && list == normal {
-		paths, err = readList(OldList)
+		paths, err = readList(ctx, OldList)
 	}
 	return paths, err
 }
 
-func readList(list string) ([]string, error) {
-	v, err := readJSON(list)
+func readList(ctx context.Context, list string) ([]string, error) {
+	v, err := readJSON(ctx, list)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -112,8 +115,12 @@ func readList(list string) ([]string, error) {
 // Load merges the metadata files. Unless the user named them, files that are
 // not there are passed over, and so is a document that is no object. No
 // metadata at all is an empty object.
-func (s Sources) Load() (*metadata.Object, error) {
-	paths, err := s.Paths()
+func (s Sources) Load() (*metadata.Object, error) { return s.LoadContext(context.Background()) }
+
+// LoadContext is Load until the context ends: a pipe may be among the files,
+// and nobody write to it.
+func (s Sources) LoadContext(ctx context.Context) (*metadata.Object, error) {
+	paths, err := s.paths(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -124,7 +131,7 @@ func (s Sources) Load() (*metadata.Object, error) {
 			continue
 		}
 		named := strict && i >= len(s.Fallback)
-		v, err := readJSON(path)
+		v, err := readJSON(ctx, path)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 			if named {
 				return nil, command.BadInput(fmt.Errorf("%s: no such metadata file", path),
@@ -146,20 +153,23 @@ func (s Sources) Load() (*metadata.Object, error) {
 }
 
 // Salvage merges what can be read of the metadata files, for reporting that
-// the rest cannot. It never fails, and is never for configuration.
+// the rest cannot. It never fails, and is never for configuration. Pipes, which
+// may keep it waiting, are passed over.
 func (s Sources) Salvage() *metadata.Object {
-	paths, _ := s.Paths()
+	now, stop := context.WithCancel(context.Background())
+	stop()
+	paths, _ := s.paths(now)
 	var docs []*metadata.Object
 	for _, path := range paths {
-		if data, err := readFile(path); err == nil {
+		if data, err := readFile(now, path); err == nil {
 			docs = append(docs, metadata.Salvage(data))
 		}
 	}
 	return metadata.Merge(docs...)
 }
 
-func readJSON(path string) (any, error) {
-	data, err := readFile(path)
+func readJSON(ctx context.Context, path string) (any, error) {
+	data, err := readFile(ctx, path)
 	if err != nil {
 		return nil, err
 	}
@@ -170,9 +180,36 @@ func readJSON(path string) (any, error) {
 	return v, nil
 }
 
-// readFile reads a document, which may come from a pipe.
-func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
+// readFile reads a document. What is no file, such as a pipe, may take for ever
+// to be opened or read: that is left where it is when the context ends.
+func readFile(ctx context.Context, path string) ([]byte, error) {
+	// Without waiting for who writes to a pipe that has come there since.
+	fi, err := os.Stat(path)
+	if err != nil || fi.Mode().IsRegular() {
+		return readDocument(path, unix.O_NONBLOCK)
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	type outcome struct {
+		data []byte
+		err  error
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		data, err := readDocument(path, 0)
+		done <- outcome{data, err}
+	}()
+	select {
+	case o := <-done:
+		return o.data, o.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("waiting for %s: %w", path, context.Cause(ctx))
+	}
+}
+
+func readDocument(path string, flag int) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|flag, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -126,7 +126,7 @@ func (e *execution) run(ctx context.Context) error {
 
 // hook decides about one hook, and runs it.
 func (e *execution) hook(ctx context.Context, n node) error {
-	d, err := e.decide(e.phase.name, n, nil)
+	d, err := e.decide(ctx, e.phase.name, n, nil)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package refreshcfg
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -38,7 +39,7 @@ type machine struct {
 func newMachine(t *testing.T) *machine {
 	m := &machine{t: t, etc: t.TempDir(), doc: "{}"}
 	m.c = Config{Base: t.TempDir(), State: t.TempDir(), Image: Image{"demo", "1", ""}}
-	m.c.Metadata = func() (*metadata.Object, error) {
+	m.c.Metadata = func(context.Context) (*metadata.Object, error) {
 		v, err := metadata.Parse("metadata", []byte(m.doc))
 		if err != nil {
 			return nil, err
@@ -211,7 +212,7 @@ func TestNoopAndPlan(t *testing.T) {
 	}
 	plan := func(coming ...string) string {
 		t.Helper()
-		p, err := m.c.Plan(coming)
+		p, err := m.c.Plan(t.Context(), coming)
 		if err != nil || len(p.Phases) != 1 {
 			t.Fatalf("plan %+v, %v", p, err)
 		}

@@ -178,7 +178,7 @@ func TestDamagedRecord(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "migrations/1-m.json") || command.HintOf(err) == "" {
 			t.Errorf("%s: %v, hint %q; want %q", c.text, err, command.HintOf(err), c.want)
 		}
-		if _, err := m.c.Plan(nil); err == nil {
+		if _, err := m.c.Plan(t.Context(), nil); err == nil {
 			t.Errorf("%s: planned", c.text)
 		}
 	}
@@ -285,7 +285,7 @@ func TestMigrationNotBegun(t *testing.T) {
 	writeState(t, m, "migrations/1-m.json", `{"phase": "migration", "name": "1-m", "state": "started", "from": {}, "to": {"version": "0"}, "paths": ["`+m.etc+`/db"], "sequence": 1}`)
 	m.hook("migration.d/1-m", `{"once": "machine", "reversible": true}`, "echo \"$GOLDSMITH_OLD_VERSION$GOLDSMITH_RESUMED\"\n")
 	m.c.Image.Version = "2"
-	if p, err := m.c.Plan(nil); err != nil || p.Phases[0].Hooks[0].Why != "never done on this machine" {
+	if p, err := m.c.Plan(t.Context(), nil); err != nil || p.Phases[0].Hooks[0].Why != "never done on this machine" {
 		t.Errorf("plan %+v, %v", p, err)
 	}
 	m.runs("1-m 1")

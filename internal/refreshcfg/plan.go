@@ -1,6 +1,7 @@
 package refreshcfg
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -42,7 +43,7 @@ type PlannedHook struct {
 // Plan says what a run would do now. Hooks change what later hooks look at: of
 // those that wait for a change it says what is known before the run, with
 // coming (paths that will be written) counted as changed.
-func (c Config) Plan(coming []string) (Plan, error) {
+func (c Config) Plan(ctx context.Context, coming []string) (Plan, error) {
 	s := state{or(c.State, DefaultState)}
 	all, err := s.migrations()
 	if err != nil {
@@ -60,7 +61,7 @@ func (c Config) Plan(coming []string) (Plan, error) {
 		planned := PlannedPhase{Name: name, Hooks: []PlannedHook{}, Ignored: ph.ignored}
 		after := needs(ph.nodes)
 		for i, n := range ph.nodes {
-			d, err := c.decide(name, n, coming)
+			d, err := c.decide(ctx, name, n, coming)
 			if err != nil {
 				return Plan{}, fmt.Errorf("%s: %w", name, err)
 			}
@@ -158,7 +159,7 @@ type decision struct {
 	saw map[string]string // of Header.Changed, for the record of success
 }
 
-func (c Config) decide(phase string, n node, coming []string) (decision, error) {
+func (c Config) decide(ctx context.Context, phase string, n node, coming []string) (decision, error) {
 	s := state{or(c.State, DefaultState)}
 	switch {
 	case n.head.Once == onceMachine:
@@ -174,7 +175,7 @@ func (c Config) decide(phase string, n node, coming []string) (decision, error) 
 		}
 		return decision{true, "not yet in this image", nil}, nil
 	case n.head.Changed != nil:
-		return c.decideChanged(phase, n, coming)
+		return c.decideChanged(ctx, phase, n, coming)
 	}
 	return decision{true, "every run", nil}, nil
 }
@@ -194,11 +195,11 @@ func (s state) decideMigration(name string) (decision, error) {
 	return decision{true, "taken back when " + m.From.String() + " ran again", nil}, nil
 }
 
-func (c Config) decideChanged(phase string, n node, coming []string) (decision, error) {
+func (c Config) decideChanged(ctx context.Context, phase string, n node, coming []string) (decision, error) {
 	var doc *metadata.Object
 	if slices.ContainsFunc(n.head.Changed, func(w string) bool { return !strings.HasPrefix(w, "/") }) && c.Metadata != nil {
 		var err error
-		if doc, err = c.Metadata(); err != nil {
+		if doc, err = c.Metadata(ctx); err != nil {
 			return decision{}, err
 		}
 	}

@@ -47,7 +47,7 @@ type Config struct {
 	Image Image  // what this machine runs; see Running
 	// Metadata is asked when a hook waits for a key to change; nil means that
 	// there is none.
-	Metadata func() (*metadata.Object, error)
+	Metadata func(context.Context) (*metadata.Object, error)
 	Noop     bool // say what would be put back and what would run, do nothing
 	// Rollback gives back the files that applycfg replaced and kept, when a
 	// phase has failed and before error.d runs; Good says that they are good,
