@@ -252,13 +252,12 @@ func (c *Config) signed(program []byte) ([]byte, error) {
 }
 
 // addLoaderConfig puts systemd-boot's configuration on the EFI partition: no
-// menu and no editor. Keys are enrolled without a question in virtual machines
-// only; elsewhere the menu offers them, which a key held down while the machine
-// starts shows: there may be cards whose programs they do not trust.
+// menu and no editor. systemd-boot enrols keys only into firmware in setup mode,
+// after 15 seconds in which a key press stops it.
 func (c *Config) addLoaderConfig(t *tree.Tree) {
 	config := "timeout 0\neditor no\n"
 	if c.Enroll != nil {
-		config += "secure-boot-enroll if-safe\n"
+		config += "secure-boot-enroll force\n"
 	}
 	t.AddFile("loader/loader.conf", 0o644, []byte(config))
 	for name, b := range c.Enroll {
