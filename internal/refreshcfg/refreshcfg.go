@@ -82,7 +82,22 @@ func (f *Failure) Reason() string {
 	return line
 }
 
-// Run runs the phases. The error is a [*Failure] when a phase failed, and one
+// settle is how long after a failure an interrupt may come that has caused it:
+// systemd sends SIGTERM to all processes of a unit, and a hook may die first.
+const settle = 100 * time.Millisecond
+
+func interrupted(ctx context.Context) bool {
+	select {
+	case <-ctx.Done():
+		return true
+	case <-time.After(settle):
+		return ctx.Err() != nil
+	}
+}
+
+// Run runs the phases. When ctx ends, it ends what runs and does nothing more,
+// as if it had been killed: the machine restarts, or its unit is stopped. The
+// error is a [*Failure] when a phase failed, and one
 // with the status for busy when another run holds the lock.
 func Run(ctx context.Context, c Config) (err error) {
 	if c.Say == nil {
@@ -110,6 +125,9 @@ func Run(ctx context.Context, c Config) (err error) {
 		c.Say("phase %s", phase)
 		if err := c.phase(limited, phase); err != nil {
 			f := &Failure{phase, err}
+			if interrupted(ctx) {
+				return f
+			}
 			c.Say("%s", f.Reason())
 			// Without the time limit: it is over, and error.d is to run.
 			if !c.Noop {

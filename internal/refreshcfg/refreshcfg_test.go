@@ -2,6 +2,7 @@ package refreshcfg
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -59,6 +60,41 @@ func TestFailureRunsErrorHooks(t *testing.T) {
 	f, ok := errors.AsType[*Failure](err)
 	if !ok || f.Reason() != "configure/2-bad: exit status 3: oh" || command.Status(err) != 1 {
 		t.Errorf("Run = %v; want the failure of configure/2-bad", err)
+	}
+}
+
+// After an interrupt nothing runs, is given back or called good, also when the
+// hook dies of it before refreshcfg hears of it.
+func TestInterrupt(t *testing.T) {
+	for name, hook := range map[string]string{
+		"waits": "sleep 60\n", "dies first": "kill -TERM $$\n", "fails first": "exit 1\n", "does not care": "trap : TERM\nsleep 1 & wait; wait; exit 0\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			ctx, cancel := context.WithCancel(t.Context())
+			var out bytes.Buffer
+			called := false
+			err := Run(ctx, Config{
+				Base: base(t, map[string]string{"configure.d/1-hook": "touch " + dir + "/runs\n" + hook, "post-configure.d/1-p": "", "error.d/1-e": ""}),
+				Lock: dir + "/lock", State: dir + "/state", Stdout: &out,
+				Rollback: func(context.Context) (int, error) { called = true; return 0, nil },
+				Good:     func(context.Context) error { called = true; return nil },
+				Say: func(string, ...any) {
+					go func() {
+						for {
+							if _, err := os.Stat(dir + "/runs"); err == nil {
+								cancel()
+								return
+							}
+							time.Sleep(time.Millisecond)
+						}
+					}()
+				},
+			})
+			if got := strings.Join(strings.Fields(out.String()), " "); got != "1-hook" || err == nil || called {
+				t.Errorf("ran %q, %v, rolled back or called good: %v", got, err, called)
+			}
+		})
 	}
 }
 
