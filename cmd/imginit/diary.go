@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"goldsmith/internal/atomicfile"
-	"goldsmith/internal/verity"
 )
 
 // diary notes on the state partition how boots went, for those who have to
@@ -55,7 +54,7 @@ const (
 )
 
 // begin says what is booted.
-func (d *diary) begin(disk *rootDisk, hash verity.Hash) {
+func (d *diary) begin(disk *rootDisk, hash rootHash) {
 	d.disk, d.hash = disk, hex.EncodeToString(hash[:])
 	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	d.bootID = strings.TrimSpace(string(id))
@@ -153,7 +152,7 @@ type booted struct {
 }
 
 // noteBooted writes it.
-func noteBooted(d *rootDisk, hash verity.Hash) error {
+func noteBooted(d *rootDisk, hash rootHash) error {
 	b := booted{
 		RootHash: hex.EncodeToString(hash[:]), Slot: strings.TrimPrefix(d.part.Name, "root-"),
 		Disk: "/dev/" + d.name, Firmware: "bios",

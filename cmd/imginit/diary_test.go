@@ -10,7 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"goldsmith/internal/verity"
+	"goldsmith/internal/verity/superblock"
 )
 
 func TestAttempts(t *testing.T) {
@@ -59,8 +59,8 @@ func TestAttempts(t *testing.T) {
 }
 
 func TestVerityRequest(t *testing.T) {
-	sb := &verity.Superblock{DataBlocks: 9, Params: verity.Params{Salt: []byte{1, 0xab}}}
-	hash := verity.Hash{0xff, 1}
+	sb := &superblock.Superblock{DataBlocks: 9, Salt: []byte{1, 0xab}}
+	hash := rootHash{0xff, 1}
 	want := "1 /dev/a /dev/b 4096 4096 9 1 sha256 ff01" + strings.Repeat("00", 30) + " 01ab 1 panic_on_corruption"
 	if got := verityTable("/dev/a", "/dev/b", sb, hash); got != want {
 		t.Errorf("table %q, want %q", got, want)

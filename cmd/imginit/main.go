@@ -42,8 +42,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"goldsmith/internal/verity"
 )
 
 const (
@@ -205,7 +203,7 @@ func (c cmdline) seconds(name string, def int) time.Duration {
 }
 
 // rootHash returns roothash=, with which root= must agree when it is there.
-func (c cmdline) rootHash() (hash verity.Hash, err error) {
+func (c cmdline) rootHash() (hash rootHash, err error) {
 	text := c.get("roothash")
 	if text == "" {
 		return hash, errors.New("the kernel command line has no roothash=…")
@@ -214,7 +212,7 @@ func (c cmdline) rootHash() (hash verity.Hash, err error) {
 	if err != nil || len(b) != len(hash) {
 		return hash, fmt.Errorf("roothash=%s: want %d hexadecimal digits", text, 2*len(hash))
 	}
-	hash = verity.Hash(b)
+	hash = rootHash(b)
 	if c.get("root") == "" {
 		return hash, nil
 	}

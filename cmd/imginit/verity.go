@@ -10,8 +10,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"goldsmith/internal/verity"
+	"goldsmith/internal/verity/superblock"
 )
+
+// rootHash is the root hash of a dm-verity tree: a SHA-256.
+type rootHash [32]byte
 
 // mapperName is what the root's device is called, below /dev/mapper.
 const mapperName = "root"
@@ -19,13 +22,13 @@ const mapperName = "root"
 // openVerity makes a device that shows the partition root as far as its blocks
 // are what the root hash says. A block that is not makes the kernel panic: a
 // system that goes on without it would only fail later and less clearly.
-func openVerity(root, tree string, hash verity.Hash) (string, error) {
+func openVerity(root, tree string, hash rootHash) (string, error) {
 	f, err := os.Open(tree)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	sb, err := verity.ReadSuperblock(f)
+	sb, err := superblock.Read(f)
 	if err != nil {
 		return "", fmt.Errorf("hash tree on %s: %w", tree, err)
 	}
@@ -35,7 +38,7 @@ func openVerity(root, tree string, hash verity.Hash) (string, error) {
 	}
 	defer control.Close()
 	m := mapper{control: control, name: mapperName, uuid: "CRYPT-VERITY-" + hex.EncodeToString(sb.UUID[:]) + "-" + mapperName}
-	minor, err := m.create("verity", uint64(sb.DataBlocks)*verity.BlockSize/512, verityTable(root, tree, sb, hash))
+	minor, err := m.create("verity", uint64(sb.DataBlocks)*superblock.BlockSize/512, verityTable(root, tree, sb, hash))
 	if err != nil {
 		return "", fmt.Errorf("dm-verity on %s and %s: %w", root, tree, err)
 	}
@@ -46,13 +49,13 @@ func openVerity(root, tree string, hash verity.Hash) (string, error) {
 
 // verityTable is the target's line, by the kernel's
 // Documentation/admin-guide/device-mapper/verity.rst.
-func verityTable(root, tree string, sb *verity.Superblock, hash verity.Hash) string {
+func verityTable(root, tree string, sb *superblock.Superblock, hash rootHash) string {
 	salt := "-"
 	if len(sb.Salt) > 0 {
 		salt = hex.EncodeToString(sb.Salt)
 	}
 	return fmt.Sprintf("1 %s %s %d %d %d 1 sha256 %x %s 1 panic_on_corruption",
-		root, tree, verity.BlockSize, verity.BlockSize, sb.DataBlocks, hash, salt)
+		root, tree, superblock.BlockSize, superblock.BlockSize, sb.DataBlocks, hash, salt)
 }
 
 // mapper is one device of the device-mapper, by the ioctls of

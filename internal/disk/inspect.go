@@ -17,6 +17,7 @@ import (
 	"goldsmith/internal/dpkg"
 	"goldsmith/internal/erofs"
 	"goldsmith/internal/verity"
+	"goldsmith/internal/verity/superblock"
 )
 
 // ManifestFile is where an image keeps its own manifest, in its root.
@@ -201,7 +202,7 @@ func probe(p *Partition, r io.ReaderAt) {
 		}
 	case is(0, "verity\x00\x00"):
 		p.Filesystem = "verity"
-		if sb, err := verity.ReadSuperblock(r); err == nil {
+		if sb, err := superblock.Read(r); err == nil {
 			p.Used = verity.Size(sb.DataBlocks * verity.BlockSize)
 		}
 	case is(0, "LUKS\xba\xbe"):

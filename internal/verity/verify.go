@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+
+	"goldsmith/internal/verity/superblock"
 )
 
 // Bad is a block that is not what the root hash says.
@@ -25,7 +27,7 @@ func (b Bad) String() string {
 // wrong block of the tree cannot be judged and is not named. The error is for
 // what cannot be read or has no superblock.
 func Verify(data, tree io.ReaderAt, root Hash) ([]Bad, error) {
-	sb, err := ReadSuperblock(tree)
+	sb, err := superblock.Read(tree)
 	if err != nil {
 		return nil, err
 	}

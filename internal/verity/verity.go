@@ -15,27 +15,24 @@ package verity
 
 import (
 	"crypto/sha256"
-	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"runtime"
-	"strings"
 
 	"golang.org/x/sync/errgroup"
+
+	"goldsmith/internal/verity/superblock"
 )
 
 // BlockSize is that of data and of the tree, in bytes.
-const BlockSize = 4096
+const BlockSize = superblock.BlockSize
 
 // Hash is the SHA-256 of a salt and a block.
 type Hash [sha256.Size]byte
 
 const (
-	perBlock  = BlockSize / sha256.Size // hashes in one block of the tree
-	maxSalt   = 256                     // bytes
-	maxBlocks = 1 << 36                 // 256 TiB: far more than any root has
-	piece     = 256 * BlockSize         // what one goroutine hashes at once
+	perBlock = BlockSize / sha256.Size // hashes in one block of the tree
+	piece    = 256 * BlockSize         // what one goroutine hashes at once
 )
 
 // Params are what a tree depends on beside the data.
@@ -43,15 +40,6 @@ type Params struct {
 	Salt []byte // up to 256 bytes
 	UUID [16]byte
 }
-
-// Superblock is what the beginning of a tree says. Nothing vouches for it but
-// the root hash: with another salt or size, the tree has another one.
-type Superblock struct {
-	Params
-	DataBlocks int64 // how many blocks of data the tree covers
-}
-
-var le = binary.LittleEndian
 
 // Size is the length of superblock and tree for dataSize bytes of data.
 func Size(dataSize int64) int64 {
@@ -77,11 +65,11 @@ func levels(dataBlocks int64) []int64 {
 // writes it with its superblock to w. It returns the root hash and the length
 // of what it wrote in bytes. It holds the tree in memory: 1/127 of the data.
 func Write(w io.WriterAt, data io.ReaderAt, size int64, p Params) (root Hash, length int64, err error) {
-	if size <= 0 || size%BlockSize != 0 || size/BlockSize > maxBlocks {
+	if size <= 0 || size%BlockSize != 0 || size/BlockSize > superblock.MaxBlocks {
 		return Hash{}, 0, fmt.Errorf("verity: %d bytes of data are not whole blocks of %d", size, BlockSize)
 	}
-	if len(p.Salt) > maxSalt {
-		return Hash{}, 0, fmt.Errorf("verity: a salt of %d bytes, at most %d are allowed", len(p.Salt), maxSalt)
+	if len(p.Salt) > superblock.MaxSalt {
+		return Hash{}, 0, fmt.Errorf("verity: a salt of %d bytes, at most %d are allowed", len(p.Salt), superblock.MaxSalt)
 	}
 	var tree [][]byte // the lowest level first
 	for level, n := data, size/BlockSize; ; {
@@ -96,8 +84,8 @@ func Write(w io.WriterAt, data io.ReaderAt, size int64, p Params) (root Hash, le
 		tree = append(tree, hashes)
 		level, n = bytesAt(hashes), int64(len(hashes)/BlockSize)
 	}
-	sb := Superblock{Params: p, DataBlocks: size / BlockSize}
-	if _, err := w.WriteAt(sb.marshal(), 0); err != nil {
+	sb := superblock.Superblock{UUID: p.UUID, Salt: p.Salt, DataBlocks: size / BlockSize}
+	if _, err := w.WriteAt(sb.Marshal(), 0); err != nil {
 		return Hash{}, 0, err
 	}
 	length = BlockSize
@@ -157,48 +145,4 @@ func readFull(r io.ReaderAt, b []byte, at int64) error {
 		err = io.ErrUnexpectedEOF
 	}
 	return fmt.Errorf("read block %d: %w", (at+int64(n))/BlockSize, err)
-}
-
-// marshal is the superblock with the padding up to the tree.
-func (s *Superblock) marshal() []byte {
-	b := make([]byte, BlockSize)
-	copy(b, "verity")
-	le.PutUint32(b[8:], 1)  // version
-	le.PutUint32(b[12:], 1) // the salt comes before the block
-	copy(b[16:], s.UUID[:])
-	copy(b[32:], "sha256")
-	le.PutUint32(b[64:], BlockSize)
-	le.PutUint32(b[68:], BlockSize)
-	le.PutUint64(b[72:], uint64(s.DataBlocks))
-	le.PutUint16(b[80:], uint16(len(s.Salt)))
-	copy(b[88:], s.Salt)
-	return b
-}
-
-// ReadSuperblock reads the beginning of a tree.
-func ReadSuperblock(tree io.ReaderAt) (*Superblock, error) {
-	b := make([]byte, 512)
-	if err := readFull(tree, b, 0); err != nil {
-		return nil, err
-	}
-	algorithm, _, _ := strings.Cut(string(b[32:64]), "\x00")
-	salt, blocks := int(le.Uint16(b[80:])), le.Uint64(b[72:])
-	switch {
-	case string(b[:8]) != "verity\x00\x00":
-		return nil, errors.New("no dm-verity superblock")
-	case le.Uint32(b[8:]) != 1 || le.Uint32(b[12:]) != 1:
-		return nil, fmt.Errorf("dm-verity version %d, hash type %d: only 1 and 1 are known", le.Uint32(b[8:]), le.Uint32(b[12:]))
-	case algorithm != "sha256":
-		return nil, fmt.Errorf("dm-verity hash %q: want sha256", algorithm)
-	case le.Uint32(b[64:]) != BlockSize || le.Uint32(b[68:]) != BlockSize:
-		return nil, fmt.Errorf("dm-verity blocks of %d and %d bytes: want %d", le.Uint32(b[64:]), le.Uint32(b[68:]), BlockSize)
-	case salt > maxSalt:
-		return nil, fmt.Errorf("dm-verity salt of %d bytes: at most %d are allowed", salt, maxSalt)
-	case blocks == 0 || blocks > maxBlocks:
-		return nil, fmt.Errorf("dm-verity over %d blocks", blocks)
-	}
-	s := &Superblock{DataBlocks: int64(blocks)}
-	s.UUID = [16]byte(b[16:32])
-	s.Salt = b[88 : 88+salt]
-	return s, nil
 }

@@ -145,38 +145,6 @@ func TestRefusals(t *testing.T) {
 	if _, _, err := Write(&b, bytesAt(content(2)), 3*BlockSize, params); err == nil || !strings.Contains(err.Error(), "block 2") {
 		t.Errorf("too little data: %v", err)
 	}
-	_, tree := mustWrite(t, content(2), params)
-	for name, change := range map[string]func([]byte){
-		"magic":      func(b []byte) { b[0] = 'V' },
-		"version":    func(b []byte) { b[8] = 2 },
-		"hash type":  func(b []byte) { b[12] = 0 },
-		"algorithm":  func(b []byte) { copy(b[32:], "sha1\x00\x00") },
-		"data block": func(b []byte) { b[65] = 2 },
-		"hash block": func(b []byte) { b[69] = 2 },
-		"salt":       func(b []byte) { b[81] = 2 },
-		"no blocks":  func(b []byte) { clear(b[72:80]) },
-		"blocks":     func(b []byte) { b[79] = 1 },
-	} {
-		b := bytes.Clone(tree)
-		change(b)
-		if s, err := ReadSuperblock(bytesAt(b)); err == nil {
-			t.Errorf("%s: %+v", name, s)
-		}
-	}
-	s, err := ReadSuperblock(bytesAt(tree))
-	if err != nil || s.DataBlocks != 2 || s.UUID != params.UUID || !bytes.Equal(s.Salt, params.Salt) {
-		t.Errorf("%+v, %v", s, err)
-	}
-}
-
-func FuzzReadSuperblock(f *testing.F) {
-	_, tree := mustWrite(f, content(2), params)
-	f.Add(tree[:512])
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if s, err := ReadSuperblock(bytesAt(b)); err == nil && (s.DataBlocks < 1 || len(s.Salt) > maxSalt) {
-			t.Errorf("%+v", s)
-		}
-	})
 }
 
 func BenchmarkWrite(b *testing.B) {
