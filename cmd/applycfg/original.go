@@ -42,7 +42,8 @@ type original struct {
 // true nor false, 1 for every other failure. It logs as the original does,
 // to standard error and, as root, to logFile.
 func runOriginal(name string, args []string, logFile string) int {
-	o := &original{name: name, stdout: os.Stdout, stderr: os.Stderr, output: "/", typeName: "default",
+	out := &command.Output{W: os.Stdout}
+	o := &original{name: name, stdout: out, stderr: os.Stderr, output: "/", typeName: "default",
 		fallback: applycfg.OriginalFallback()}
 	if os.Geteuid() == 0 {
 		o.logFile = logFile
@@ -55,7 +56,7 @@ func runOriginal(name string, args []string, logFile string) int {
 	}
 	switch err := argparse.Parse(o.options(), args); {
 	case errors.Is(err, argparse.ErrStop):
-		return 0
+		return o.written(out)
 	case err != nil:
 		fmt.Fprintf(o.stderr, "%s%s: error: %v\n", o.usage(), name, err)
 		return 2
@@ -71,7 +72,16 @@ func runOriginal(name string, args []string, logFile string) int {
 		}
 		return 1
 	}
-	return status
+	return max(status, o.written(out))
+}
+
+// written is the exit status for what was printed: 1 when it could not be.
+func (o *original) written(out *command.Output) int {
+	if err := out.Err(); err != nil {
+		fmt.Fprintf(o.stderr, "%s: %v\n", o.name, err)
+		return 1
+	}
+	return 0
 }
 
 func (o *original) options() []argparse.Option {
@@ -150,8 +160,8 @@ func (o *original) printKey(doc *metadata.Object) error {
 	case !ok:
 		text = *o.keyDefault
 	}
-	_, err = fmt.Fprintln(o.stdout, text)
-	return err
+	fmt.Fprintln(o.stdout, text)
+	return nil
 }
 
 func (o *original) apply(doc *metadata.Object) error {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"goldsmith/internal/argparse"
+	"goldsmith/internal/command"
 	"goldsmith/internal/hook"
 	"goldsmith/internal/refreshcfg"
 )
@@ -38,9 +39,10 @@ func runOriginal(name string, args []string) int {
 	o := refreshcfg.Original{Base: base, Lock: refreshcfg.OriginalLock, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
 	o.Log = func(l, message string) { logLine(os.Stderr, level, l, message) }
 	var printBase, printPhases bool
+	out := &command.Output{W: os.Stdout}
 	err := argparse.Parse([]argparse.Option{
 		{Names: []string{"-h", "--help"}, Take: func([]string) error {
-			fmt.Print(originalUsage(name), originalHelp)
+			fmt.Fprint(out, originalUsage(name), originalHelp)
 			return argparse.ErrStop
 		}},
 		{Names: []string{"--print-base"}, Take: func([]string) error { printBase = true; return nil }},
@@ -61,18 +63,27 @@ func runOriginal(name string, args []string) int {
 	}, args)
 	switch {
 	case errors.Is(err, argparse.ErrStop):
-		return 0
+		return written(name, out)
 	case err != nil:
 		fmt.Fprintf(os.Stderr, "%s%s: error: %v\n", originalUsage(name), name, err)
 		return 2
 	case printBase:
-		fmt.Println(base)
-		return 0
+		fmt.Fprintln(out, base)
+		return written(name, out)
 	case printPhases:
-		fmt.Println(strings.Join(refreshcfg.Phases, "\t"))
-		return 0
+		fmt.Fprintln(out, strings.Join(refreshcfg.Phases, "\t"))
+		return written(name, out)
 	}
 	return o.Run()
+}
+
+// written is the exit status for what was printed: 1 when it could not be.
+func written(name string, out *command.Output) int {
+	if err := out.Err(); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+		return 1
+	}
+	return 0
 }
 
 // runRunParts is dib-run-parts.

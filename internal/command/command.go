@@ -77,9 +77,15 @@ func (p *Program) Main(args []string) int {
 	return p.Run(ctx, args, IO{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr})
 }
 
-// Run is Main without the process around it.
+// Run is Main without the process around it. A command that could not write
+// its results has failed, whether it looked or not.
 func (p *Program) Run(ctx context.Context, args []string, io IO) int {
+	out := &Output{W: io.Stdout}
+	io.Stdout = out
 	err := p.dispatch(ctx, args, io)
+	if err == nil {
+		err = out.Err()
+	}
 	if err == nil {
 		return StatusOK
 	}

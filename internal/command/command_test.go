@@ -27,6 +27,27 @@ func testProgram(run func(out string, words []string) error) *Program {
 	}}}
 }
 
+// A command that does not look whether its results could be written fails.
+func TestResultsThatCannotBeWritten(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	p := &Program{Name: "prog", Root: &Command{Run: func(_ context.Context, io IO, _ []string) error {
+		fmt.Fprintln(io.Stdout, "result")
+		return nil
+	}}}
+	var log strings.Builder
+	if st := p.Run(t.Context(), nil, IO{Stdout: full, Stderr: &log}); st != StatusFailed || !strings.Contains(log.String(), "prog: standard output: ") {
+		t.Errorf("status %d, %q", st, log.String())
+	}
+	p.Status = func(error) int { return 77 }
+	if st := p.Run(t.Context(), nil, IO{Stdout: full, Stderr: &log}); st != 77 {
+		t.Errorf("status %d; want the program's own", st)
+	}
+}
+
 func TestProgram(t *testing.T) {
 	fine := func(string, []string) error { return nil }
 	fails := func(string, []string) error {

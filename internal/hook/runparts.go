@@ -75,7 +75,9 @@ func (p RunParts) Main(ctx context.Context, args []string) int {
 func (p RunParts) list(r Runner) error {
 	names, err := list(r.Dir, r.match(), isExecutable, Compare)
 	for _, n := range names {
-		fmt.Fprintln(p.Stdout, r.in(n))
+		if _, err := fmt.Fprintln(p.Stdout, r.in(n)); err != nil {
+			return err
+		}
 	}
 	return err
 }
