@@ -13,7 +13,7 @@ HOST_PROGRAMS  = $(filter-out $(IMAGE_PROGRAMS),$(PROGRAMS))
 # The programs that imgbuild is by other names.
 ORIGINALS = disk-image-create ramdisk-image-create diskimage-builder element-info
 
-.PHONY: help build deps check test race system-test system-core proof bench bench-config bench-refresh torture demo clean
+.PHONY: help build deps check test race system-test system-core proof bench bench-config bench-refresh bench-update torture demo clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -57,6 +57,9 @@ bench-config: build ## measure applycfg beside os-apply-config and a loop that c
 
 bench-refresh: build ## measure refreshcfg beside os-refresh-config and bare scripts
 	ci/bench-refresh.sh
+
+bench-update: build ## measure the bytes of an update beside casync's (a mirror)
+	ci/bench-update.sh
 
 N ?= 10
 torture: build ## the torture tier: N times, figures go to docs/reliability.md

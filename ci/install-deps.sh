@@ -28,7 +28,7 @@ packages=(
     libfaketime
     # the programs that ours replace, for comparison
     python3-os-apply-config python3-os-collect-config python3-os-refresh-config
-    mmdebstrap python3-diskimage-builder sudo
+    casync mmdebstrap python3-diskimage-builder sudo
 )
 
 missing=()

@@ -14,6 +14,7 @@ import (
 	"testing/iotest"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/klauspost/compress/zstd"
 	"pgregory.net/rapid"
 
 	"goldsmith/internal/testenv"
@@ -133,15 +134,15 @@ func TestZstdReadsTheBlob(t *testing.T) {
 // What is inserted changes the chunks around it and no others: cuts follow the
 // content. A partition is found again at another place of another disk.
 func TestCutsFollowContent(t *testing.T) {
-	old := noise(4, 8<<20)
+	old := slices.Concat(noise(4, 2<<20), make([]byte, 256<<10), noise(8, 6<<20))
 	_, x := write(t, old)
 	known := map[Sum]bool{}
 	err := Find(t.Context(), bytes.NewReader(old), func(s Sum, _, _ int64) { known[s] = true })
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(known) != len(x) {
-		t.Errorf("Find gives %d chunks, the index has %d", len(known), len(x))
+	if len(known) != len(x)-1 {
+		t.Errorf("Find gives %d chunks of data, the index has %d chunks and one of them is zeros", len(known), len(x))
 	}
 	changed := slices.Concat(noise(6, 5000), make([]byte, 1<<20), old[:4<<20], []byte("inserted"), old[4<<20:])
 	_, y := write(t, changed, 5000+1<<20)
@@ -153,6 +154,12 @@ func TestCutsFollowContent(t *testing.T) {
 	}
 	if missing > 6 {
 		t.Errorf("%d of %d chunks are new after one insertion", missing, len(y))
+	}
+	// At an odd place, zeros are found where they are found in a partition.
+	_, z := write(t, slices.Concat(noise(6, 5001), old), 5001)
+	in, err := z.Range(5001, int64(len(old)))
+	if err != nil || len(in) != len(x) || slices.ContainsFunc(in, func(c Chunk) bool { return !c.Zeros() && !known[c.Sum] }) {
+		t.Errorf("behind 5001 bytes and a forced cut, chunks are %d instead of %d, or others (%v)", len(in), len(x), err)
 	}
 	if mean := len(old) / len(x); mean < averageData/2 || mean > 2*averageData {
 		t.Errorf("chunks have %d bytes on average", mean)
@@ -219,8 +226,12 @@ func TestBadFrame(t *testing.T) {
 	damaged := slices.Clone(blob[:x[0].Packed])
 	damaged[len(damaged)/2] ^= 1
 	for name, frame := range map[string][]byte{"damaged": damaged, "none": {}, "half": blob[:100], "a gigabyte": zeroFrame(MaxZeros)} {
-		if got, err := d.Chunk(x[0], frame, nil); err == nil {
+		got, err := d.Chunk(x[0], frame, nil)
+		if err == nil {
 			t.Errorf("%s: gives %d bytes", name, len(got))
+		}
+		if name == "a gigabyte" && !errors.Is(err, zstd.ErrDecoderSizeExceeded) {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

@@ -258,8 +258,10 @@ func TestStoringAgainMends(t *testing.T) {
 		if err := l.Extract(t.Context(), digest, filepath.Join(t.TempDir(), "out")); err != nil {
 			t.Errorf("damaged %s: %v", part, err)
 		}
-		if err := l.verifyAll(t.Context(), m); err != nil {
-			t.Errorf("damaged %s: not mended: %v", part, err)
+		for _, d := range append(m.Layers, m.Config) {
+			if err := l.verify(t.Context(), d); err != nil {
+				t.Errorf("damaged %s: not mended: %v", part, err)
+			}
 		}
 	}
 }
@@ -337,6 +339,16 @@ func TestReferrers(t *testing.T) {
 	want := []Referrer{{ref, EvidenceType, map[string]string{"kind": "k"}}}
 	if d := cmp.Diff(want, got); d != "" || err != nil {
 		t.Errorf("Referrers (-want +got): %v\n%s", err, d)
+	}
+	// The index says whose they are.
+	im, err := l.index()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range im.Manifests {
+		if of := d.Annotations[AnnotationSubject]; (of == digest) != (d.Digest.String() != digest) {
+			t.Errorf("the index says that %s is attached to %q", d.Digest, of)
+		}
 	}
 	if b, err := l.Attached(ref, "evidence.json"); string(b) != `{"a":1}` || err != nil {
 		t.Errorf("Attached = %q, %v", b, err)
