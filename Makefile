@@ -8,6 +8,7 @@ PROGRAMS = $(notdir $(wildcard cmd/*))
 # Programs that elements put into images name no version and no commit: an
 # image must not change because an unrelated file of this repository did.
 IMAGE_PROGRAMS = applycfg refreshcfg collectcfg imginit imgtools imgupdate
+# imginit is built without inlining: every initramfs is a tenth of it smaller.
 HOST_PROGRAMS  = $(filter-out $(IMAGE_PROGRAMS),$(PROGRAMS))
 
 # The programs that imgbuild is by other names.
@@ -22,7 +23,8 @@ build: ## build all programs into bin/
 	@command -v $(GO) >/dev/null || { echo "make: Go is not installed; goldsmith needs Go 1.26 or newer (https://go.dev/doc/install)" >&2; exit 3; }
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(HOST_PROGRAMS:%=./cmd/%)
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -buildid=' -o bin/ $(IMAGE_PROGRAMS:%=./cmd/%)
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -buildid=' -o bin/ $(patsubst %,./cmd/%,$(filter-out imginit,$(IMAGE_PROGRAMS)))
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -gcflags=all=-l -ldflags '-s -w -buildid=' -o bin/ ./cmd/imginit
 	@for name in $(ORIGINALS); do ln -sf imgbuild bin/$$name; done
 
 deps: ## install what is missing on this machine (root, Debian)

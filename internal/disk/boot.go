@@ -66,7 +66,7 @@ func newBootFiles(ctx context.Context, c Config, live initramfs.Live) (*bootFile
 func (c *Config) initramfs(ctx context.Context, kernel string, live initramfs.Live) ([]byte, error) {
 	var archive bytes.Buffer
 	_, err := initramfs.Build(&archive, initramfs.Config{
-		Init: c.Init, Root: c.Root, Kernel: kernel, State: c.State, Time: c.Time, Live: live,
+		Init: c.Init, Root: c.Root, Kernel: kernel, Drivers: c.Drivers, State: c.State, Time: c.Time, Live: live,
 	})
 	if err != nil {
 		return nil, err

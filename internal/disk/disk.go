@@ -59,6 +59,7 @@ type Config struct {
 	Init    []byte     // the imginit program
 	Kernel  string     // kernel version; empty takes the newest in Root
 	Cmdline string     // more kernel arguments, separated by spaces
+	Drivers []string   // modules that the initramfs has for disks; nil is initramfs.Drivers
 
 	RootSlot  int64 // each of root-a and root-b; 0 is the content and a quarter, rounded up to 64 MiB
 	StateSize int64 // 0 is 1 GiB, or what Size leaves

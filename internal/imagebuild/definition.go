@@ -12,6 +12,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
+	"goldsmith/internal/initramfs"
 	"goldsmith/internal/pkginstall"
 	"goldsmith/internal/yamlfile"
 )
@@ -36,6 +37,9 @@ type Definition struct {
 	Size    string
 	State   []string // directories that machines may change and keep; nil means /home, /root, /srv and /var
 	Outputs []string // names of formats; nil means raw
+	// Modules says which disks the initramfs has drivers for: "servers" or "vm";
+	// empty means servers.
+	Modules string
 	// SecureBoot signs what firmware starts; nil leaves it unsigned.
 	SecureBoot *SecureBoot `yaml:"secure-boot"`
 }
@@ -122,8 +126,14 @@ func (d *Definition) check(f *yamlfile.File) error {
 	if _, err := d.size(); err != nil {
 		return f.Errorf([]any{"size"}, "%v", err)
 	}
+	if d.Modules != "" && drivers[d.Modules] == nil {
+		return f.Errorf([]any{"modules"}, "modules %q: expected servers or vm", d.Modules)
+	}
 	return d.checkSecureBoot(f)
 }
+
+// drivers are the disks that Definition.Modules stands for.
+var drivers = map[string][]string{"servers": initramfs.Drivers, "vm": initramfs.VMDrivers}
 
 func (d *Definition) checkEnvironment(f *yamlfile.File) error {
 	for _, k := range slices.Sorted(maps.Keys(d.Environment)) {

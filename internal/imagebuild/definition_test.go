@@ -50,6 +50,8 @@ func TestLoadDefinition(t *testing.T) {
 		head + `environment: {A: "\0"}`:                              "f:4: environment A: a value cannot hold a zero byte",
 		head + "packages: ['-o', 'b']":                               `f:4: package "-o": not a package name`,
 		head + "environment: {A-B: '1'}":                             `f:4: environment "A-B": not a variable name`,
+		head + "modules: vm":                                         "",
+		head + "modules: tiny":                                       `f:4: modules "tiny": expected servers or vm`,
 		head + "secure-boot:\n  key: k":                              "f:5: secure-boot: certificate is missing",
 		head + "secure-boot: {key: k, certificate: c, enroll: keys}": "",
 	} {

@@ -149,7 +149,7 @@ func (s *source) diskConfig() (disk.Config, error) {
 	}
 	c := disk.Config{
 		Name: b.def.Name, Version: b.def.Version, Root: s.tree, Init: init,
-		Size: size, State: b.def.State, Time: s.epoch, Memo: b.cache.memo,
+		Drivers: drivers[b.def.Modules], Size: size, State: b.def.State, Time: s.epoch, Memo: b.cache.memo,
 	}
 	return c, b.def.SecureBoot.addTo(&c)
 }

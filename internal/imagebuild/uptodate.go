@@ -40,7 +40,7 @@ func (b *build) outputKey(r *resumer) (string, error) {
 	}
 	h := sha256.New()
 	k := digestKey{h}
-	k.list(outputFormat, r.st.key, init, d.Name, d.Version, d.Arch, d.Release, d.Size, keys)
+	k.list(outputFormat, r.st.key, init, d.Name, d.Version, d.Arch, d.Release, d.Size, d.Modules, keys)
 	k.list(d.State...)
 	k.list(b.outputs...)
 	k.list(elementNames(b.elements)...)

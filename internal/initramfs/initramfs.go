@@ -31,10 +31,16 @@ import (
 var Required = []string{"dm_verity", "erofs", "overlay", "ext4"}
 
 // Drivers are the modules taken along by default, to be loaded when a device
-// asks for them: paravirtual disks, and the disks and controllers of servers.
-var Drivers = []string{
-	"virtio_pci", "virtio_blk", "virtio_scsi", "virtio_rng", "vmw_pvscsi",
-	"nvme", "ahci", "ata_piix", "sd_mod", "megaraid_sas", "mpt3sas", "hpsa",
+// asks for them: those of VMDrivers, other virtual machines' (VMware, Hyper-V,
+// Xen, clouds with NVMe), and the disks and controllers of servers.
+var Drivers = slices.Concat(VMDrivers, []string{
+	"vmw_pvscsi", "hv_storvsc", "xen_blkfront", "nvme",
+	"ahci", "ata_piix", "isci", "vmd", "megaraid_sas", "mpt3sas", "mptsas", "mptspi", "hpsa", "smartpqi", "aacraid",
+})
+
+// VMDrivers are the disks of virtual machines of QEMU and what is like it.
+var VMDrivers = []string{
+	"virtio_pci", "virtio_blk", "virtio_scsi", "virtio_rng", "sd_mod",
 	// x86 processors ask for them by their own modalias.
 	"crc32c_intel", "sha256_ssse3",
 }
@@ -42,9 +48,9 @@ var Drivers = []string{
 // LiveRequired replaces Required in the initramfs of a live system.
 var LiveRequired = []string{"squashfs", "overlay", "loop"}
 
-// LiveDrivers are taken along beside Drivers where a live system has to find
-// its disk: CD drives and USB sticks.
-var LiveDrivers = []string{"sr_mod", "usb_storage", "uas", "xhci_pci", "ehci_pci"}
+// LiveDrivers are taken along, too, where a live system has to find its disk:
+// CD drives and USB sticks.
+var LiveDrivers = []string{"sr_mod", "ahci", "ata_piix", "usb_storage", "uas", "xhci_pci", "ehci_pci"}
 
 // Live says where a live system has its root: a SquashFS that /init mounts
 // through a loop device. All that the system writes is in memory.
@@ -67,7 +73,7 @@ type Config struct {
 	Init    []byte     // the static program that becomes /init
 	Root    *tree.Tree // the image's root; modules come from usr/lib/modules/Kernel
 	Kernel  string     // kernel version, a directory below usr/lib/modules
-	Drivers []string   // modules to take along; nil means Drivers, and LiveDrivers for LiveDisk
+	Drivers []string   // modules to take along, beside LiveDrivers for LiveDisk; nil means Drivers
 	Live    Live       // empty: not a live system, root and state are partitions
 	State   []string   // absolute paths that the state partition holds, for Plan.State
 	Time    time.Time  // modification time of everything
@@ -85,9 +91,9 @@ func Build(w io.Writer, c Config) (*Plan, error) {
 	}
 	if c.Drivers == nil {
 		c.Drivers = Drivers
-		if c.Live == LiveDisk {
-			c.Drivers = slices.Concat(Drivers, LiveDrivers)
-		}
+	}
+	if c.Live == LiveDisk {
+		c.Drivers = slices.Concat(c.Drivers, LiveDrivers)
 	}
 	plan, files, err := selectModules(c.Root, c.Kernel, required, c.Drivers)
 	if err != nil {
