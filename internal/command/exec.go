@@ -26,6 +26,9 @@ type Exec struct {
 	Stdin io.Reader
 	// Stdout receives standard output; nil means it goes to Log.
 	Stdout io.Writer
+	// TailStdout has the error carry the last lines of Stdout, too, among those
+	// of Log as they come. Without Stdout it does in any case.
+	TailStdout bool
 	// Log receives what the program says, as it comes; nil means it is only
 	// kept for the error.
 	Log io.Writer
@@ -87,9 +90,12 @@ func (x Exec) Run(ctx context.Context) error {
 	if x.Bond == Share {
 		return x.runShared(ctx, cmd)
 	}
-	log := io.MultiWriter(kept, tail)
+	log := io.MultiWriter(kept, tail.stream())
 	cmd.Stdout, cmd.Stderr = log, log
-	if x.Stdout != nil {
+	switch {
+	case x.Stdout != nil && x.TailStdout:
+		cmd.Stdout = io.MultiWriter(out, tail.stream())
+	case x.Stdout != nil:
 		cmd.Stdout = out
 	}
 	sys := syscall.SysProcAttr{}
@@ -143,28 +149,40 @@ func (x Exec) Output(ctx context.Context) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// lineTail keeps the last lines written to it.
+// lineTail keeps the last lines written to its streams.
 type lineTail struct {
-	mu   sync.Mutex // guards the fields below
-	max  int
-	kept []string
-	part []byte
+	mu      sync.Mutex // guards the fields below, and those of streams
+	max     int
+	kept    []string
+	streams []*tailStream
 }
 
-func (t *lineTail) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.part = append(t.part, p...)
+// tailStream is one of them.
+type tailStream struct {
+	*lineTail
+	part []byte // of a line that has not ended
+}
+
+func (t *lineTail) stream() *tailStream {
+	s := &tailStream{lineTail: t}
+	t.streams = append(t.streams, s)
+	return s
+}
+
+func (s *tailStream) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.part = append(s.part, p...)
 	for {
-		i := bytes.IndexByte(t.part, '\n')
+		i := bytes.IndexByte(s.part, '\n')
 		if i < 0 {
 			break
 		}
-		t.push(string(t.part[:i]))
-		t.part = t.part[i+1:]
+		s.push(string(s.part[:i]))
+		s.part = s.part[i+1:]
 	}
-	if len(t.part) > 64<<10 { // a line without end must not grow for ever
-		t.part = t.part[len(t.part)-4096:]
+	if len(s.part) > 64<<10 { // a line without end must not grow for ever
+		s.part = s.part[len(s.part)-4096:]
 	}
 	return len(p), nil
 }
@@ -183,9 +201,9 @@ func (t *lineTail) push(l string) {
 func (t *lineTail) lines() []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.part) > 0 {
-		t.push(string(t.part))
-		t.part = nil
+	for _, s := range t.streams {
+		t.push(string(s.part))
+		s.part = nil
 	}
 	return t.kept
 }

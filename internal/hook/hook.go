@@ -84,7 +84,7 @@ type Runner struct {
 type Error struct {
 	Path   string   // the hook, as the hooks see it
 	Status int      // its exit status; -1 when a signal ended it or it could not start
-	Tail   []string // the last lines it printed
+	Tail   []string // the last lines it printed, on either stream
 	Err    error    // what Exec returned
 }
 
@@ -193,7 +193,7 @@ func (s *Session) Hook(ctx context.Context, name string, o Output) (time.Duratio
 	}
 	x := command.Exec{
 		Args: s.sh.wrap(args), Env: s.sh.env, Dir: r.Work,
-		Stdin: r.Stdin, Stdout: r.Stdout, Log: r.Log, Bond: r.Bond, Files: o.Files,
+		Stdin: r.Stdin, Stdout: r.Stdout, TailStdout: true, Log: r.Log, Bond: r.Bond, Files: o.Files,
 	}
 	if o.Stdout != nil {
 		x.Stdout = o.Stdout

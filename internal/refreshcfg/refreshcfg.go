@@ -19,6 +19,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode"
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/hook"
@@ -66,8 +67,18 @@ func (f *Failure) Error() string { return fmt.Sprintf("%s: %v", f.Phase, f.Err) 
 func (f *Failure) Unwrap() error { return f.Err }
 
 // Reason is the failure in one line: "configure/20-os-apply-config: exit
-// status 2: no such file".
+// status 2: no such file". Control characters, which a hook may print for a
+// terminal, are blanks.
 func (f *Failure) Reason() string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, f.reason())
+}
+
+func (f *Failure) reason() string {
 	e, ok := errors.AsType[*hook.Error](f.Err)
 	if !ok {
 		return f.Error()

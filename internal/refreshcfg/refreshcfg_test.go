@@ -63,6 +63,25 @@ func TestFailureRunsErrorHooks(t *testing.T) {
 	}
 }
 
+// The reason is the last line, whichever stream it was printed to.
+func TestReason(t *testing.T) {
+	for hook, want := range map[string]string{
+		"echo 'redis does not answer'; exit 1":             "exit status 1: redis does not answer",
+		"echo why >&2; sleep 0.2; echo last; exit 1":       "exit status 1: last",
+		"echo why; sleep 0.2; printf last >&2; exit 1":     "exit status 1: last",
+		`printf '\a\033[31mred\tx\033[0m\302\233'; exit 1`: "exit status 1:   [31mred x [0m ",
+	} {
+		_, err := run(t, Config{Base: base(t, map[string]string{"configure.d/1-x": hook + "\n"})})
+		if f, ok := errors.AsType[*Failure](err); !ok || f.Reason() != "configure/1-x: "+want {
+			t.Errorf("%s: %v; want %s", hook, err, want)
+		}
+	}
+	f := Failure{"configure", errors.New("one\ntwo")}
+	if got := f.Reason(); got != "configure: one two" {
+		t.Errorf("Reason = %q", got)
+	}
+}
+
 // After an interrupt nothing runs, is given back or called good, also when the
 // hook dies of it before refreshcfg hears of it.
 func TestInterrupt(t *testing.T) {
