@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -31,7 +32,7 @@ imgbuild sign registry.example/images/demo:production --key keys/release.key`,
 		Flags: func(fs *flag.FlagSet) {
 			fs.StringVar(&key, "key", "", "sign with the private key in `file` (PEM, PKCS #8)")
 		},
-		Run: func(ctx context.Context, io command.IO, args []string) error {
+		Run: func(ctx context.Context, std command.IO, args []string) error {
 			if len(args) != 1 || key == "" {
 				return command.Usage("sign needs one image and --key", "imgbuild sign oci:.goldsmith/oci:production --key keys/release.key")
 			}
@@ -39,7 +40,7 @@ imgbuild sign registry.example/images/demo:production --key keys/release.key`,
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintln(io.Stdout, digest)
+			_, err = fmt.Fprintln(std.Stdout, digest)
 			return err
 		},
 	}
@@ -63,7 +64,7 @@ imgbuild verify oci:.goldsmith/oci:production --trust elements/demo/static/usr/s
 			fs.StringVar(&key, "key", "", "trust the public key in `file`")
 			fs.StringVar(&dir, "trust", "", "trust what a machine with that `directory` trusts")
 		},
-		Run: func(ctx context.Context, io command.IO, args []string) error {
+		Run: func(ctx context.Context, std command.IO, args []string) error {
 			if len(args) != 1 || (key == "") == (dir == "") {
 				return command.Usage("verify needs one image, and --key or --trust", "imgbuild verify oci:.goldsmith/oci:production --key keys/release.pub")
 			}
@@ -71,12 +72,7 @@ imgbuild verify oci:.goldsmith/oci:production --trust elements/demo/static/usr/s
 			if err != nil {
 				return err
 			}
-			im, err := verify(ctx, args[0], policy)
-			if err != nil {
-				return err
-			}
-			_, err = fmt.Fprintln(io.Stdout, im.Digest(), im.Release().Name, im.Release().Version)
-			return err
+			return verify(ctx, args[0], policy, std.Stdout)
 		},
 	}
 }
@@ -133,35 +129,37 @@ func sign(ctx context.Context, image, key string) (digest string, err error) {
 	return digest, nil
 }
 
-func verify(ctx context.Context, image string, policy *trust.Policy) (*fetch.Image, error) {
+func verify(ctx context.Context, image string, policy *trust.Policy, stdout io.Writer) (err error) {
 	ref := image
 	if !strings.Contains(image, "://") {
 		_, digest, done, err := described(ctx, image)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if err := done(); err != nil {
-			return nil, err
+			return err
 		}
 		ref = source(image) + "@" + digest
 	}
 	im, err := fetch.Open(ctx, ref)
 	if err != nil {
-		return nil, err
+		return err
 	}
+	defer func() { err = errors.Join(err, im.Close()) }()
 	envelopes, err := im.Envelopes(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
+	r := im.Release()
 	said, err := policy.VerifyAny(envelopes, im.Digest())
 	if err == nil {
-		r := im.Release()
 		err = said.Matches(&r)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", image, err)
+		return fmt.Errorf("%s: %w", image, err)
 	}
-	return im, nil
+	_, err = fmt.Fprintln(stdout, im.Digest(), r.Name, r.Version)
+	return err
 }
 
 // described opens the layout with an image's manifest and description: the

@@ -46,7 +46,7 @@ type Image struct {
 }
 
 // Open reads and verifies an image's manifest and description. ref is
-// SOURCE@sha256:….
+// SOURCE@sha256:…. The caller closes the image.
 func Open(ctx context.Context, ref string) (*Image, error) { return open(ctx, ref, usual) }
 
 func open(ctx context.Context, ref string, t timing) (*Image, error) {
@@ -55,16 +55,22 @@ func open(ctx context.Context, ref string, t timing) (*Image, error) {
 	if i <= 0 || err != nil || digest.Algorithm != "sha256" {
 		return nil, command.Usage(ref+": no image by its digest", "write SOURCE@sha256:…")
 	}
-	src, err := openSource(ctx, ref[:i], t)
+	im := &Image{ref: ref, timing: t, digest: digest}
+	err = im.retry(ctx, func() (_ bool, err error) {
+		im.src, err = openSource(ctx, ref[:i], t)
+		return false, err
+	})
 	if err != nil {
 		return nil, err
 	}
-	im := &Image{ref: ref, src: src, timing: t, digest: digest}
 	if err := im.describe(ctx); err != nil {
-		return nil, fmt.Errorf("%s: %w", ref, err)
+		return nil, errors.Join(fmt.Errorf("%s: %w", ref, err), im.Close())
 	}
 	return im, nil
 }
+
+// Close lets go of the source. The image's methods must not be called any more.
+func (im *Image) Close() error { return im.src.close() }
 
 func (im *Image) describe(ctx context.Context) error {
 	m, err := im.manifest(ctx, im.digest)
@@ -97,7 +103,11 @@ func (im *Image) Fetched() int64 { return im.fetched.Load() }
 // Envelopes returns the signatures that are attached to the image, the last
 // attached first. They are whole but not checked.
 func (im *Image) Envelopes(ctx context.Context) ([][]byte, error) {
-	found, err := im.src.signatures(ctx, im.digest)
+	var found []v1.Hash
+	err := im.retry(ctx, func() (_ bool, err error) {
+		found, err = im.src.signatures(ctx, im.digest)
+		return false, err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("%s: signatures: %w", im.ref, err)
 	}

@@ -98,6 +98,7 @@ func (s *sample) open(t testing.TB, source string) *Image {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { im.Close() })
 	return im
 }
 

@@ -27,6 +27,7 @@ type source interface {
 	signatures(ctx context.Context, image v1.Hash) ([]v1.Hash, error)
 	// blob gives n bytes of a blob from off on, or more.
 	blob(ctx context.Context, h v1.Hash, off, n int64) (*stream, error)
+	close() error
 }
 
 // stream is some bytes of a blob.
@@ -43,13 +44,13 @@ func openSource(ctx context.Context, ref string, t timing) (source, error) {
 	case isDir:
 		root, err := os.OpenRoot(dir)
 		if err != nil {
-			return nil, command.BadInput(fmt.Errorf("%s: %w", ref, err), "")
+			return nil, permanent{command.BadInput(fmt.Errorf("%s: %w", ref, err), "")}
 		}
 		return &layout{directory{root}}, nil
 	case strings.HasPrefix(ref, "http://"), strings.HasPrefix(ref, "https://"):
 		u, err := url.Parse(ref)
 		if err != nil || u.Host == "" {
-			return nil, command.Usage(ref+": not a URL", "")
+			return nil, permanent{command.Usage(ref+": not a URL", "")}
 		}
 		return &layout{website{newWeb(t), u}}, nil
 	}
@@ -60,6 +61,7 @@ func openSource(ctx context.Context, ref string, t timing) (source, error) {
 type files interface {
 	// open gives n bytes of a file from off on, or more; all of it if n < 0.
 	open(ctx context.Context, name string, off, n int64) (*stream, error)
+	close() error
 }
 
 // layout is an OCI image layout.
@@ -87,7 +89,7 @@ func (l *layout) signatures(ctx context.Context, image v1.Hash) ([]v1.Hash, erro
 	}
 	var im v1.IndexManifest
 	if err := json.Unmarshal(b, &im); err != nil {
-		return nil, fmt.Errorf("index.json: %w", err)
+		return nil, permanent{fmt.Errorf("index.json: %w", err)}
 	}
 	return candidates(im.Manifests, image), nil
 }
@@ -134,6 +136,8 @@ func (d directory) open(_ context.Context, name string, off, _ int64) (*stream, 
 	return &stream{f, off, false}, nil
 }
 
+func (d directory) close() error { return d.root.Close() }
+
 // website is a layout behind a URL.
 type website struct {
 	web  *web
@@ -143,6 +147,8 @@ type website struct {
 func (w website) open(ctx context.Context, name string, off, n int64) (*stream, error) {
 	return w.web.get(ctx, w.base.JoinPath(name).String(), "", off, n)
 }
+
+func (w website) close() error { return w.web.close() }
 
 // readAll reads at most limit bytes; more are an error.
 func readAll(r io.Reader, limit int64) ([]byte, error) {

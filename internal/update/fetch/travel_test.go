@@ -55,6 +55,7 @@ func partsOf(t *testing.T, ref, name string, seeds []Seed) (out []*os.File) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer im.Close()
 	if _, err := im.Envelopes(t.Context()); err != nil {
 		t.Fatal(err)
 	}

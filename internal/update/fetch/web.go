@@ -46,7 +46,13 @@ type web struct {
 func newWeb(t timing) *web {
 	plain := http.DefaultTransport.(*http.Transport).Clone()
 	plain.DisableCompression = true // ranges are of what lies there
+	plain.ResponseHeaderTimeout = 2 * t.stall
 	return &web{&http.Client{Transport: plain}, t}
+}
+
+func (w *web) close() error {
+	w.client.CloseIdleConnections()
+	return nil
 }
 
 // get asks for n bytes from off on, or for everything if n < 0. A server may
@@ -89,11 +95,24 @@ func (w *web) ask(ctx context.Context, url, accept string, off, n int64, p *pati
 		}
 		return &stream{p, off, false}, nil
 	}
-	err = fmt.Errorf("%s: the server says %s", url, res.Status)
-	if c := res.StatusCode; c >= 500 || c == http.StatusTooManyRequests || c == http.StatusRequestTimeout {
-		return nil, err
+	return nil, final(fmt.Errorf("%s: the server says %s", url, res.Status), res.StatusCode)
+}
+
+// final marks an error that came with a status as permanent, unless the server
+// may say something else soon.
+func final(err error, status int) error {
+	if status >= 500 || status == http.StatusTooManyRequests || status == http.StatusRequestTimeout {
+		return err
 	}
-	return nil, permanent{err}
+	return permanent{err}
+}
+
+// answered does so with an error of the registry client.
+func answered(err error) error {
+	if te, ok := errors.AsType[*transport.Error](err); ok {
+		return final(err, te.StatusCode)
+	}
+	return err
 }
 
 // patient is the body of an answer that must go on.
@@ -142,8 +161,8 @@ type repository struct {
 func openRegistry(ctx context.Context, ref string, t timing) (source, error) {
 	repo, err := name.NewRepository(ref)
 	if err != nil {
-		return nil, command.Usage(fmt.Sprintf("%s: %v", ref, err),
-			"name oci:DIRECTORY, the URL of a layout, or HOST/REPOSITORY, with @ and the digest")
+		return nil, permanent{command.Usage(fmt.Sprintf("%s: %v", ref, err),
+			"name oci:DIRECTORY, the URL of a layout, or HOST/REPOSITORY, with @ and the digest")}
 	}
 	auth, err := authn.Resolve(ctx, authn.DefaultKeychain, repo)
 	if err != nil {
@@ -152,13 +171,15 @@ func openRegistry(ctx context.Context, ref string, t timing) (source, error) {
 	w := newWeb(t)
 	rt, err := transport.NewWithContext(ctx, repo.Registry, auth, w.client.Transport, []string{repo.Scope(transport.PullScope)})
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", ref, err)
+		return nil, fmt.Errorf("%s: %w", ref, answered(err))
 	}
 	w.client.Transport = rt
 	return &repository{repo, w, []remote.Option{
 		remote.WithTransport(rt), remote.WithUserAgent("goldsmith"),
 	}}, nil
 }
+
+func (r *repository) close() error { return r.web.close() }
 
 func (r *repository) url(kind string, h v1.Hash) string {
 	return fmt.Sprintf("%s://%s/v2/%s/%s/%s", r.repo.Scheme(), r.repo.RegistryStr(), r.repo.RepositoryStr(), kind, h)
@@ -177,7 +198,7 @@ func (r *repository) signatures(ctx context.Context, image v1.Hash) ([]v1.Hash, 
 	defer cancel()
 	index, err := remote.Referrers(r.repo.Digest(image.String()), append(r.opts, remote.WithContext(ctx))...)
 	if err != nil {
-		return nil, err
+		return nil, answered(err)
 	}
 	im, err := index.IndexManifest()
 	if err != nil {
