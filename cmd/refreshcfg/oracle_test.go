@@ -230,6 +230,37 @@ func TestOracleRefresh(t *testing.T) {
 	testenv.Proof(t, row)
 }
 
+// What environment.d does to the shell that runs the hooks: "set +e" has it go
+// on after one that fails, in this file, in those after it, and in hooks.
+func TestOracleErrexit(t *testing.T) {
+	needOriginals(t)
+	for _, snippets := range [][]string{
+		{"set +e\n"}, {"set +e\nfalse\n"}, {"set +e\n", "false\necho $UNSET\n"}, {"set +e\n", "false\n", "set -e\n"}, {"set +eu\necho $UNSET\n"},
+		{"set +e\n", "set -e\nfalse\n"}, {"set +o errexit\n", "return 3\n"}, {"set +o pipefail\nfalse | true\n"}, {"set -x\n"}, {"( set +e )\n"},
+	} {
+		r := &tree{t, nil, t.TempDir()}
+		for i, text := range snippets {
+			r.write(fmt.Sprintf("base/environment.d/%d-x", i), text, 0o644)
+		}
+		for name, text := range map[string]string{"1-a": "exit 3\n", "2-b": "echo $0 >>$TRACE\n", "3-c": "kill -9 $$\n", "4-d": "", "5-e": "exit 1\n"} {
+			r.write("base/configure.d/"+name, "#!/bin/sh\n"+text, 0o755)
+		}
+		r.write("base/configure.d/35-none", "#!/nonexistent\n", 0o755)
+		r.write("base/post-configure.d/1-p", "#!/bin/sh\necho p >>$TRACE\n", 0o755)
+		r.write("base/error.d/1-e", "#!/bin/sh\necho e >>$TRACE\n", 0o755)
+		both(t, fmt.Sprintf("%q", snippets), r.dir, "os-refresh-config", []string{"OS_REFRESH_CONFIG_BASE_DIR=base"}, []string{"--lockfile", "lock"})
+	}
+}
+
+// An environment.d that is a file is passed over.
+func TestOracleEnvironmentFile(t *testing.T) {
+	needOriginals(t)
+	r := &tree{t, nil, t.TempDir()}
+	r.write("base/environment.d", "exit 1\n", 0o644)
+	r.write("base/configure.d/1-a", "#!/bin/sh\necho ran\n", 0o755)
+	both(t, "environment.d is a file", r.dir, "os-refresh-config", []string{"OS_REFRESH_CONFIG_BASE_DIR=base"}, []string{"--lockfile", "lock"})
+}
+
 func TestOracleRefreshArguments(t *testing.T) {
 	needOriginals(t)
 	dir := t.TempDir()

@@ -20,6 +20,9 @@ type shell struct {
 	env []string
 	// dir and umask are set only when a snippet changed them.
 	dir, umask string
+	// goesOn says that a snippet took "set -e" back: a shell that ran the hooks
+	// itself would go on after one that fails.
+	goesOn bool
 }
 
 // wrap makes a hook start in the shell's directory and with its umask.
@@ -42,9 +45,9 @@ const (
 )
 
 // sourcer is run by bash with the snippets as arguments, after toStdout or
-// toFile. It reports in records that end with a zero byte: the directory
-// and umask, a snippet before it is sourced, and at the end directory, umask
-// and environment. The options are dib-run-parts': snippets rely on failing at an unset variable.
+// toFile. It reports in records that end with a zero byte: the directory,
+// umask and options, a snippet before it is sourced, and at the end directory,
+// umask, options and environment. The options are dib-run-parts': snippets rely on failing at an unset variable.
 // As there, a function without arguments sources them: "local" works, and what
 // declare makes does not outlive it.
 const sourcer = `set -ue -o pipefail
@@ -62,9 +65,9 @@ _hook_source() {
 }
 # The subshell keeps bash from complaining about the function it left in the middle.
 (
-    _hook_say "state" "$PWD" "$(umask)"
+    _hook_say "state" "$PWD" "$(umask)" "$-"
     _hook_source
-    _hook_say "state" "$PWD" "$(umask)" "env"
+    _hook_say "state" "$PWD" "$(umask)" "$-" "env"
     command env -0 >&"$_hook_fd"
 )`
 
@@ -129,7 +132,7 @@ var errEnded = errors.New("ended the shell before the hooks could run")
 // report is what the sourcing shell said.
 type report struct {
 	files  []string
-	states [][2]string // directory and umask, before and after
+	states [][3]string // directory, umask and options, before and after
 	env    []string
 }
 
@@ -138,9 +141,9 @@ func readReport(text string) report {
 	words := strings.Split(strings.TrimSuffix(text, "\x00"), "\x00")
 	for len(words) > 0 {
 		switch {
-		case words[0] == "state" && len(words) >= 3:
-			rep.states = append(rep.states, [2]string{words[1], words[2]})
-			words = words[3:]
+		case words[0] == "state" && len(words) >= 4:
+			rep.states = append(rep.states, [3]string{words[1], words[2], words[3]})
+			words = words[4:]
 		case words[0] == "file" && len(words) >= 2:
 			rep.files = append(rep.files, words[1])
 			words = words[2:]
@@ -172,6 +175,7 @@ func (rep report) shell() *shell {
 		if before[1] != after[1] {
 			s.umask = after[1]
 		}
+		s.goesOn = !strings.Contains(after[2], "e")
 	}
 	return s
 }

@@ -64,6 +64,9 @@ type Runner struct {
 	// Trace makes bash print each command of environment.d as it is sourced.
 	// The values of variables reach the log with it.
 	Trace bool
+	// Errexit has "set +e" in a snippet go for the hooks, too: those that fail
+	// are passed over.
+	Errexit bool
 	// Match replaces [Name]; nil means Name.
 	Match *regexp.Regexp
 	// Exec starts a program and waits for it, as [command.Exec.Run] does and
@@ -143,6 +146,11 @@ func (r *Runner) Run(ctx context.Context) error {
 			if after := r.After(name, took, err); err == nil {
 				err = after
 			}
+		}
+		if _, failed := errors.AsType[*Error](err); failed && r.Errexit && s.sh.goesOn {
+			r.sayUnstarted(err)
+			r.say("%s completed", name)
+			continue
 		}
 		if err != nil {
 			return err
@@ -321,6 +329,22 @@ func (e *Error) ExitStatus() int {
 		return 127
 	}
 	return 126
+}
+
+// sayUnstarted says why a hook, or a shell, did not run.
+func (r *Runner) sayUnstarted(err error) {
+	e, ok := errors.AsType[*Error](err)
+	if !ok {
+		return
+	}
+	if _, exited := errors.AsType[*command.ExitError](e.Err); exited {
+		return
+	}
+	why := e.Err
+	if p, ok := errors.AsType[*fs.PathError](why); ok {
+		why = p.Err
+	}
+	r.say("%s: %v", e.Path, why)
 }
 
 // maxReport bounds it: an environment cannot be larger and reach a hook.

@@ -1,6 +1,7 @@
 package hook
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -26,10 +27,10 @@ func List(dir string) ([]string, error) { return list(dir, Name, isExecutable, C
 
 // Snippets returns the names of the files of an environment.d directory in
 // the order they are sourced, which is plainly bytewise: 10-x, 100-z, 9-y. The
-// execute bit does not matter. A directory that is not there has none.
+// execute bit does not matter. A directory that is not there has none, nor has a file.
 func Snippets(dir string) ([]string, error) {
 	names, err := list(dir, snippetName, func(string) bool { return true }, strings.Compare)
-	if os.IsNotExist(err) {
+	if os.IsNotExist(err) || errors.Is(err, unix.ENOTDIR) {
 		return nil, nil
 	}
 	return names, err

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"regexp"
 
@@ -31,7 +30,7 @@ func (p RunParts) Main(ctx context.Context, args []string) int {
 	if list {
 		args = args[1:]
 	}
-	r := Runner{Stdin: p.Stdin, Stdout: p.Stdout, Log: p.Stderr, Prefix: p.Name + " ", Dated: true, Trace: true, Bond: command.Share}
+	r := Runner{Stdin: p.Stdin, Stdout: p.Stdout, Log: p.Stderr, Prefix: p.Name + " ", Dated: true, Trace: true, Errexit: true, Bond: command.Share}
 	if len(args) > 0 {
 		r.Dir = args[0]
 	}
@@ -62,13 +61,7 @@ func (p RunParts) Main(ctx context.Context, args []string) int {
 		r.say("%v", err)
 		return 1
 	}
-	if _, exited := errors.AsType[*command.ExitError](e.Err); !exited {
-		why := e.Err
-		if p, ok := errors.AsType[*fs.PathError](why); ok {
-			why = p.Err
-		}
-		r.say("%s: %v", e.Path, why)
-	}
+	r.sayUnstarted(err)
 	return e.ExitStatus()
 }
 
