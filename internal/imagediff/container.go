@@ -257,7 +257,7 @@ func (c *collector) manifest(l layout, d v1.Descriptor, depth int) error {
 	if err != nil {
 		return err
 	}
-	if len(m.Layers) == 1 && m.Layers[0].MediaType == registry.DiskType {
+	if len(m.Layers) > 0 && m.Layers[0].MediaType == registry.DiskType {
 		c.image.Size = m.Layers[0].Size
 		return c.blob(l, m.Layers[0], c.packed)
 	}

@@ -3,8 +3,10 @@ package imagediff
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -18,6 +20,7 @@ import (
 	"goldsmith/internal/fat"
 	"goldsmith/internal/filelist"
 	"goldsmith/internal/qcow2"
+	"goldsmith/internal/registry"
 	"goldsmith/internal/tarball"
 	"goldsmith/internal/testenv"
 	"goldsmith/internal/tree"
@@ -206,9 +209,23 @@ func TestFormats(t *testing.T) {
 	run("qemu-img", "convert", "-O", "vmdk", ext, filepath.Join(dir, "disk.vmdk"))
 	run("zstd", "-q", ext, "-o", filepath.Join(dir, "disk.raw.zst"))
 	run("zstd", "-q", plain, "-o", filepath.Join(dir, "a.tar.zst"))
+	layout, err := registry.Open(filepath.Join(dir, "oci"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(ext)
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest, _, err := layout.PutImage(t.Context(), ext, registry.Image{
+		Name: "t", Version: "1", Arch: "amd64", Size: int64(len(raw)), SHA256: fmt.Sprintf("%x", sha256.Sum256(raw)),
+	})
+	if err := errors.Join(err, layout.Tag(digest, "one")); err != nil {
+		t.Fatal(err)
+	}
 	want := readImage(t, asEROFS(t, system()))
-	for _, name := range []string{plain, root, ext, "disk.qcow2", "disk.vmdk", "disk.raw.zst", "a.tar.zst"} {
-		if !filepath.IsAbs(name) {
+	for _, name := range []string{plain, root, ext, "disk.qcow2", "disk.vmdk", "disk.raw.zst", "a.tar.zst", "oci:" + layout.Dir() + ":one"} {
+		if !filepath.IsAbs(name) && !strings.HasPrefix(name, "oci:") {
 			name = filepath.Join(dir, name)
 		}
 		if d := Compare(want, readImage(t, name)); !d.Same {
