@@ -61,6 +61,7 @@ func sampleRoot() *tree.Tree {
 	copy(boot[510:], "\x55\xaa")
 	copy(core[sector:], "core")
 	le.PutUint16(core[coreLength:], 3)
+	copy(core[coreSegment:], grubSegment)
 	t.AddFile(GrubDir+"/boot.img", 0o644, boot)
 	t.AddFile(GrubDir+"/core.img", 0o644, core)
 	t.AddFile(lib+"modules.dep", 0o644, []byte("kernel/dm-verity.ko:\nkernel/erofs.ko:\nkernel/ext4.ko:\n"))

@@ -29,6 +29,8 @@ const (
 	bootDrive   = 0x66  // boot.img: a jump that two nops replace on a hard disk
 	coreBlocks  = 0x1f4 // core.img: where the rest of it is, 8 bytes
 	coreLength  = 0x1fc // core.img: how many sectors that are, 2 bytes
+	coreSegment = 0x1fe // core.img: where in memory they go
+	grubSegment = "\x20\x08"
 	coreMaxSize = mib - 34*sector
 )
 
@@ -54,7 +56,7 @@ func readGRUB(t *tree.Tree) (*grub, error) {
 	if len(g.boot) != sector || !bytes.HasSuffix(g.boot, []byte{0x55, 0xaa}) {
 		return nil, command.BadInput(fmt.Errorf("/%s/boot.img: not GRUB's boot sector", GrubDir), "")
 	}
-	if rest := (len(g.core) - 1) / sector; rest < 1 || int(le.Uint16(g.core[coreLength:])) != rest {
+	if rest := (len(g.core) - 1) / sector; rest < 1 || int(le.Uint16(g.core[coreLength:])) != rest || string(g.core[coreSegment:sector]) != grubSegment {
 		return nil, command.BadInput(fmt.Errorf("/%s/core.img: not an image that grub-mkimage -O i386-pc makes", GrubDir), "")
 	}
 	return g, nil
@@ -72,6 +74,7 @@ func (g *grub) install(w *target, p *Partition) error {
 	if _, err := w.part(p).WriteAt(core, 0); err != nil {
 		return err
 	}
+	p.Filesystem, p.Used = "grub", roundUp(int64(len(core)), sector)
 	boot := bytes.Clone(g.boot[:bootCode])
 	le.PutUint64(boot[bootSector:], first)
 	copy(boot[bootDrive:], "\x90\x90")

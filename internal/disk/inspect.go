@@ -181,6 +181,11 @@ func probe(p *Partition, r io.ReaderAt) {
 		return len(head) >= off+len(magic) && string(head[off:off+len(magic)]) == magic
 	}
 	switch {
+	case p.Type == typeBIOS:
+		// GRUB's first sector says how many follow.
+		if is(coreSegment, grubSegment) {
+			p.Filesystem, p.Used = "grub", sector*(1+int64(le.Uint16(head[coreLength:])))
+		}
 	case is(erofs.SuperOffset, "\xe2\xe1\xf5\xe0"):
 		p.Filesystem, p.Label = "erofs", text(head, erofs.SuperOffset+64, 16)
 		if len(head) >= erofs.SuperOffset+128 {

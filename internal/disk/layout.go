@@ -37,10 +37,11 @@ type Partition struct {
 	GUID       string `json:"guid"` // in lower case
 	Start      int64  `json:"start"`
 	Size       int64  `json:"size"`
-	Filesystem string `json:"filesystem,omitempty"` // vfat, erofs, verity, ext4, …; empty when there is none
+	Filesystem string `json:"filesystem,omitempty"` // vfat, erofs, verity, grub, ext4, …; empty when there is none
 	Label      string `json:"label,omitempty"`
 	SHA256     string `json:"sha256,omitempty"` // of an EROFS's Used bytes, in hexadecimal
-	// Used is the length of an EROFS, or of a hash tree with its superblock. Of a FAT it is the sum of its files in
+	// Used is the length of an EROFS, of a hash tree with its superblock, or of
+	// GRUB in whole sectors. Of a FAT it is the sum of its files in
 	// what Write returns, and the clusters in use in what Inspect found.
 	Used int64 `json:"used"`
 

@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"goldsmith/internal/command"
+	"goldsmith/internal/disk"
 	"goldsmith/internal/fat"
 	"goldsmith/internal/testenv"
 	"goldsmith/internal/tree"
@@ -205,5 +206,19 @@ func TestKernelImage(t *testing.T) {
 	newCollector(context.Background(), m).kernelImages(io.NewSectionReader(f, 0, 64<<20))
 	if m.Cmdline != "root=PARTUUID=abc ro quiet" || strings.Join(m.Kernels, " ") != "6.1.0-9-amd64" || m.Notes != nil {
 		t.Errorf("command line %q, kernels %q, notes %q", m.Cmdline, m.Kernels, m.Notes)
+	}
+}
+
+// Whatever of the command line names the disk's own content is called by its
+// place.
+func TestCommandLine(t *testing.T) {
+	m := &Image{
+		Cmdline: "root=PARTUUID=00112233-4455-6677-8899-aabbccddeeff roothash=00112233445566778899aabbccddeeffffeeddccbbaa99887766554433221100 ro",
+		Partitions: []disk.Partition{
+			{Name: "root-a", GUID: "00112233-4455-6677-8899-aabbccddeeff"}, {Name: "verity-a", GUID: "ffeeddcc-bbaa-9988-7766-554433221100"}, {},
+		},
+	}
+	if got, want := m.commandLine(), "root=PARTUUID=<root-a> roothash=<root-a><verity-a> ro"; got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }

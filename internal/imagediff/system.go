@@ -26,12 +26,14 @@ func (m *Image) partitions() string {
 }
 
 // commandLine is the kernel's, in which the disk's own partitions are called
-// by their names: their GUIDs are digests, and differ whenever anything does.
+// by their names: their GUIDs are digests, and differ whenever anything does. A
+// root hash is the GUIDs of root and hash tree, without dashes.
 func (m *Image) commandLine() string {
 	line := m.Cmdline
 	for _, p := range m.Partitions {
 		if p.GUID != "" && p.Name != "" {
 			line = strings.ReplaceAll(line, p.GUID, "<"+p.Name+">")
+			line = strings.ReplaceAll(line, strings.ReplaceAll(p.GUID, "-", ""), "<"+p.Name+">")
 		}
 	}
 	return line
