@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -155,7 +156,11 @@ func TestHostileServers(t *testing.T) {
 			})
 		})
 		dst := make(memory, len(s.uki))
-		_, err := s.open(t, site).Write(t.Context(), UKI, dst, Options{})
+		im := s.open(t, site)
+		if tt.want == "stalls" {
+			im.src.(*layout).files.(website).web.timing.stall = 50 * time.Millisecond
+		}
+		_, err := im.Write(t.Context(), UKI, dst, Options{})
 		if err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v; want %q", name, err, tt.want)
 		}
