@@ -161,7 +161,9 @@ func (a *app) run(ctx context.Context, io command.IO, words []string) error {
 		return out.Recover(ctx)
 	}
 	s := applycfg.FromEnvironment(a.metadata, a.list)
-	s.Fallback = a.fallback
+	s.Fallback, s.Deprecated = a.fallback, func(path string) {
+		a.say(io, "deprecated: the list of metadata files is %s; collectcfg writes %s", path, applycfg.DefaultList)
+	}
 	doc, err := s.LoadContext(ctx)
 	if err != nil {
 		return err

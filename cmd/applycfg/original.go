@@ -126,6 +126,7 @@ func (o *original) run() (status int, err error) {
 	}
 	s := applycfg.FromEnvironment(o.metadata, "")
 	s.Original, s.Fallback = true, o.fallback
+	s.Deprecated = func(path string) { o.log("WARNING", "DEPRECATED: falling back to "+path) }
 	if o.listGiven {
 		s.List = &o.list
 	}

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/signal"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -16,6 +15,7 @@ import (
 	"goldsmith/internal/argparse"
 	"goldsmith/internal/command"
 	"goldsmith/internal/hook"
+	"goldsmith/internal/metadata"
 	"goldsmith/internal/refreshcfg"
 )
 
@@ -55,10 +55,13 @@ func runOriginal(name string, args []string) int {
 		}},
 		{Names: []string{"--lockfile"}, Nargs: 1, Take: func(v []string) error { o.Lock = v[0]; return nil }},
 		{Names: []string{"--timeout"}, Nargs: 1, Take: func(v []string) error {
-			n, err := pythonInt(v[0])
+			n, ok := metadata.Int(v[0])
+			if !ok {
+				return fmt.Errorf("argument --timeout: invalid int value: %s", argparse.Quote(v[0]))
+			}
 			// The original takes a negative one for a time that is never over.
 			o.Timeout = time.Duration(max(n, 0)) * time.Second
-			return err
+			return nil
 		}},
 	}, args)
 	switch {
@@ -116,19 +119,6 @@ func logLine(w io.Writer, least, level, message string) {
 		return
 	}
 	fmt.Fprintf(w, "[%s] (%s) [%s] %s\n", time.Now().Format("2006-01-02 15:04:05,000"), original, level, message)
-}
-
-// maxTimeout bounds --timeout, in seconds.
-const maxTimeout = 1<<31 - 1
-
-// pythonInt reads a number as Python's int does.
-func pythonInt(word string) (int, error) {
-	digits := strings.TrimSpace(word)
-	n, err := strconv.ParseInt(strings.ReplaceAll(digits, "_", ""), 10, 64)
-	if err != nil || strings.HasPrefix(digits, "_") || strings.HasSuffix(digits, "_") || strings.Contains(digits, "__") {
-		return 0, fmt.Errorf("argument --timeout: invalid int value: %s", argparse.Quote(word))
-	}
-	return int(min(n, maxTimeout)), nil
 }
 
 func originalUsage(name string) string {

@@ -300,6 +300,18 @@ func TestSources(t *testing.T) {
 			t.Errorf("Load(%+v) = %s; want %s%s", tc.s, metadata.JSON(got), tc.want, tc.errors)
 		}
 	}
+	defer func(was string) { oldList = was }(oldList)
+	for old, want := range map[string][2]string{p("files.json"): {p("files.json"), p("files.json")}, p("none"): {"", p("none")}} {
+		oldList = old
+		t.Setenv("OS_CONFIG_FILES_PATH", p("none"))
+		for i, original := range []bool{false, true} {
+			got := ""
+			s := Sources{Original: original, Deprecated: func(path string) { got = path }}
+			if _, err := s.Load(); err != nil || got != want[i] {
+				t.Errorf("old list %s, original %v: told %q, %v; want %q", old, original, got, err, want[i])
+			}
+		}
+	}
 	s := Sources{Files: []string{p("a.json"), p("bad.json"), p("none")}}
 	if got := metadata.JSON(s.Salvage()); got != `{"a": 1, "o": {"x": 1}, "completion-signal": "u"}` {
 		t.Errorf("Salvage = %s", got)

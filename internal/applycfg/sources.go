@@ -13,6 +13,7 @@ import (
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/metadata"
+	"goldsmith/internal/template"
 )
 
 // DefaultList is where collectcfg writes the list of its metadata files.
@@ -40,8 +41,11 @@ type Sources struct {
 	// empty. Nil means DefaultList, and OldList where that is empty.
 	List *string
 	// Original is to pass over Files that are not there or hold no object, as
-	// os-apply-config does.
+	// os-apply-config does, and entries of List that Python counts as empty.
 	Original bool
+	// Deprecated is told the path when OldList is read; with Original also
+	// where that is not there. Nil is not told.
+	Deprecated func(path string)
 }
 
 // OriginalFallback is what os-apply-config reads first unless told otherwise.
@@ -83,14 +87,21 @@ func (s Sources) paths(ctx context.Context) ([]string, error) {
 	if s.List != nil {
 		list = *s.List
 	}
-	paths, err := readList(ctx, list)
+	paths, err := s.readList(ctx, list)
 	if len(paths) == 0 && err == nil && list == normal {
-		paths, err = readList(ctx, OldList)
+		paths, err = s.readList(ctx, oldList)
+		if s.Deprecated != nil && (s.Original || len(paths) > 0) {
+			s.Deprecated(oldList)
+		}
 	}
 	return paths, err
 }
 
-func readList(ctx context.Context, list string) ([]string, error) {
+// oldList is OldList but in tests.
+var oldList = OldList
+
+// readList reads a list of paths. An entry that is null is an empty path.
+func (s Sources) readList(ctx context.Context, list string) ([]string, error) {
 	v, err := readJSON(ctx, list)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -102,7 +113,7 @@ func readList(ctx context.Context, list string) ([]string, error) {
 	var paths []string
 	for _, i := range items {
 		path, isText := i.(string)
-		ok = ok && isText
+		ok = ok && (isText || i == nil || s.Original && falsyJSON(i))
 		paths = append(paths, path)
 	}
 	if !ok {
@@ -110,6 +121,18 @@ func readList(ctx context.Context, list string) ([]string, error) {
 			`collectcfg writes it, such as ["/var/lib/os-collect-config/nocloud.json"]`)
 	}
 	return paths, nil
+}
+
+func falsyJSON(v any) bool {
+	switch v := v.(type) {
+	case bool:
+		return !v
+	case []any:
+		return len(v) == 0
+	case template.Falsier:
+		return v.Falsy()
+	}
+	return false
 }
 
 // Load merges the metadata files. Unless the user named them, files that are

@@ -14,7 +14,6 @@ import (
 	"iter"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -146,7 +145,7 @@ func merge(a, b *Object) *Object {
 }
 
 // Lookup follows a dotted key such as "a.b.0" through objects and lists; a
-// negative index counts from the end. Null on the way, or at the end, counts
+// negative index counts from the end, and is written as [Int] reads it. Null on the way, or at the end, counts
 // as not there. A key that itself contains a dot cannot be reached.
 func Lookup(doc any, key string) (any, bool) {
 	for part := range strings.SplitSeq(key, ".") {
@@ -166,8 +165,8 @@ func Lookup(doc any, key string) (any, bool) {
 }
 
 func element(list []any, index string) any {
-	i, err := strconv.Atoi(index)
-	if err != nil {
+	i, ok := Int(index)
+	if !ok {
 		return nil
 	}
 	if i < 0 {
