@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"math/rand/v2"
@@ -15,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -248,5 +251,50 @@ func TestResume(t *testing.T) {
 		if err != nil || !bytes.Equal(dst, s.root) || st.Fetched == 0 {
 			t.Errorf("cache %s: the root differs (%v), %+v", name, err, st)
 		}
+	}
+}
+
+// A registry that wants a login gets that of docker(1), for ranges too, and one
+// that it refuses is not asked again.
+func TestLogin(t *testing.T) {
+	s := newSample(t)
+	var refused atomic.Int64
+	inner := ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0)))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); user != "machine" || password != "secret" {
+			refused.Add(1)
+			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		inner.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	host := strings.TrimPrefix(server.URL, "http://")
+	config := t.TempDir()
+	t.Setenv("DOCKER_CONFIG", config)
+	login := func(secret string) {
+		t.Helper()
+		auth := base64.StdEncoding.EncodeToString([]byte("machine:" + secret))
+		text := fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, host, auth)
+		if err := os.WriteFile(filepath.Join(config, "config.json"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	login("secret")
+	if err := s.layout.Push(t.Context(), s.digest, host+"/images/demo"); err != nil {
+		t.Fatal(err)
+	}
+	dst := make(memory, len(s.uki))
+	if _, err := s.open(t, host+"/images/demo").Write(t.Context(), UKI, dst, Options{}); err != nil || !bytes.Equal(dst, s.uki) {
+		t.Errorf("logged in, the kernel image differs (%v)", err)
+	}
+	login("wrong")
+	before := refused.Load()
+	if _, err := open(t.Context(), s.at(host+"/images/demo"), impatient); err == nil || !strings.Contains(err.Error(), "401") {
+		t.Errorf("with a wrong login: %v", err)
+	}
+	if n := refused.Load() - before; n > 2 {
+		t.Errorf("the registry was asked %d times", n)
 	}
 }
