@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"path/filepath"
@@ -47,7 +46,7 @@ func (t *treeFlags) load() (*schema.Schema, []applycfg.Parsed, error) {
 type checked struct {
 	schema    *schema.Schema
 	templates int
-	found     []finding
+	found     []schema.Finding
 	doc       *metadata.Object // nil without --metadata
 }
 
@@ -57,13 +56,13 @@ func (t *treeFlags) check() (c checked, err error) {
 		return c, err
 	}
 	c.schema, c.templates = s, len(parsed)
-	c.found = unknownKeys(s, parsed)
+	c.found = s.Unknown(parsed)
 	if t.metadata != nil {
 		if c.doc, err = applycfg.FromEnvironment(t.metadata, "").Load(); err != nil {
 			return c, err
 		}
 		c.doc = s.WithDefaults(c.doc)
-		c.found = append(c.found, wrongValues(s, parsed, c.doc)...)
+		c.found = append(c.found, s.Wrong(parsed, c.doc)...)
 	}
 	return c, nil
 }
@@ -96,25 +95,6 @@ func noWords(words []string) error {
 	return nil
 }
 
-// finding is what is wrong with a tree, or with metadata for it.
-type finding struct {
-	Template string `json:"template,omitempty"` // FILE:LINE that reads the key
-	Key      string `json:"key"`
-	Problem  string `json:"problem"`
-	Schema   string `json:"schema,omitempty"` // FILE:LINE that says what it has to be
-}
-
-func (f finding) String() string {
-	s := fmt.Sprintf("key %s %s", f.Key, f.Problem)
-	if f.Template != "" {
-		s = f.Template + ": " + s
-	}
-	if f.Schema != "" {
-		s += " (" + f.Schema + ")"
-	}
-	return s
-}
-
 func checkCommand() *command.Command {
 	var t treeFlags
 	var strict bool
@@ -142,88 +122,29 @@ func checkCommand() *command.Command {
 			found := c.found
 			if t.metadata != nil && len(found) == 0 {
 				tree := applycfg.Templates{Dir: t.templates, Strict: strict, Elsewhere: true,
-					Secret: secretOf(c.schema, "")}
+					Secret: c.schema.Secrets("")}
 				if _, err := tree.Render(ctx, c.doc); err != nil {
 					return err
 				}
 			}
 			if t.json {
 				if found == nil {
-					found = []finding{}
+					found = []schema.Finding{}
 				}
 				if err := json.NewEncoder(io.Stdout).Encode(map[string]any{"templates": c.templates, "findings": found}); err != nil {
 					return err
 				}
 			}
-			return asError(found)
+			return schema.AsError(found)
 		},
 	}
-}
-
-// asError makes an error of findings, a line for each.
-func asError(found []finding) error {
-	if len(found) == 0 {
-		return nil
-	}
-	var lines []string
-	for _, f := range found {
-		lines = append(lines, f.String())
-	}
-	return command.BadInput(errors.New(strings.Join(lines, "\n")), "mend the metadata, the template, or the schema")
-}
-
-// unknownKeys are the keys that templates read and the schema has not, where
-// it has others of their beginning.
-func unknownKeys(s *schema.Schema, parsed []applycfg.Parsed) []finding {
-	var found []finding
-	r := s.Resolver()
-	for _, p := range parsed {
-		for _, u := range p.Uses() {
-			if _, ok := r.Resolve(u.Key, u.Within); !ok {
-				f := finding{Template: fmt.Sprintf("%s:%d", p.Source, u.Line), Key: u.Key, Problem: "is not in the schema"}
-				if near := s.Near(u.Key); near != "" {
-					f.Problem += "; is it " + near + "?"
-				}
-				found = append(found, f)
-			}
-		}
-	}
-	return found
-}
-
-// wrongValues are the values that are not what the schema says, each with a
-// template that reads it.
-func wrongValues(s *schema.Schema, parsed []applycfg.Parsed, doc *metadata.Object) []finding {
-	var found []finding
-	var uses map[string]string
-	for _, p := range s.Validate(doc) {
-		if uses == nil {
-			uses = firstUses(s, parsed)
-		}
-		found = append(found, finding{uses[p.Rule], p.Key, p.What, p.Place})
-	}
-	return found
-}
-
-// firstUses is where each key of the schema is read first, FILE:LINE.
-func firstUses(s *schema.Schema, parsed []applycfg.Parsed) map[string]string {
-	at := map[string]string{}
-	r := s.Resolver()
-	for _, p := range parsed {
-		for _, u := range p.Uses() {
-			if name, ok := r.Resolve(u.Key, u.Within); ok && name != "" && at[name] == "" {
-				at[name] = fmt.Sprintf("%s:%d", p.Source, u.Line)
-			}
-		}
-	}
-	return at
 }
 
 // keyUse is a key that a tree reads.
 type keyUse struct {
 	Key      string          `json:"key"` // as the schema has it, or as the template writes it
 	Type     string          `json:"type,omitempty"`
-	Default  json.RawMessage `json:"default,omitempty"`
+	Default  json.RawMessage `json:"default,omitempty"` // none of a secret
 	Required bool            `json:"required,omitempty"`
 	Secret   bool            `json:"secret,omitempty"`
 	Doc      string          `json:"doc,omitempty"`
@@ -275,7 +196,7 @@ func (k keyUse) about() string {
 	if k.Secret {
 		words = append(words, "secret")
 	}
-	if k.Default != nil && !k.Secret {
+	if k.Default != nil {
 		words = append(words, "= "+string(k.Default))
 	}
 	if s := strings.TrimSpace(strings.Join(words, " ")); s != "" {
@@ -288,7 +209,7 @@ func (k keyUse) about() string {
 // the order of their paths.
 func keysOf(s *schema.Schema, parsed []applycfg.Parsed) []keyUse {
 	list, index := []keyUse{}, map[string]int{}
-	r := s.Resolver()
+	r, secret := s.Resolver(), s.Secrets("")
 	for _, p := range parsed {
 		for _, u := range p.Uses() {
 			name, ok := r.Resolve(u.Key, u.Within)
@@ -305,7 +226,7 @@ func keysOf(s *schema.Schema, parsed []applycfg.Parsed) []keyUse {
 				k := keyUse{Key: name}
 				if rule := s.Key(name); rule != nil {
 					k.Type, k.Required, k.Secret, k.Doc = rule.Type, rule.Required, rule.Secret, rule.Doc
-					if rule.Default != nil {
+					if rule.Default != nil && !secret(strings.ReplaceAll(name, "[]", "")) {
 						k.Default = json.RawMessage(metadata.JSON(rule.Default))
 					}
 				}

@@ -180,7 +180,7 @@ func (a *app) run(ctx context.Context, io command.IO, words []string) error {
 		return a.truth(doc)
 	}
 	a.rules = rules
-	if err := a.validates(doc); err != nil {
+	if err := rules.Refuse(a.templates, doc); err != nil {
 		return err
 	}
 	if doc, err = applycfg.Subhash(doc, a.subhash); err != nil {
@@ -211,20 +211,8 @@ func (a *app) check(words []string) error {
 	return nil
 }
 
-// validates holds the metadata to the schema.
-func (a *app) validates(doc *metadata.Object) error {
-	if len(a.rules.Validate(doc)) == 0 {
-		return nil
-	}
-	parsed, err := applycfg.Templates{Dir: a.templates}.Parse()
-	if err != nil {
-		return err
-	}
-	return asError(wrongValues(a.rules, parsed, doc))
-}
-
 func (a *app) apply(ctx context.Context, io command.IO, doc *metadata.Object, out applycfg.Output) error {
-	t := applycfg.Templates{Dir: a.templates, Strict: a.strict, Secret: secretOf(a.rules, a.subhash), Hide: a.diff}
+	t := applycfg.Templates{Dir: a.templates, Strict: a.strict, Secret: a.rules.Secrets(a.subhash), Hide: a.diff}
 	files, err := t.Render(ctx, doc)
 	if err != nil {
 		return err

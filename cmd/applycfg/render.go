@@ -57,11 +57,11 @@ func renderCommand() *command.Command {
 				return err
 			}
 			doc = s.WithDefaults(doc)
-			if err := asError(wrongValues(s, parsed, doc)); err != nil {
+			if err := schema.AsError(s.Wrong(parsed, doc)); err != nil {
 				return err
 			}
 			tree := applycfg.Templates{Dir: t.templates, Strict: strict, Elsewhere: true,
-				Secret: secretOf(s, ""), Hide: !secrets && output == ""}
+				Secret: s.Secrets(""), Hide: !secrets && output == ""}
 			rendered, err := tree.Render(ctx, doc)
 			if err != nil {
 				return err
@@ -72,15 +72,6 @@ func renderCommand() *command.Command {
 			return printRendered(io, rendered, t.json)
 		},
 	}
-}
-
-// secretOf tells which dotted keys of the metadata below a key (empty: all) are
-// secret: by their names, or because the schema says so.
-func secretOf(s *schema.Schema, below string) func(key string) bool {
-	if below != "" {
-		below += "."
-	}
-	return func(key string) bool { return applycfg.SecretName(below+key) || s.Secret(below+key) }
 }
 
 func writeRendered(ctx context.Context, io command.IO, dir string, rendered []applycfg.File) error {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -97,10 +96,10 @@ func (f *planFlags) coming(ctx context.Context, sources applycfg.Sources) ([]str
 		return nil, err
 	}
 	doc = rules.WithDefaults(doc)
-	if err := refused(rules.Validate(doc)); err != nil {
+	if err := rules.Refuse(templates, doc); err != nil {
 		return nil, err
 	}
-	files, err := applycfg.Templates{Dir: templates}.Render(ctx, doc)
+	files, err := applycfg.Templates{Dir: templates, Secret: rules.Secrets("")}.Render(ctx, doc)
 	if err != nil {
 		return nil, err
 	}
@@ -112,19 +111,6 @@ func (f *planFlags) coming(ctx context.Context, sources applycfg.Sources) ([]str
 		}
 	}
 	return paths, err
-}
-
-// refused is what applycfg says of metadata that are not what the schema says,
-// and then writes nothing.
-func refused(problems []schema.Problem) error {
-	if len(problems) == 0 {
-		return nil
-	}
-	var lines []string
-	for _, p := range problems {
-		lines = append(lines, p.String())
-	}
-	return command.BadInput(errors.New(strings.Join(lines, "\n")), "mend the metadata, the template, or the schema")
 }
 
 func printPlan(io command.IO, p refreshcfg.Plan) error {

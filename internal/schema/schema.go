@@ -22,6 +22,7 @@ import (
 	"io/fs"
 	"maps"
 	"math"
+	"math/big"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -164,6 +165,9 @@ func (k *Key) check(form *regexp.Regexp) error {
 	case k.Default != nil && strings.Contains(k.Name, "[]"):
 		return bad(k, "an item of a list has no default")
 	case k.Default != nil && !ofType(k.Default, k.Type):
+		if k.Secret || applycfg.SecretName(k.Name) {
+			return bad(k, "its default is not of type %s", k.Type)
+		}
 		return bad(k, "its default %s is not of type %s", metadata.JSON(k.Default), k.Type)
 	}
 	return nil
@@ -229,6 +233,7 @@ func value(n *yaml.Node) (any, error) {
 	if n.Kind == 0 || n.Tag == "!!null" {
 		return nil, nil
 	}
+	exact(n)
 	var v any
 	if err := n.Decode(&v); err != nil {
 		return nil, err
@@ -236,9 +241,34 @@ func value(n *yaml.Node) (any, error) {
 	return convert(v)
 }
 
+// large begins a text that stands for a large integer. YAML has no such
+// character.
+const large = "\x00"
+
+// exact keeps integers that the YAML library would make floating point numbers.
+func exact(n *yaml.Node) {
+	for _, inner := range n.Content {
+		exact(inner)
+	}
+	if n.Alias != nil && n.Alias.Kind == yaml.ScalarNode {
+		exact(n.Alias)
+	}
+	if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!float" {
+		return
+	}
+	if i, ok := new(big.Int).SetString(n.Value, 0); ok {
+		n.SetString(large + i.String())
+	}
+}
+
 func convert(v any) (any, error) {
 	switch v := v.(type) {
-	case nil, string, bool:
+	case string:
+		if number, ok := strings.CutPrefix(v, large); ok {
+			return metadata.Number(number), nil
+		}
+		return v, nil
+	case nil, bool:
 		return v, nil
 	case int:
 		return metadata.Number(fmt.Sprint(v)), nil

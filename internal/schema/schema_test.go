@@ -35,6 +35,32 @@ func read(t *testing.T, text string) *Schema {
 	return s
 }
 
+// Integers of any size stay what they are.
+func TestLargeIntegers(t *testing.T) {
+	s := read(t, `a: {type: int, default: 123456789012345678901234567890}
+b: {default: [-18446744073709551616, 18446744073709551615, 1e30, 1.5, "123456789012345678901234567890"]}
+c: {default: {x: 18446744073709551616, y: 123456789012345678}}
+d: {type: int, default: &big 100000000000000000000}
+e: {type: int, default: *big}
+`)
+	want := `{"a": 123456789012345678901234567890, ` +
+		`"b": [-18446744073709551616, 18446744073709551615, 1e+30, 1.5, "123456789012345678901234567890"], ` +
+		`"c": {"x": 18446744073709551616, "y": 123456789012345678}, "d": 100000000000000000000, "e": 100000000000000000000}`
+	if got := metadata.JSON(s.WithDefaults(&metadata.Object{})); got != want {
+		t.Errorf("defaults %s; want %s", got, want)
+	}
+}
+
+// The default of a secret is in no error.
+func TestSecretDefaultIsNotShown(t *testing.T) {
+	for _, text := range []string{"a.password: {type: int, default: hunter2}", "a.b: {type: int, default: hunter2, secret: true}"} {
+		_, err := Read(write(t, map[string]string{"a.yaml": text}))
+		if err == nil || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
 func parse(t *testing.T, text string) *metadata.Object {
 	t.Helper()
 	v, err := metadata.Parse("metadata", []byte(text))
