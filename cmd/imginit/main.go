@@ -1,7 +1,8 @@
 // Command imginit is /init of an image's own initramfs. It finds the root
 // partition that the kernel command line names, mounts it read-only through
-// dm-verity, which panics when a block was changed, puts the state partition under /etc, /var and the other writable directories, and
-// hands over to the image's init.
+// dm-verity, which panics when a block was changed, puts the state partition
+// under /etc, /var and the other writable directories, and hands over to the
+// image's init.
 //
 // A live system has no state partition: what it writes is kept in memory. Its
 // root is a SquashFS in the partition that the kernel command line names, on a
@@ -25,11 +26,12 @@
 // counting, the boot loader then takes the other version.
 //
 // The state partition is the one named "state" on the root's disk; it grows to
-// the disk's end, and without an ext4 file system it gets one. It holds etc/upper (what differs from the
-// image's /etc, an overlay), etc/work, and fs/PATH for each state directory,
-// filled from the image the first time. A running system sees it at
-// /run/goldsmith/state. How boots went is in boot/attempts.jsonl there (see
-// [diary]); what was booted, in /run/goldsmith/boot.json (see [booted]).
+// the disk's end, and without an ext4 file system it gets one. It holds
+// etc/upper (what differs from the image's /etc, an overlay), etc/work, and
+// fs/PATH for each state directory, filled from the image the first time. A
+// running system sees it at /run/goldsmith/state. How boots went is in
+// boot/attempts.jsonl there (see [diary]); what was booted, in
+// /run/goldsmith/boot.json (see [booted]).
 package main
 
 import (

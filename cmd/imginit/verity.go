@@ -37,7 +37,9 @@ func openVerity(root, tree string, hash rootHash) (string, error) {
 		return "", fmt.Errorf("device-mapper: %w", err)
 	}
 	defer control.Close()
-	m := mapper{control: control, name: mapperName, uuid: "CRYPT-VERITY-" + hex.EncodeToString(sb.UUID[:]) + "-" + mapperName}
+	// The name and the UUID are as veritysetup and systemd make them.
+	uuid := "CRYPT-VERITY-" + hex.EncodeToString(sb.UUID[:]) + "-" + mapperName
+	m := mapper{control: control, name: mapperName, uuid: uuid}
 	minor, err := m.create("verity", uint64(sb.DataBlocks)*superblock.BlockSize/512, verityTable(root, tree, sb, hash))
 	if err != nil {
 		return "", fmt.Errorf("dm-verity on %s and %s: %w", root, tree, err)

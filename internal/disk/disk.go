@@ -55,7 +55,7 @@ import (
 type Config struct {
 	Name    string     // of the image: letters, digits, ".", "-"
 	Version string     // letters, digits, ".", "_", "~", "-"
-	Root    *tree.Tree // final root, with a kernel and package systemd-boot-efi, for BIOS also GrubDir; it is not changed
+	Root    *tree.Tree // final root, with a kernel, package systemd-boot-efi, and for BIOS GrubDir; it is not changed
 	Init    []byte     // the imginit program
 	Kernel  string     // kernel version; empty takes the newest in Root
 	Cmdline string     // more kernel arguments, separated by spaces

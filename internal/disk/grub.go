@@ -56,8 +56,10 @@ func readGRUB(t *tree.Tree) (*grub, error) {
 	if len(g.boot) != sector || !bytes.HasSuffix(g.boot, []byte{0x55, 0xaa}) {
 		return nil, command.BadInput(fmt.Errorf("/%s/boot.img: not GRUB's boot sector", GrubDir), "")
 	}
-	if rest := (len(g.core) - 1) / sector; rest < 1 || int(le.Uint16(g.core[coreLength:])) != rest || string(g.core[coreSegment:sector]) != grubSegment {
-		return nil, command.BadInput(fmt.Errorf("/%s/core.img: not an image that grub-mkimage -O i386-pc makes", GrubDir), "")
+	rest := (len(g.core) - 1) / sector
+	if rest < 1 || int(le.Uint16(g.core[coreLength:])) != rest || string(g.core[coreSegment:sector]) != grubSegment {
+		err := fmt.Errorf("/%s/core.img: not an image that grub-mkimage -O i386-pc makes", GrubDir)
+		return nil, command.BadInput(err, "")
 	}
 	return g, nil
 }

@@ -70,7 +70,8 @@ func (s *SecureBoot) files() (map[string][]byte, error) {
 			files[path], err = os.ReadFile(path)
 		}
 		if err != nil {
-			return nil, command.BadInput(fmt.Errorf("secure-boot: %w", err), "'imgbuild keys secure-boot DIRECTORY' makes keys")
+			err = fmt.Errorf("secure-boot: %w", err)
+			return nil, command.BadInput(err, "'imgbuild keys secure-boot DIRECTORY' makes keys")
 		}
 	}
 	return files, nil

@@ -109,7 +109,8 @@ const attributes = 0x01 | 0x02 | 0x04 | 0x20
 func (s *Signer) variable(name string, vendor guid, value []byte, when time.Time) ([]byte, error) {
 	when = when.UTC()
 	stamp := le.AppendUint16(nil, uint16(when.Year())) // EFI_TIME
-	stamp = append(stamp, byte(when.Month()), byte(when.Day()), byte(when.Hour()), byte(when.Minute()), byte(when.Second()))
+	stamp = append(stamp, byte(when.Month()), byte(when.Day()))
+	stamp = append(stamp, byte(when.Hour()), byte(when.Minute()), byte(when.Second()))
 	stamp = append(stamp, make([]byte, 9)...)
 	var signed []byte
 	for _, u := range utf16.Encode([]rune(name)) {

@@ -79,7 +79,9 @@ func (s *Signer) detached(data []byte) ([]byte, error) {
 
 // signedData is RFC 2315's SignedData with one signer. attributes are the
 // contents of a SET OF; nil leaves them out.
-func (s *Signer) signedData(b *cryptobyte.Builder, signature, attributes []byte, content cryptobyte.BuilderContinuation) {
+func (s *Signer) signedData(
+	b *cryptobyte.Builder, signature, attributes []byte, content cryptobyte.BuilderContinuation,
+) {
 	sequence(b, func(b *cryptobyte.Builder) {
 		b.AddASN1Int64(1)
 		set(b, func(b *cryptobyte.Builder) { algorithm(b, oidSHA256) })

@@ -69,7 +69,7 @@ func Write(w io.WriterAt, data io.ReaderAt, size int64, p Params) (root Hash, le
 		return Hash{}, 0, fmt.Errorf("verity: %d bytes of data are not whole blocks of %d", size, BlockSize)
 	}
 	if len(p.Salt) > superblock.MaxSalt {
-		return Hash{}, 0, fmt.Errorf("verity: a salt of %d bytes, at most %d are allowed", len(p.Salt), superblock.MaxSalt)
+		return Hash{}, 0, fmt.Errorf("verity: a salt of %d bytes, at most %d fit", len(p.Salt), superblock.MaxSalt)
 	}
 	var tree [][]byte // the lowest level first
 	for level, n := data, size/BlockSize; ; {

@@ -63,11 +63,12 @@ func Read(tree io.ReaderAt) (*Superblock, error) {
 	case string(b[:8]) != "verity\x00\x00":
 		return nil, errors.New("no dm-verity superblock")
 	case le.Uint32(b[8:]) != 1 || le.Uint32(b[12:]) != 1:
-		return nil, fmt.Errorf("dm-verity version %d, hash type %d: only 1 and 1 are known", le.Uint32(b[8:]), le.Uint32(b[12:]))
+		return nil, fmt.Errorf("dm-verity version %d, hash type %d: want 1 and 1", le.Uint32(b[8:]), le.Uint32(b[12:]))
 	case algorithm != "sha256":
 		return nil, fmt.Errorf("dm-verity hash %q: want sha256", algorithm)
 	case le.Uint32(b[64:]) != BlockSize || le.Uint32(b[68:]) != BlockSize:
-		return nil, fmt.Errorf("dm-verity blocks of %d and %d bytes: want %d", le.Uint32(b[64:]), le.Uint32(b[68:]), BlockSize)
+		data, hash := le.Uint32(b[64:]), le.Uint32(b[68:])
+		return nil, fmt.Errorf("dm-verity blocks of %d and %d bytes: want %d", data, hash, BlockSize)
 	case salt > MaxSalt:
 		return nil, fmt.Errorf("dm-verity salt of %d bytes: at most %d are allowed", salt, MaxSalt)
 	case blocks == 0 || blocks > MaxBlocks:
