@@ -41,7 +41,9 @@ type Image struct {
 	digest      v1.Hash
 	disk, index v1.Descriptor
 	release     *release.Release
-	chunks      chunk.Index // nil until it was needed
+	chunks      chunk.Index                  // nil until it was needed
+	lengths     map[chunk.Sum]int64          // of all chunks
+	seeds       map[Seed]map[chunk.Sum]int64 // where chunks are in seeds that were cut
 	fetched     atomic.Int64
 }
 

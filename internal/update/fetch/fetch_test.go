@@ -201,6 +201,42 @@ func TestSeeds(t *testing.T) {
 	}
 }
 
+// reads counts what is read of a seed.
+type reads struct {
+	io.ReaderAt
+	n int
+}
+
+func (r *reads) ReadAt(b []byte, off int64) (int, error) {
+	n, err := r.ReaderAt.ReadAt(b, off)
+	r.n += n
+	return n, err
+}
+
+// A slot is cut once for all parts, and not at all for what a smaller seed has.
+func TestSeedsAreCutOnce(t *testing.T) {
+	s := newSample(t)
+	im := s.open(t, "oci:"+s.layout.Dir())
+	slot, kernel := &reads{bytes.NewReader(s.root), 0}, &reads{bytes.NewReader(s.uki), 0}
+	seeds := []Seed{{slot, int64(len(s.root))}, {kernel, int64(len(s.uki))}}
+	for _, step := range []struct {
+		part         Part
+		slot, kernel int
+	}{
+		{UKI, 0, len(s.uki)},
+		{Root, len(s.root), len(s.uki)},
+		{Root, len(s.root), len(s.uki)},
+	} {
+		if n, err := im.Missing(t.Context(), step.part, seeds...); n != 0 || err != nil {
+			t.Errorf("part %d: %d bytes are missing (%v)", step.part, n, err)
+		}
+		if slot.n != step.slot || kernel.n != step.kernel {
+			t.Errorf("part %d: %d bytes of the slot and %d of the kernel image were read; want %d and %d",
+				step.part, slot.n, kernel.n, step.slot, step.kernel)
+		}
+	}
+}
+
 // A Write that was killed goes on: by what is in place, or else by the cache.
 func TestResume(t *testing.T) {
 	s := newSample(t)

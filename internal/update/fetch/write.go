@@ -3,8 +3,10 @@ package fetch
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -128,11 +130,7 @@ func (im *Image) newWriter(ctx context.Context, part Part) (*writer, error) {
 			w.zeros = append(w.zeros, c)
 			continue
 		}
-		same := w.places[c.Sum]
-		if len(same) > 0 && same[0].Length != c.Length {
-			return nil, fmt.Errorf("%s: chunk index: two lengths for one chunk", im.ref)
-		}
-		w.places[c.Sum] = append(same, c)
+		w.places[c.Sum] = append(w.places[c.Sum], c)
 	}
 	return w, nil
 }
@@ -151,9 +149,16 @@ func (im *Image) readIndex(ctx context.Context) error {
 		return err
 	}
 	if x.Size() != im.release.Disk.Size || x.PackedSize() != im.disk.Size {
-		return fmt.Errorf("chunk index: it is that of another disk")
+		return errors.New("chunk index: it is that of another disk")
 	}
-	im.chunks = x
+	lengths := map[chunk.Sum]int64{}
+	for _, c := range x {
+		if n, ok := lengths[c.Sum]; ok && n != c.Length && !c.Zeros() {
+			return errors.New("chunk index: two lengths for one chunk")
+		}
+		lengths[c.Sum] = c.Length
+	}
+	im.chunks, im.lengths, im.seeds = x, lengths, map[Seed]map[chunk.Sum]int64{}
 	return nil
 }
 
@@ -269,24 +274,53 @@ type found struct {
 	off int64
 }
 
-// search cuts the seeds and returns where the chunks are that are wanted.
+// search returns where in the seeds the chunks are that are wanted. Small seeds
+// are cut first: a kernel image costs less than a slot, and may be enough.
 func (w *writer) search(ctx context.Context, seeds []Seed) (map[chunk.Sum]found, error) {
+	seeds = slices.Clone(seeds)
+	slices.SortStableFunc(seeds, func(a, b Seed) int { return cmp.Compare(a.Size, b.Size) })
 	have := map[chunk.Sum]found{}
 	for _, s := range seeds {
 		if len(have) == len(w.places) {
 			break
 		}
-		// A seed that cannot be read to its end is one with less in it.
-		_ = chunk.Find(ctx, io.NewSectionReader(s, 0, s.Size), func(sum chunk.Sum, off, length int64) {
-			if places := w.places[sum]; len(places) > 0 && places[0].Length == length {
+		offsets, err := w.im.cut(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		for sum := range w.places {
+			if off, ok := offsets[sum]; ok {
 				have[sum] = found{s, off}
 			}
-		})
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
 		}
 	}
 	return have, nil
+}
+
+// cut returns where in a seed chunks of any part are. A seed is cut once for
+// all parts; what is read from it is verified again, for it may have changed
+// since.
+func (im *Image) cut(ctx context.Context, s Seed) (map[chunk.Sum]int64, error) {
+	keep := reflect.TypeOf(s.ReaderAt).Comparable()
+	if keep {
+		if offsets, ok := im.seeds[s]; ok {
+			return offsets, nil
+		}
+	}
+	offsets := map[chunk.Sum]int64{}
+	// A seed that cannot be read to its end is one with less in it.
+	_ = chunk.Find(ctx, io.NewSectionReader(s, 0, s.Size), func(sum chunk.Sum, off, length int64) {
+		if im.lengths[sum] == length {
+			offsets[sum] = off
+		}
+	})
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if keep {
+		im.seeds[s] = offsets
+	}
+	return offsets, nil
 }
 
 // fromSource fetches what is left.
