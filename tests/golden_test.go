@@ -27,41 +27,97 @@ elements: [%s]
 
 // A version that does not start is given up after three attempts, and the
 // machine is back on the one before: by systemd-boot's counter under UEFI, by
-// GRUB's under a BIOS.
+// GRUB's under a BIOS. The diary on the state partition tells why.
 func TestBrokenSlot(t *testing.T) {
 	need(t, false)
 	testenv.Need(t, "mcopy", "mtype", "mdir", "debugfs", "cp")
-	one, two := t.TempDir(), t.TempDir()
-	build(t, one, fmt.Sprintf(golden, "1", "debian, boot, read-only-root"), nil)
-	build(t, two, fmt.Sprintf(golden, "2", "debian, boot, read-only-root, no-init"), []string{elements(t)})
-	for _, f := range []testbed.Firmware{testbed.UEFI, testbed.BIOS} {
-		t.Run(string(f), func(t *testing.T) {
+	one, noInit, sound := t.TempDir(), t.TempDir(), t.TempDir()
+	const small = "debian, boot, read-only-root"
+	build(t, one, fmt.Sprintf(golden, "1", small), nil)
+	build(t, noInit, fmt.Sprintf(golden, "2", small+", no-init"), []string{elements(t)})
+	build(t, sound, fmt.Sprintf(golden, "2", small), nil)
+	const failed = `"stage":"failed","error":"run /sbin/init: no such file or directory"`
+	for _, c := range []struct {
+		name, from string
+		firmware   testbed.Firmware
+		damage     string // partition of which a byte is changed; empty: none
+		at         int64  // which byte
+		console    string // each time
+		diary      string // each time
+	}{
+		{"no init", noInit, testbed.UEFI, "", 0, "BOOT FAILED: run /sbin/init", failed},
+		{"no init", noInit, testbed.BIOS, "", 0, "BOOT FAILED: run /sbin/init", failed},
+		{"root", sound, testbed.UEFI, "root-b", 1100, "not syncing: dm-verity device corrupted", `"stage":"state"`},
+		{"tree", sound, testbed.BIOS, "verity-b", 4096, "not syncing: dm-verity device corrupted", `"stage":"state"`},
+	} {
+		t.Run(c.name+" "+string(c.firmware), func(t *testing.T) {
 			raw := filepath.Join(t.TempDir(), "disk.raw")
 			tool(t, one, "cp", "--sparse=always", "golden.raw", raw)
-			l := installSlotB(t, raw, two)
-			console := &watched{words: []string{"login:"}, seen: make(chan struct{})}
-			c := qemu.Config{Image: raw, Write: true, Firmware: f, Console: console}
-			took := console.wait(t, func(ctx context.Context) error { return qemu.Run(ctx, c) })
-			t.Logf("back on version 1 after %.0f s", took.Seconds())
-			if n := strings.Count(console.text.String(), "BOOT FAILED: run /sbin/init"); n != bootentry.Tries {
-				t.Errorf("version 2 was started %d times:\n%s", n, console.text.String())
+			l := installSlotB(t, raw, c.from)
+			if c.damage != "" {
+				flip(t, raw, partition(l, c.damage).Start+c.at)
 			}
-			esp := raw + "@@" + fmt.Sprint(partition(l, "esp").Start)
-			if f == testbed.UEFI {
-				if list := tool(t, one, "mdir", "-b", "-i", esp, "::/EFI/Linux"); !strings.Contains(list, "golden_2+0-3.efi") {
-					t.Errorf("EFI/Linux:\n%s", list)
+			text := bootUntilLogin(t, raw, c.firmware)
+			if n := strings.Count(text, c.console); n != bootentry.Tries {
+				t.Errorf("version 2 was started %d times:\n%s", n, text)
+			}
+			checkCounter(t, raw, c.firmware, l)
+			// The boot that succeeds notes both of its stages.
+			diary := strings.Split(strings.TrimSpace(attempts(t, raw, l)), "\n")
+			tries := 0
+			for _, line := range diary {
+				if strings.Contains(line, l.Root.RootHash) && strings.Contains(line, c.diary) {
+					tries++
 				}
-			} else if env := tool(t, one, "mtype", "-i", esp, "::/grub/grubenv"); !strings.Contains(env, "left=0\n") {
-				t.Errorf("grubenv: %s", env)
 			}
-			diary := attempts(t, raw, l)
-			if n := strings.Count(diary, `"stage":"failed","error":"run /sbin/init: no such file or directory"`); n != bootentry.Tries {
-				t.Errorf("%d failures in the diary:\n%s", n, diary)
-			}
-			if last := diary[strings.LastIndex(diary, "{"):]; !strings.Contains(last, `"stage":"switch-root"`) {
-				t.Errorf("the diary ends with %s", last)
+			if last := diary[len(diary)-1]; tries != bootentry.Tries || !strings.Contains(last, `"stage":"switch-root"`) || strings.Contains(last, l.Root.RootHash) {
+				t.Errorf("the diary:\n%s", strings.Join(diary, "\n"))
 			}
 		})
+	}
+}
+
+// bootUntilLogin runs a disk until somebody could log in, and returns what the
+// console has shown over all boots.
+func bootUntilLogin(t *testing.T, raw string, f testbed.Firmware) string {
+	t.Helper()
+	console := &watched{words: []string{"login:"}, seen: make(chan struct{})}
+	c := qemu.Config{Image: raw, Write: true, Firmware: f, Console: console}
+	took := console.wait(t, func(ctx context.Context) error { return qemu.Run(ctx, c) })
+	t.Logf("login after %.0f s", took.Seconds())
+	console.mu.Lock()
+	defer console.mu.Unlock()
+	return console.text.String()
+}
+
+// checkCounter wants the tries of version 2 to be used up.
+func checkCounter(t *testing.T, raw string, f testbed.Firmware, l *disk.Layout) {
+	t.Helper()
+	esp := raw + "@@" + fmt.Sprint(partition(l, "esp").Start)
+	if f == testbed.UEFI {
+		if list := tool(t, filepath.Dir(raw), "mdir", "-b", "-i", esp, "::/EFI/Linux"); !strings.Contains(list, "golden_2+0-3.efi") {
+			t.Errorf("EFI/Linux:\n%s", list)
+		}
+	} else if env := tool(t, filepath.Dir(raw), "mtype", "-i", esp, "::/grub/grubenv"); !strings.Contains(env, "left=0\n") {
+		t.Errorf("grubenv: %s", env)
+	}
+}
+
+// flip changes a bit of a file.
+func flip(t *testing.T, file string, at int64) {
+	t.Helper()
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	b := make([]byte, 1)
+	if _, err := f.ReadAt(b, at); err != nil {
+		t.Fatal(err)
+	}
+	b[0] ^= 1
+	if _, err := f.WriteAt(b, at); err != nil {
+		t.Fatal(err)
 	}
 }
 
