@@ -6,10 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"reflect"
 	"slices"
-
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"goldsmith/internal/chunk"
 )
@@ -22,13 +19,6 @@ const (
 	Root Part = iota // the root file system
 	UKI              // the unified kernel image
 )
-
-// Seed is something that may hold chunks of the image: a slot of the disk, a
-// file.
-type Seed struct {
-	io.ReaderAt
-	Size int64 // in bytes
-}
 
 // Options say how a part is written. The zero value takes everything from the
 // source.
@@ -268,61 +258,6 @@ func (w *writer) count(n int64, stat *int64) {
 	}
 }
 
-// found is where a chunk is in a seed.
-type found struct {
-	io.ReaderAt
-	off int64
-}
-
-// search returns where in the seeds the chunks are that are wanted. Small seeds
-// are cut first: a kernel image costs less than a slot, and may be enough.
-func (w *writer) search(ctx context.Context, seeds []Seed) (map[chunk.Sum]found, error) {
-	seeds = slices.Clone(seeds)
-	slices.SortStableFunc(seeds, func(a, b Seed) int { return cmp.Compare(a.Size, b.Size) })
-	have := map[chunk.Sum]found{}
-	for _, s := range seeds {
-		if len(have) == len(w.places) {
-			break
-		}
-		offsets, err := w.im.cut(ctx, s)
-		if err != nil {
-			return nil, err
-		}
-		for sum := range w.places {
-			if off, ok := offsets[sum]; ok {
-				have[sum] = found{s, off}
-			}
-		}
-	}
-	return have, nil
-}
-
-// cut returns where in a seed chunks of any part are. A seed is cut once for
-// all parts; what is read from it is verified again, for it may have changed
-// since.
-func (im *Image) cut(ctx context.Context, s Seed) (map[chunk.Sum]int64, error) {
-	keep := reflect.TypeOf(s.ReaderAt).Comparable()
-	if keep {
-		if offsets, ok := im.seeds[s]; ok {
-			return offsets, nil
-		}
-	}
-	offsets := map[chunk.Sum]int64{}
-	// A seed that cannot be read to its end is one with less in it.
-	_ = chunk.Find(ctx, io.NewSectionReader(s, 0, s.Size), func(sum chunk.Sum, off, length int64) {
-		if im.lengths[sum] == length {
-			offsets[sum] = off
-		}
-	})
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	if keep {
-		im.seeds[s] = offsets
-	}
-	return offsets, nil
-}
-
 // fromSource fetches what is left.
 func (w *writer) fromSource(ctx context.Context) error {
 	d, err := chunk.NewDecoder()
@@ -346,83 +281,5 @@ func (w *writer) fromSource(ctx context.Context) error {
 		return nil
 	})
 	w.stats.Fetched = w.im.fetched.Load() - before
-	return err
-}
-
-// maxGap is what is read and thrown away rather than asking once more, in
-// bytes; maxRequest is where a request ends, so that no server has to keep one
-// open for hours.
-const (
-	maxGap     = 16 << 10
-	maxRequest = 64 << 20
-)
-
-// fetch reads the frames of the wanted chunks, in order, and hands each to
-// take.
-func (im *Image) fetch(ctx context.Context, blob v1.Descriptor, want []chunk.Chunk, take func(chunk.Chunk, []byte) error) error {
-	for len(want) > 0 {
-		err := im.retry(ctx, func() (bool, error) {
-			n, err := im.request(ctx, blob, want, take)
-			want = want[n:]
-			return n > 0, err
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// request asks for the first wanted chunks that lie together and returns how
-// many it brought. From a server that gives the whole blob anyway it takes
-// all.
-func (im *Image) request(ctx context.Context, blob v1.Descriptor, want []chunk.Chunk, take func(chunk.Chunk, []byte) error) (n int, err error) {
-	from := want[0].PackedOffset
-	to := from
-	for _, c := range want {
-		if c.PackedOffset-to > maxGap || to-from > maxRequest {
-			break
-		}
-		to = c.PackedOffset + c.Packed
-	}
-	s, err := im.src.blob(ctx, blob.Digest, from, to-from)
-	if err != nil {
-		return 0, err
-	}
-	defer s.Close()
-	if s.all {
-		to = blob.Size
-	}
-	r := counted{s, &im.fetched}
-	at := s.at
-	var frame []byte
-	for _, c := range want {
-		if c.PackedOffset+c.Packed > to {
-			break
-		}
-		if err := ctx.Err(); err != nil {
-			return n, err
-		}
-		if _, err := io.CopyN(io.Discard, r, c.PackedOffset-at); err != nil {
-			return n, short(err)
-		}
-		frame = slices.Grow(frame[:0], int(c.Packed))[:c.Packed]
-		if _, err := io.ReadFull(r, frame); err != nil {
-			return n, short(err)
-		}
-		at = c.PackedOffset + c.Packed
-		if err := take(c, frame); err != nil {
-			return n, err
-		}
-		n++
-	}
-	return n, nil
-}
-
-// short says what an early end means here.
-func short(err error) error {
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
-		return fmt.Errorf("the source ended in the middle of a chunk")
-	}
 	return err
 }
