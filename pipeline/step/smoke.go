@@ -1,6 +1,7 @@
 package step
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -157,6 +158,11 @@ func (s *smoke) test(ctx context.Context, j *pipeline.Job) (tests []evidence.Tes
 	if err != nil {
 		return nil, err
 	}
+	if testbed.Firmware(s.with.Firmware) == testbed.BIOS {
+		if err := startsUnderBIOS(disk); err != nil {
+			return nil, err
+		}
+	}
 	host, gateway, closeHost, err := s.connect(ctx)
 	if err != nil {
 		return nil, err
@@ -190,6 +196,25 @@ func (s *smoke) test(ctx context.Context, j *pipeline.Job) (tests []evidence.Tes
 		err = errors.Join(err, m.Release(context.WithoutCancel(ctx)), keepConsole(m, j.Dir))
 	}()
 	return d.prove(ctx, s.env.Elements, j, host.Network, m, signals)
+}
+
+// startsUnderBIOS refuses a raw disk without a program in its first sector: a
+// machine would wait for one until the stage's time is over.
+func startsUnderBIOS(disk string) error {
+	f, err := os.Open(disk)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	code := make([]byte, 440)
+	if _, err := io.ReadFull(f, code); err != nil {
+		return fmt.Errorf("read %s: %w", disk, err)
+	}
+	if len(bytes.Trim(code, "\x00")) > 0 {
+		return nil
+	}
+	return command.BadInput(errors.New("firmware bios: the image's disk has no boot loader for a BIOS"),
+		"element boot puts GRUB into an image")
 }
 
 // connect returns the libvirtd, the address where machines reach us, and what

@@ -215,6 +215,23 @@ func TestMachineThatDoesNotReport(t *testing.T) {
 	}
 }
 
+// Nobody waits for a BIOS to start what has nothing for it.
+func TestNoBootLoaderForBIOS(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "disk.raw")
+	for content, want := range map[string]int{
+		strings.Repeat("\x00", 446) + "partitions": command.StatusUsage,
+		"\xeb" + strings.Repeat("\x00", 511):       command.StatusOK,
+		"cut off":                                  command.StatusFailed,
+	} {
+		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := startsUnderBIOS(name); command.Status(err) != want {
+			t.Errorf("%q: %v, status %d; want %d", content, err, command.Status(err), want)
+		}
+	}
+}
+
 // An interrupted test says nothing about the image.
 func TestInterruptedSmoke(t *testing.T) {
 	testenv.NeedRoot(t)
