@@ -127,7 +127,11 @@ func store(ctx context.Context, l *registry.Layout, manifest string) (string, er
 	if raw == nil {
 		return "", command.BadInput(fmt.Errorf("%s: the build wrote no raw disk", manifest), "add raw to the definition's outputs")
 	}
-	digest, _, err := l.PutImage(ctx, raw.Path, m.Image(raw))
+	img := m.Image(raw)
+	if err := img.Check(); err != nil {
+		return "", command.BadInput(fmt.Errorf("%s: %w", manifest, err), "build the image again: another imgbuild has written this")
+	}
+	digest, _, err := l.PutImage(ctx, raw.Path, img)
 	return digest, err
 }
 

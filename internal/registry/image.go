@@ -56,6 +56,9 @@ func (i *Image) release() *release.Release {
 	}
 }
 
+// Check says what is wrong with an image's description.
+func (i *Image) Check() error { return i.release().Check() }
+
 // cuts are where a chunk of the disk must end, in bytes.
 func (i *Image) cuts() (at []int64) {
 	if i.Root != nil {
