@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -199,9 +200,10 @@ func (w *writer) left() []chunk.Chunk {
 	return out
 }
 
-// keep finds the chunks that are in place.
+// keep finds the chunks that are in place. Where there are zeros yet, as in a
+// slot that was never written, nothing is hashed.
 func (w *writer) keep(ctx context.Context, r io.ReaderAt) error {
-	buf := make([]byte, chunk.MaxData)
+	buf, zeros := make([]byte, chunk.MaxData), make([]byte, chunk.MaxData)
 	for _, first := range w.left() {
 		var open []chunk.Chunk
 		for _, c := range w.places[first.Sum] {
@@ -209,7 +211,7 @@ func (w *writer) keep(ctx context.Context, r io.ReaderAt) error {
 				return err
 			}
 			n, _ := r.ReadAt(buf[:c.Length], c.Offset-w.base)
-			if int64(n) == c.Length && chunk.SumOf(buf[:n]) == c.Sum {
+			if int64(n) == c.Length && !bytes.Equal(buf[:n], zeros[:n]) && chunk.SumOf(buf[:n]) == c.Sum {
 				w.count(c.Length, &w.stats.Kept)
 			} else {
 				open = append(open, c)
