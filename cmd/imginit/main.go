@@ -133,6 +133,9 @@ func mountInstalled(c *console, args cmdline, mods *loader, p *plan, d *diary) e
 	f := &finder{sys: "/sys/block", dev: "/dev", guid: formatGUID(hash[:16]), tree: formatGUID(hash[16:])}
 	disk, err := f.wait(c, mods, args.seconds("rootwait", 60))
 	if err != nil {
+		if home := f.home(); home != nil && mods.always() == nil {
+			d.begin(home, hash) // where to note it
+		}
 		return err
 	}
 	growState(c, disk)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -31,6 +32,7 @@ type finder struct {
 	tree string               // GUID of the partition with the hash tree
 	live bool                 // look at CDs too, and do without the kernel's partitions
 	seen map[string]string    // disk to what was found on it
+	ours map[string]*rootDisk // disks without the root that are laid out as ours
 	next map[string]time.Time // disk to when a failed read is tried again
 }
 
@@ -70,7 +72,7 @@ func (f *finder) report() string {
 // before.
 func (f *finder) look(now time.Time) *rootDisk {
 	if f.seen == nil {
-		f.seen, f.next = map[string]string{}, map[string]time.Time{}
+		f.seen, f.next, f.ours = map[string]string{}, map[string]time.Time{}, map[string]*rootDisk{}
 	}
 	dirs, _ := os.ReadDir(f.sys)
 	for _, d := range dirs {
@@ -85,6 +87,9 @@ func (f *finder) look(now time.Time) *rootDisk {
 			continue
 		}
 		f.seen[name] = fmt.Sprintf("%d other partitions", len(t.Partitions))
+		if d := (&rootDisk{name: name, table: t}); d.has("root-a") && d.has("state") {
+			f.ours[name] = d
+		}
 		for _, p := range t.Partitions {
 			if p.GUID != f.guid {
 				continue
@@ -101,6 +106,22 @@ func (f *finder) look(now time.Time) *rootDisk {
 		}
 	}
 	return nil
+}
+
+// home is the disk that should have the root: the only one that is laid out as
+// ours. It is nil when there is none or more than one.
+func (f *finder) home() *rootDisk {
+	if len(f.ours) != 1 {
+		return nil
+	}
+	for _, d := range f.ours {
+		return d
+	}
+	return nil
+}
+
+func (d *rootDisk) has(name string) bool {
+	return slices.ContainsFunc(d.table.Partitions, func(p gpt.Partition) bool { return p.Name == name })
 }
 
 // skip tells which block devices cannot be the disk.

@@ -71,13 +71,14 @@ func (m *machine) partition(disk string, n int, start uint64) {
 }
 
 func (m *machine) finder(guid string) *finder {
-	return &finder{sys: m.sys, dev: m.dev, guid: guid, tree: guidC, seen: map[string]string{}, next: map[string]time.Time{}}
+	return &finder{sys: m.sys, dev: m.dev, guid: guid, tree: guidC}
 }
 
 func TestFindRoot(t *testing.T) {
 	m := newMachine(t)
 	m.disk("loop0", true, guidA) // not a disk to boot from
 	m.disk("sda", true, guidB)
+	m.disk("sdc", true, guidB, guidB) // with a "root-a" and a "state"
 	m.write(filepath.Join(m.sys, "sdb/size"), "0")
 	m.write(filepath.Join(m.sys, "sdb/queue/logical_block_size"), "512")
 	m.write(filepath.Join(m.dev, "sdb"), "")
@@ -85,9 +86,12 @@ func TestFindRoot(t *testing.T) {
 	if d := f.look(now); d != nil {
 		t.Fatalf("found %+v", d)
 	}
-	want := "disks: sda: 1 other partitions; sdb: no GUID partition table"
+	want := "disks: sda: 1 other partitions; sdb: no GUID partition table; sdc: 2 other partitions"
 	if got := f.report(); got != want {
 		t.Errorf("report %q, want %q", got, want)
+	}
+	if d := f.home(); d == nil || d.name != "sdc" {
+		t.Errorf("the disk that should have the root is %+v", d)
 	}
 	m.disk("vda", false, guidA, guidC)
 	if d := f.look(now); d != nil {
