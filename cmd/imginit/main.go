@@ -142,10 +142,10 @@ func mountInstalled(c *console, args cmdline, mods *loader, p *plan, d *diary) e
 	if err := mods.always(); err != nil {
 		return err
 	}
+	d.begin(disk, hash)
 	if err := noteBooted(disk, hash); err != nil {
 		return err
 	}
-	d.begin(disk, hash)
 	if d.mount() == nil {
 		d.note(c, stageState)
 	}
