@@ -65,7 +65,8 @@ type cloud struct {
 	t             *testing.T
 	withCloudInit bool
 	instance      string
-	serves        bool // metadata, not only signals
+	serves        bool   // metadata, not only signals
+	images        string // a layout of images, at /images/
 
 	mu      sync.Mutex
 	signals []string
@@ -137,6 +138,10 @@ func (c *cloud) volume(label string, files map[string]string) string {
 
 // ServeHTTP is the service.
 func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if c.images != "" && strings.HasPrefix(r.URL.Path, "/images/") {
+		http.StripPrefix("/images", http.FileServer(http.Dir(c.images))).ServeHTTP(w, r)
+		return
+	}
 	body, _ := io.ReadAll(io.LimitReader(r.Body, 1<<16))
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -1,0 +1,311 @@
+package tests
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"goldsmith/internal/bootentry"
+	"goldsmith/internal/disk"
+	"goldsmith/internal/imagebuild"
+	"goldsmith/internal/testenv"
+	"goldsmith/internal/update"
+	"goldsmith/testbed"
+)
+
+const updating = `name: updating
+version: "%d"
+release: bookworm
+elements: [debian, boot, read-only-root, network, collectcfg, imgupdate, data, trust%s]
+size: 3GiB
+outputs: [raw]
+`
+
+// releases are the versions of an image, signed, in a layout: 1 is what
+// machines run, the others are what they are told to run.
+type releases struct {
+	dir    string
+	disk   *disk.Layout // of version 1
+	digest map[string]string
+}
+
+// publish builds and signs version 1 and one version for each element.
+func publish(t *testing.T, with ...string) *releases {
+	t.Helper()
+	r := &releases{dir: t.TempDir(), digest: map[string]string{}}
+	run(t, []string{"imgbuild", "keys", "release", filepath.Join(r.dir, "keys")}, nil, 0)
+	key, err := os.ReadFile(filepath.Join(r.dir, "keys/release.pub"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := filepath.Join(r.dir, "elements")
+	for name, text := range map[string]string{
+		"README.md": "# trust\n\nThe key of this test.\n", "element-deps": "install-static\n",
+		"static/usr/share/goldsmith/trust/test.pub": string(key),
+	} {
+		path := filepath.Join(own, "trust", name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	env := []string{elements(t) + ":" + own}
+	for i, element := range append([]string{""}, with...) {
+		dir := filepath.Join(r.dir, fmt.Sprint(i+1))
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if element != "" {
+			element = ", " + element
+		}
+		build(t, dir, fmt.Sprintf(updating, i+1, element), env)
+		manifest := filepath.Join(dir, "updating.manifest.json")
+		if i == 0 {
+			m, err := imagebuild.ReadManifest(manifest)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.disk = m.Disk
+			continue
+		}
+		tag := fmt.Sprintf("oci:%s:v%d", filepath.Join(r.dir, "layout"), i+1)
+		run(t, []string{"imgbuild", "push", manifest, tag}, nil, 0)
+		sign := program{[]string{"imgbuild", "sign", "--key", filepath.Join(r.dir, "keys/release.key"), tag}, nil}
+		status, out := sign.run(t)
+		_, digest, ok := strings.Cut(out, "sha256:")
+		if status != 0 || !ok {
+			t.Fatalf("sign: status %d: %s", status, out)
+		}
+		r.digest[with[i-1]] = "sha256:" + digest[:64]
+		if err := os.Remove(filepath.Join(dir, "updating.raw")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return r
+}
+
+// machine copies version 1's disk: a machine that starts for the first time.
+func (r *releases) machine(t *testing.T) string {
+	t.Helper()
+	raw := filepath.Join(t.TempDir(), "disk.raw")
+	tool(t, r.dir, "cp", "--sparse=always", "1/updating.raw", raw)
+	return raw
+}
+
+// follow boots a machine whose metadata want that image, and returns its
+// completion signal and what its console showed.
+func (r *releases) follow(t *testing.T, raw, digest string, f testbed.Firmware, during func(console string) bool) (signal, console string) {
+	t.Helper()
+	c := &cloud{t: t, instance: "i-" + filepath.Base(filepath.Dir(raw)), images: filepath.Join(r.dir, "layout")}
+	doc, err := json.Marshal(map[string]any{
+		"completion-signal": "http://" + serviceAddress + "/signal", "completion-token": "token",
+		"image": map[string]string{"digest": digest, "source": "http://" + serviceAddress + "/images"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed := c.volume("CIDATA", map[string]string{
+		"meta-data": "instance-id: " + c.instance + "\n", "goldsmith/metadata.json": string(doc),
+	})
+	cmd, _ := program{[]string{"imgbuild", "run", "--network", "--write", "--firmware", string(f), "--seed", seed, raw}, nil}.command(t)
+	file := filepath.Join(t.TempDir(), "console")
+	failed, stop := make(chan error, 1), make(chan struct{})
+	go func() { failed <- c.run(cmd, file, stop) }()
+	deadline := time.After(25 * time.Minute)
+	for signal == "" {
+		c.mu.Lock()
+		signal = strings.Join(c.signals, "\n")
+		c.mu.Unlock()
+		if during != nil && during(c.console(file)) {
+			during = nil
+		}
+		select {
+		case err := <-failed:
+			t.Fatalf("%v\n%s", err, c.console(file))
+		case <-deadline:
+			t.Errorf("no signal\n%s", c.console(file))
+			signal = "none"
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+	close(stop)
+	if err := <-failed; err != nil {
+		t.Error(err)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signal, string(text)
+}
+
+// record reads what the machine recorded about its slots.
+func record(t *testing.T, raw string, l *disk.Layout) *update.Record {
+	t.Helper()
+	r := &update.Record{}
+	if err := json.Unmarshal([]byte(stateFile(t, raw, l, "/boot/slots.json")), r); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// stateFile reads a file of a disk's state partition.
+func stateFile(t *testing.T, raw string, l *disk.Layout, name string) string {
+	t.Helper()
+	p := partition(l, "state")
+	dir := t.TempDir()
+	tool(t, dir, "dd", "if="+raw, "of=state", "bs=1M", "conv=sparse", "status=none",
+		fmt.Sprintf("skip=%d", p.Start>>20), fmt.Sprintf("count=%d", p.Size>>20))
+	tool(t, dir, "bash", "-c", "e2fsck -p state >&2 || [ $? = 1 ]") // the journal; 1 means repaired
+	return tool(t, dir, "debugfs", "-c", "-R", "cat "+name, "state")
+}
+
+func partition(l *disk.Layout, name string) *disk.Partition {
+	for i := range l.Partitions {
+		if l.Partitions[i].Name == name {
+			return &l.Partitions[i]
+		}
+	}
+	return nil
+}
+
+var firmwares = []testbed.Firmware{testbed.UEFI, testbed.BIOS}
+
+// A machine is told to run another image: it fetches what it lacks, restarts,
+// and the new image proves itself and reports.
+func TestUpdateOfMachines(t *testing.T) {
+	need(t, false)
+	testenv.Need(t, "debugfs", "e2fsck", "cp", "dd")
+	r := publish(t, "redis")
+	for _, f := range firmwares {
+		t.Run(string(f), func(t *testing.T) {
+			raw := r.machine(t)
+			start := time.Now()
+			signal, console := r.follow(t, raw, r.digest["redis"], f, nil)
+			t.Logf("new image proved after %.0f s", time.Since(start).Seconds())
+			rec := record(t, raw, r.disk)
+			if !strings.Contains(signal, `"Status":"SUCCESS"`) || rec.Good != "b" || rec.Trial != nil || rec.Slots["b"].Digest != r.digest["redis"] {
+				t.Errorf("signal %s\nrecord %+v\n%s", signal, rec, console)
+			}
+			if n := strings.Count(console, "imginit:"); n == 0 {
+				t.Errorf("console:\n%s", console)
+			}
+		})
+	}
+}
+
+// An image that does not prove itself: the machine is back on the one before,
+// with its data, and says why.
+func TestBadUpdates(t *testing.T) {
+	need(t, false)
+	testenv.Need(t, "debugfs", "e2fsck", "cp", "dd")
+	r := publish(t, "bad-health", "bad-migration", "panics", "hangs", "no-init")
+	for element, want := range map[string]string{
+		"bad-health":    "health check 60-bad: status 1: this image is never well",
+		"bad-migration": "migration/60-bad-migration: exit status 1: the data cannot be migrated",
+		"panics":        "",
+		"hangs":         "",
+		"no-init":       "its imginit reported: run /sbin/init",
+	} {
+		for _, f := range firmwares {
+			t.Run(element+"/"+string(f), func(t *testing.T) {
+				raw := r.machine(t)
+				start := time.Now()
+				signal, console := r.follow(t, raw, r.digest[element], f, nil)
+				rec := record(t, raw, r.disk)
+				if len(rec.Failed) != 1 || rec.Good != "a" || rec.Trial != nil || rec.Slots["b"].State != update.Failed {
+					t.Fatalf("signal %s\nrecord %+v\n%s", signal, rec, console)
+				}
+				reason := rec.Failed[0].Reason
+				t.Logf("back after %.0f s: %s", time.Since(start).Seconds(), reason)
+				for _, text := range []string{reason, signal} {
+					if !strings.Contains(text, want) {
+						t.Errorf("%q lacks %q", text, want)
+					}
+				}
+				if !strings.Contains(signal, `"Status":"FAILURE"`) || !strings.Contains(console, "imgupdate: returned from version") {
+					t.Errorf("signal %s\n%s", signal, console)
+				}
+				if data := stateFile(t, raw, r.disk, "/fs/var/lib/data/file"); data != "precious\n" {
+					t.Errorf("the data are %q", data)
+				}
+			})
+		}
+	}
+}
+
+// Blocks of the slot, of its tree and of its kernel image that are damaged
+// while the machine is off: it is back on the image before, and names them.
+func TestDamagedUpdates(t *testing.T) {
+	need(t, false)
+	testenv.Need(t, "debugfs", "e2fsck", "cp", "dd", "mcopy")
+	r := publish(t, "redis")
+	for what, want := range map[string]string{
+		"root-b": "slot b is damaged", "verity-b": "slot b is damaged", "kernel": "on the EFI partition is damaged",
+	} {
+		for _, f := range firmwares {
+			t.Run(what+"/"+string(f), func(t *testing.T) {
+				raw := r.machine(t)
+				damage := func(console string) bool {
+					// The new kernel image is complete, and the machine restarts.
+					if !strings.Contains(console, "reboot: Restarting system") {
+						return false
+					}
+					spoil(t, raw, r.disk, what)
+					return true
+				}
+				signal, console := r.follow(t, raw, r.digest["redis"], f, damage)
+				rec := record(t, raw, r.disk)
+				if len(rec.Failed) != 1 || rec.Good != "a" || !strings.Contains(rec.Failed[0].Reason, want) || !strings.Contains(signal, want) {
+					t.Errorf("signal %s\nrecord %+v\n%s", signal, rec, console)
+				}
+			})
+		}
+	}
+}
+
+// spoil damages what an update wrote, in the disk image.
+func spoil(t *testing.T, raw string, l *disk.Layout, what string) {
+	t.Helper()
+	f, err := os.OpenFile(raw, os.O_RDWR, 0)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer f.Close()
+	at := func(start, n int64) {
+		b := make([]byte, n)
+		if _, err := f.ReadAt(b, start); err != nil && err != io.EOF {
+			t.Error(err)
+		}
+		for i := range b {
+			b[i] ^= 0x55
+		}
+		if _, err := f.WriteAt(b, start); err != nil {
+			t.Error(err)
+		}
+	}
+	switch what {
+	case "root-b": // its beginning, which every mount reads
+		at(partition(l, what).Start+4096, 8192)
+	case "verity-b": // the first level of the tree
+		at(partition(l, what).Start+4096, 64)
+	case "kernel":
+		dir, esp := t.TempDir(), raw+"@@"+fmt.Sprint(partition(l, "esp").Start)
+		entry := bootentry.Entry{ID: "updating_2", Counted: true, Left: bootentry.Tries}
+		garbage := filepath.Join(dir, "garbage")
+		if err := os.WriteFile(garbage, []byte("MZ garbage"), 0o600); err != nil {
+			t.Error(err)
+			return
+		}
+		tool(t, dir, "mcopy", "-o", "-i", esp, garbage, "::/"+bootentry.Dir+"/"+entry.File())
+		tool(t, dir, "mcopy", "-o", "-i", esp, garbage, "::/bios/updating_2/linux")
+	}
+}
