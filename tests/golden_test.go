@@ -180,10 +180,5 @@ func installSlotB(t *testing.T, raw, from string) *disk.Layout {
 // attempts reads the diary of boots from a disk's state partition.
 func attempts(t *testing.T, raw string, l *disk.Layout) string {
 	t.Helper()
-	p := partition(l, "state")
-	dir := t.TempDir()
-	tool(t, dir, "dd", "if="+raw, "of=state", "bs=1M", "conv=sparse", "status=none",
-		fmt.Sprintf("skip=%d", p.Start>>20), fmt.Sprintf("count=%d", p.Size>>20))
-	tool(t, dir, "bash", "-c", "e2fsck -p state >&2 || [ $? = 1 ]") // the journal; 1 means repaired
-	return tool(t, dir, "debugfs", "-c", "-R", "cat /boot/attempts.jsonl", "state")
+	return stateFile(t, raw, l, "/boot/attempts.jsonl")
 }

@@ -167,15 +167,6 @@ func stateFile(t *testing.T, raw string, l *disk.Layout, name string) string {
 	return tool(t, dir, "debugfs", "-c", "-R", "cat "+name, "state")
 }
 
-func partition(l *disk.Layout, name string) *disk.Partition {
-	for i := range l.Partitions {
-		if l.Partitions[i].Name == name {
-			return &l.Partitions[i]
-		}
-	}
-	return nil
-}
-
 var firmwares = []testbed.Firmware{testbed.UEFI, testbed.BIOS}
 
 // A machine is told to run another image: it fetches what it lacks, restarts,

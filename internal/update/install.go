@@ -323,7 +323,9 @@ func (m *Machine) seeds(d *slotDisk, e *esp) (seeds []Seed, done func() error, e
 			return nil, nil, errors.Join(err, done())
 		}
 		open = append(open, a)
-		seeds = append(seeds, Seed{a, a.size})
+		if size := d.content(name); size > 0 && size <= a.size {
+			seeds = append(seeds, Seed{a, size})
+		}
 	}
 	entries, err := e.entries()
 	if err != nil {

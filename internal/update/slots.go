@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"goldsmith/internal/disk/gpt"
+	"goldsmith/internal/verity"
 )
 
 // slotDisk is the machine's disk with its partition table.
@@ -104,6 +105,21 @@ func (d *slotDisk) open(name string, flags int) (*area, error) {
 		return nil, err
 	}
 	return a, nil
+}
+
+// content is how many bytes a slot's root has, as its hash tree says; 0 when
+// there is none.
+func (d *slotDisk) content(slot string) int64 {
+	tree, err := d.open("verity-"+slot, os.O_RDONLY)
+	if err != nil {
+		return 0
+	}
+	defer tree.Close()
+	sb, err := verity.ReadSuperblock(tree)
+	if err != nil {
+		return 0
+	}
+	return sb.DataBlocks * verity.BlockSize
 }
 
 // device is the device file of a partition, by the kernel's view of the disk.
