@@ -111,18 +111,18 @@ type Wanted struct {
 }
 
 // ParseWanted reads the member "image" of the metadata (docs/formats.md).
-// Without a digest nothing is wanted.
+// Without a digest and a source nothing is wanted: a seed that says what the
+// machine was deployed with has no source.
 func ParseWanted(doc *metadata.Object) (Wanted, error) {
 	get := func(key string) string {
 		v, _ := metadata.Lookup(doc, key)
 		s, _ := v.(string)
 		return s
 	}
-	v, there := metadata.Lookup(doc, "image.digest")
-	if !there || v == "" {
+	digest, source, restart := get("image.digest"), get("image.source"), get("image.restart")
+	if _, there := metadata.Lookup(doc, "image.source"); !there {
 		return Wanted{}, nil
 	}
-	digest, source, restart := get("image.digest"), get("image.source"), get("image.restart")
 	bad := func(key, want string) (Wanted, error) {
 		return Wanted{}, command.BadInput(fmt.Errorf("metadata: %s: want %s", key, want), "docs/formats.md describes the member image")
 	}

@@ -13,6 +13,7 @@ import (
 
 	"goldsmith/internal/disk/gpt"
 	"goldsmith/internal/verity"
+	"goldsmith/internal/verity/superblock"
 )
 
 // slotDisk is the machine's disk with its partition table.
@@ -115,7 +116,7 @@ func (d *slotDisk) content(slot string) int64 {
 		return 0
 	}
 	defer tree.Close()
-	sb, err := verity.ReadSuperblock(tree)
+	sb, err := superblock.Read(tree)
 	if err != nil {
 		return 0
 	}
