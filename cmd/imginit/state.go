@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -40,12 +42,26 @@ func mountState(c *console, d *rootDisk) error {
 	return os.Chmod(stateRoot, 0o700) // its parts are mounted where they belong
 }
 
-// placeState puts the state's directories into the image.
+// placeState puts the state's directories into the image. What is kept of /etc
+// is among the paths; where that is all of it, the layer stays as it is.
 func placeState(c *console, paths []string) error {
+	var keep, dirs []string
+	for _, p := range paths {
+		if p == "/etc" || strings.HasPrefix(p, "/etc/") {
+			keep = append(keep, p)
+		} else {
+			dirs = append(dirs, p)
+		}
+	}
+	if !slices.Contains(keep, "/etc") {
+		if err := freshEtc(stateRoot+"/etc", keep); err != nil {
+			return fmt.Errorf("a new layer for /etc: %w", err)
+		}
+	}
 	if err := overlayEtc(); err != nil {
 		return err
 	}
-	for _, p := range paths {
+	for _, p := range dirs {
 		if err := bindState(c, p); err != nil {
 			return err
 		}

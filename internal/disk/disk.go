@@ -38,7 +38,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -66,7 +65,10 @@ type Config struct {
 	ESPSize   int64 // 0 is 128 MiB, or room for three kernels if that is more
 	Size      int64 // whole disk; 0 is the sum of its parts. More goes to state
 
-	State []string  // directories kept on the state partition; nil is DefaultState
+	// State is what machines keep, as CheckState has it. Without a directory in
+	// it, but for an empty list, these are DefaultState. What the image's files
+	// declare, and who a machine is, is added.
+	State []string
 	Time  time.Time // of everything that has no time of its own
 
 	// Signer signs what firmware starts, for Secure Boot; nil leaves it
@@ -80,10 +82,6 @@ type Config struct {
 	// depends on.
 	Memo func(key string, compute func() ([]byte, error)) ([]byte, error)
 }
-
-// DefaultState are the directories that outlive an update unless Config.State
-// says otherwise. /etc always does, file by file.
-var DefaultState = []string{"/var", "/home", "/root", "/srv"}
 
 const (
 	mib         = 1 << 20
@@ -187,41 +185,7 @@ func (c *Config) check() error {
 	case c.RootSlot < 0 || c.StateSize < 0 || c.ESPSize < 0 || c.Size < 0:
 		return bad("a size is negative")
 	}
-	if c.State == nil {
-		c.State = DefaultState
-	}
-	for i, p := range c.State {
-		if p == "/" || p != path.Clean("/"+p) || strings.ContainsAny(p, " \t\n") {
-			return bad("state directory %q: want an absolute path without spaces", p)
-		}
-		for _, reserved := range []string{"/etc", "/usr", "/proc", "/sys", "/dev", "/run"} {
-			if inside(p, reserved) {
-				return bad("state directory %s: %s cannot be kept there", p, reserved)
-			}
-		}
-		for _, q := range c.State[:i] {
-			if inside(p, q) || inside(q, p) {
-				return bad("state directories %s and %s overlap", q, p)
-			}
-		}
-		if err := c.plainDirectory(p); err != nil {
-			return command.BadInput(err, "")
-		}
-	}
-	return nil
-}
-
-func inside(p, dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/") }
-
-// plainDirectory fails when something else than a directory is where p or one
-// of its parents should be.
-func (c *Config) plainDirectory(p string) error {
-	for ; p != "/"; p = path.Dir(p) {
-		if e := c.Root.Lookup(p); e != nil && !e.IsDir() {
-			return fmt.Errorf("state directory: %s is not a directory in the image", p)
-		}
-	}
-	return nil
+	return c.setState()
 }
 
 // finalRoot is the root as it is stored: without the kernel, which is on the
@@ -237,7 +201,7 @@ func (c *Config) finalRoot() *tree.Tree {
 	t.RemoveFunc(func(e *tree.Entry) bool {
 		return strings.HasPrefix(e.Path, "boot/") && !strings.HasPrefix(e.Path, "boot/config-") || e.Kind() == tree.ModeSymlink && slices.Contains(links, e.Path)
 	})
-	for _, dir := range append([]string{"boot", "dev", "etc", "proc", "run", "sys", "tmp"}, c.State...) {
+	for _, dir := range append([]string{"boot", "dev", "etc", "proc", "run", "sys", "tmp"}, c.directories()...) {
 		dir = tree.Clean(dir)
 		if t.Lookup(dir) != nil {
 			continue

@@ -290,7 +290,7 @@ func TestRefusals(t *testing.T) {
 		"kernel, no stub":   func(c *Config) { c.Root.AddFile("boot/vmlinuz-"+version, 0o644, []byte("ELF")) },
 		"state /":           state("/"),
 		"state relative":    state("var"),
-		"state in /etc":     state("/etc/x"),
+		"state in /etc":     state("/etc/*/x"),
 		"state in /usr":     state("/usr"),
 		"state twice":       state("/var", "/var/lib"),
 		"state unclean":     state("/var/"),

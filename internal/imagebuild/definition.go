@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"path"
 	"regexp"
 	"slices"
 	"strconv"
@@ -12,6 +11,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
+	"goldsmith/internal/disk"
 	"goldsmith/internal/initramfs"
 	"goldsmith/internal/pkginstall"
 	"goldsmith/internal/yamlfile"
@@ -152,26 +152,11 @@ func (d *Definition) checkEnvironment(f *yamlfile.File) error {
 // checkState holds state directories to the disk writer's rules, before
 // anything is built.
 func (d *Definition) checkState(f *yamlfile.File) error {
-	for i, s := range d.State {
-		at := []any{"state", i}
-		if !path.IsAbs(s) || path.Clean(s) != s || s == "/" || strings.ContainsAny(s, " \t\n") {
-			return f.Errorf(at, "state %q: expected an absolute directory without blanks", s)
-		}
-		for _, no := range []string{"/etc", "/usr", "/proc", "/sys", "/dev", "/run"} {
-			if within(s, no) {
-				return f.Errorf(at, "state %q: %s cannot be kept on the state partition", s, no)
-			}
-		}
-		for _, other := range d.State[:i] {
-			if within(s, other) || within(other, s) {
-				return f.Errorf(at, "state %q: overlaps %s", s, other)
-			}
-		}
+	if at, err := disk.CheckState(d.State); err != nil {
+		return f.Errorf([]any{"state", at}, "%v", err)
 	}
 	return nil
 }
-
-func within(p, dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/") }
 
 func (d *Definition) checkOutputs(f *yamlfile.File) error {
 	if len(d.Outputs) == 0 {
