@@ -155,6 +155,7 @@ type renderer struct {
 	masked   *metadata.Object // of Hide
 	hidden   []string         // the values that it does not show
 	accounts accounts
+	at       place // of the template that is being made
 	make     func(ctx context.Context, rel string) (File, error)
 	files    []File
 }
@@ -163,7 +164,11 @@ type renderer struct {
 // original, links to files are followed, links to directories are not; the
 // root itself may be a link.
 func (r *renderer) directory(ctx context.Context, rel string) error {
-	entries, err := os.ReadDir(r.source(rel))
+	dir, err := os.Open(r.source(rel))
+	if err == nil {
+		defer dir.Close()
+	}
+	entries, err := sorted(dir, err)
 	if rel == "" && (r.Dir == "" || errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR)) {
 		if r.Original {
 			return nil
@@ -191,6 +196,7 @@ func (r *renderer) directory(ctx context.Context, rel string) error {
 		if controls[e.Name()] || e.Type()&fs.ModeSymlink != 0 && isDir(r.source(path)) {
 			continue
 		}
+		r.at = place{int(dir.Fd()), e.Name(), e.Type()}
 		f, err := r.make(ctx, path)
 		if err != nil {
 			return err
@@ -207,6 +213,16 @@ func (r *renderer) directory(ctx context.Context, rel string) error {
 		r.files = append(r.files, f)
 	}
 	return ctx.Err()
+}
+
+// sorted are the entries of a directory, unless it could not be opened.
+func sorted(dir *os.File, err error) ([]fs.DirEntry, error) {
+	if err != nil {
+		return nil, err
+	}
+	entries, err := dir.ReadDir(-1)
+	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	return entries, err
 }
 
 // source is the path of a template.

@@ -84,7 +84,7 @@ func (o Output) Rollback(ctx context.Context) (changes []Change, err error) {
 		return nil, err
 	}
 	o.Keep = false
-	return o.change(ctx, func(r *root) ([]job, error) { return r.compareKept(dir) }, (*state).forgetKept)
+	return o.change(ctx, func(r *root, _ bool) ([]job, error) { return r.compareKept(dir) }, (*state).forgetKept)
 }
 
 func (s *state) forgetKept() error {

@@ -84,7 +84,7 @@ func (o Output) Apply(ctx context.Context, files []File) (changes []Change, err 
 			return nil, err
 		}
 	}
-	changes, err = o.change(ctx, func(r *root) ([]job, error) { return r.compareAll(files) }, nil)
+	changes, err = o.change(ctx, func(r *root, all bool) ([]job, error) { return r.compareAll(files, all) }, nil)
 	if err == nil && o.Tell != "" && !o.DryRun {
 		err = tell(o.Tell, changes)
 	}
@@ -111,15 +111,16 @@ func tell(path string, changes []Change) error {
 func (f *File) Absent() bool { return f.Control.NoEmpty && len(f.Body) == 0 }
 
 // change brings about what plan finds to be done, and calls after, unless it is
-// nil, while the lock is still held.
-func (o Output) change(ctx context.Context, plan func(*root) ([]job, error), after func(*state) error) (
+// nil, while the lock is still held. Where plan is not asked for all, it may
+// end with the first job that there is to do.
+func (o Output) change(ctx context.Context, plan func(r *root, all bool) ([]job, error), after func(*state) error) (
 	changes []Change, err error) {
 	r, err := openRoot(o.Dir)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
-	jobs, err := plan(r)
+	jobs, err := plan(r, o.DryRun)
 	if err != nil && (o.DryRun || !o.interrupted(r)) {
 		return nil, err
 	}
@@ -136,7 +137,7 @@ func (o Output) change(ctx context.Context, plan func(*root) ([]job, error), aft
 	defer func() { err = errors.Join(err, s.release()) }()
 	// Others may have written until the lock was ours.
 	r.forget()
-	if jobs, err = plan(r); err != nil {
+	if jobs, err = plan(r, true); err != nil {
 		return nil, err
 	}
 	if err := ctx.Err(); err != nil {
@@ -209,7 +210,7 @@ type job struct {
 	there bool   // something is
 
 	temp     string // its name while it waits beside its destination
-	ino      uint64 // of the new file, or of the one to be deleted
+	ino, dev uint64 // of the new file, or of the one to be deleted; dev is not in the journal
 	swapped  bool   // temp has changed places with what was there
 	finished bool
 }
@@ -218,9 +219,12 @@ type job struct {
 type status struct {
 	Mode, Uid, Gid        uint32
 	Size, Ino, Attributes uint64
+	Dev                   uint64
 }
 
-func (r *root) compareAll(files []File) ([]job, error) {
+// compareAll finds out what is to be done; unless all is wanted, up to the
+// first file that is not as it should be.
+func (r *root) compareAll(files []File, all bool) ([]job, error) {
 	jobs := make([]job, len(files))
 	for i := range files {
 		f := &files[i]
@@ -256,6 +260,9 @@ func (r *root) compareAll(files []File) ([]job, error) {
 			if err := r.replaceable(j); err != nil {
 				return nil, err
 			}
+			if !all {
+				return jobs[:i+1], nil
+			}
 		}
 	}
 	return jobs, nil
@@ -279,7 +286,8 @@ func (r *root) look(j *job) error {
 		return fmt.Errorf("%s: %w", r.path(j.path), err)
 	}
 	j.there = true
-	j.old = status{uint32(st.Mode), st.Uid, st.Gid, st.Size, st.Ino, st.Attributes}
+	j.old = status{uint32(st.Mode), st.Uid, st.Gid, st.Size, st.Ino, st.Attributes,
+		unix.Mkdev(st.Dev_major, st.Dev_minor)}
 	return nil
 }
 

@@ -25,7 +25,7 @@ const maxOutput = 64 << 20
 // parse reads one template; nil is an executable one.
 func (r *renderer) parse(rel string) (*template.Template, error) {
 	src := r.source(rel)
-	text, mode, err := readRegular(src)
+	text, mode, err := r.at.readRegular(src)
 	if err != nil || executable(src, mode) {
 		return nil, err
 	}
@@ -72,31 +72,51 @@ func (r *renderer) file(ctx context.Context, rel string) (File, error) {
 	return f, nil
 }
 
-// readRegular reads a template. Anything but a file is an error before it is
-// opened, since opening a pipe waits and opening a device may do something.
-func readRegular(path string) ([]byte, fs.FileMode, error) {
+// place is where a file is: a name in an open directory, and what kind of file
+// that is said to be.
+type place struct {
+	dir  int
+	name string
+	kind fs.FileMode
+}
+
+// readRegular reads a template, which is path in errors. Anything but a file is
+// an error before it is opened, since opening a pipe waits and opening a device
+// may do something.
+func (p place) readRegular(path string) ([]byte, fs.FileMode, error) {
 	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
+	flags := unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC
+	if p.kind.IsRegular() {
+		flags |= unix.O_NOFOLLOW
+	} else if err := unix.Fstatat(p.dir, p.name, &st, 0); err != nil {
+		return nil, 0, &fs.PathError{Op: "open", Path: path, Err: err}
+	} else if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil, 0, notRegular(path)
+	}
+	fd, err := unix.Openat(p.dir, p.name, flags, 0)
+	if err != nil {
 		return nil, 0, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
+	defer unix.Close(fd)
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, 0, &fs.PathError{Op: "stat", Path: path, Err: err}
+	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return nil, 0, command.BadInput(fmt.Errorf("%s: not a regular file", path),
-			"a template tree holds files and directories")
+		return nil, 0, notRegular(path)
 	}
 	if st.Size > maxOutput {
 		return nil, 0, command.BadInput(fmt.Errorf("%s: larger than %d MiB", path, maxOutput>>20),
 			"copy large files in install.d instead")
 	}
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, 0, &fs.PathError{Op: "open", Path: path, Err: err}
-	}
-	defer unix.Close(fd)
 	text, err := readAll(fd, st.Size)
 	if err != nil {
 		err = &fs.PathError{Op: "read", Path: path, Err: err}
 	}
 	return text, fs.FileMode(st.Mode & 0o777), err
+}
+
+func notRegular(path string) error {
+	return command.BadInput(fmt.Errorf("%s: not a regular file", path), "a template tree holds files and directories")
 }
 
 // executable says that this process may execute the file.
@@ -120,7 +140,7 @@ func partial(name string) (text string, ok bool, err error) {
 		return "", false, command.BadInput(fmt.Errorf("partial %q: outside the current directory", name),
 			"partials are files NAME.mustache of the directory that applycfg is started in")
 	}
-	b, _, err := readRegular(path)
+	b, _, err := place{unix.AT_FDCWD, path, fs.ModeIrregular}.readRegular(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR):
 		return "", false, nil

@@ -152,11 +152,21 @@ func (s *state) write(name string, todo []*job) error {
 			what = "del "
 		}
 		b = strconv.AppendUint(append(b, what...), j.ino, 10)
-		b = strconv.AppendQuote(append(b, ' '), j.path)
-		b = append(strconv.AppendQuote(append(b, ' '), j.temp), '\n')
+		b = appendQuoted(append(b, ' '), j.path)
+		b = append(appendQuoted(append(b, ' '), j.temp), '\n')
 	}
 	b = fmt.Appendf(b, "end %d\n", len(todo))
 	return atomicfile.Write(s.path(name), b, 0o600)
+}
+
+// appendQuoted is strconv.AppendQuote, faster for what paths are made of.
+func appendQuoted(b []byte, s string) []byte {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			return strconv.AppendQuote(b, s)
+		}
+	}
+	return append(append(append(b, '"'), s...), '"')
 }
 
 // read reads a record; nil when it is not there.

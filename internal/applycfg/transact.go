@@ -86,7 +86,7 @@ func (s *state) prepare(ctx context.Context, r *root, todo []*job) error {
 			return err
 		}
 		if j.action == Deleted {
-			j.ino = j.old.Ino
+			j.ino, j.dev = j.old.Ino, j.old.Dev
 			continue
 		}
 		if err := r.writeTemp(j); err != nil {
@@ -112,7 +112,7 @@ func (r *root) writeTemp(j *job) error {
 		}
 		var st unix.Stat_t
 		err := unix.Fstatat(dir, j.temp, &st, unix.AT_SYMLINK_NOFOLLOW)
-		j.ino = st.Ino
+		j.ino, j.dev = st.Ino, st.Dev
 		return err
 	}
 	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
@@ -143,7 +143,7 @@ func fill(fd int, j *job) error {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
 	}
-	j.ino = st.Ino
+	j.ino, j.dev = st.Ino, st.Dev
 	if j.uid >= 0 && j.uid != int(st.Uid) || j.gid >= 0 && j.gid != int(st.Gid) {
 		if err := unix.Fchown(fd, j.uid, j.gid); err != nil {
 			return err
@@ -160,8 +160,10 @@ func fill(fd int, j *job) error {
 // each file system, where a call for each file would wait for each.
 func (s *state) flush(r *root, todo []*job) error {
 	var done []uint64
-	at := ""
 	for _, j := range todo {
+		if slices.Contains(done, j.dev) {
+			continue // its directory need not be opened for that
+		}
 		dir, _, err := r.parent(j.path, false)
 		if errors.Is(err, unix.ENOENT) {
 			continue // of a file that was to be removed
@@ -169,10 +171,6 @@ func (s *state) flush(r *root, todo []*job) error {
 		if err != nil {
 			return err
 		}
-		if r.at == at {
-			continue
-		}
-		at = r.at
 		var st unix.Stat_t
 		if err := unix.Fstat(dir, &st); err != nil {
 			return err
@@ -182,7 +180,7 @@ func (s *state) flush(r *root, todo []*job) error {
 		}
 		done = append(done, st.Dev)
 		if err := unix.Syncfs(dir); err != nil {
-			return fmt.Errorf("flush %s: %w", r.path(at), err)
+			return fmt.Errorf("flush %s: %w", r.path(r.at), err)
 		}
 	}
 	return nil
