@@ -33,7 +33,7 @@ const (
 
 func (f *installFlags) declareShared(fs *flag.FlagSet) {
 	f.declare(fs)
-	fs.StringVar(&f.trust, "trust", update.DefaultTrust, "`directory` of the keys that may sign images")
+	fs.StringVar(&f.trust, "trust", trust.Dir, "`directory` of the keys that may sign images")
 	fs.StringVar(&f.quiesce, "quiesce", update.DefaultQuiesce, "`directory` of programs that stop services before the restart")
 	fs.StringVar(&f.cache, "cache", defaultCache, "`directory` for what was fetched, until it is installed")
 }
@@ -74,7 +74,12 @@ func installCommand() *command.Command {
 func (f *installFlags) install(ctx context.Context, io command.IO, m *update.Machine, ref string) (armed bool, err error) {
 	progress := command.NewProgress("imgupdate", io, false)
 	defer progress.Close()
-	img, stats, err := f.open(ctx, progress, ref)
+	src, err := fetch.Open(ctx, ref)
+	if err != nil {
+		return false, err
+	}
+	defer src.Close()
+	img, stats, err := f.verified(ctx, progress, src)
 	if err != nil {
 		return false, err
 	}
@@ -106,13 +111,9 @@ type transfer struct {
 	Fetched int64  `json:"fetched"` // from the source, descriptions and signatures included
 }
 
-// open finds the image and verifies its digest and signature.
-func (f *installFlags) open(ctx context.Context, progress *command.Progress, ref string) (*update.Image, *transfer, error) {
+// verified is an image whose signature counts on this machine.
+func (f *installFlags) verified(ctx context.Context, progress *command.Progress, src *fetch.Image) (*update.Image, *transfer, error) {
 	policy, err := trust.Load(f.trust)
-	if err != nil {
-		return nil, nil, err
-	}
-	src, err := fetch.Open(ctx, ref)
 	if err != nil {
 		return nil, nil, err
 	}

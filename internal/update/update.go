@@ -35,7 +35,6 @@ import (
 const (
 	DefaultState = "/run/goldsmith/state/boot"
 	DefaultBoot  = "/run/goldsmith/boot.json"
-	DefaultTrust = "/usr/share/goldsmith/trust"
 )
 
 // Tries is how often the boot loader starts a slot that has not proved itself.
