@@ -28,7 +28,7 @@ func TestLoadDefinition(t *testing.T) {
 		head + "size: 4 GB": `f:4: size "4 GB": expected a whole number of MiB, GiB or TiB, such as 4GiB`,
 		head + "mirror:\n- http://x/debian\n- 'ftp://x'": `f:6: mirror "ftp://x": expected an http, https or file URI, or a 'deb …' line`,
 		head + "size: 4GiB":                               "",
-		head + "state: [/var, /etc/*/x]":                    `f:4: state "/etc/*/x": *, ? and [ may be in the last part only`,
+		head + "state: [/var, /etc/*/x]":                  `f:4: state "/etc/*/x": *, ? and [ may be in the last part only`,
 		head + "state: [/usr]":                            `f:4: state "/usr": /usr cannot be kept on the state partition`,
 		head + "state:\n- /var\n- /proc":                  `f:6: state "/proc": /proc cannot be kept on the state partition`,
 		head + "state: [/srv, /srv/a]":                    `f:4: state "/srv/a": overlaps /srv`,
