@@ -39,21 +39,27 @@ func program() *command.Program {
 
 // options are the flags that most commands share.
 type options struct {
-	state, boot, trust, health, quiesce string
-	json                                bool
+	state, boot, esp, root string
+	trust, health, quiesce string
+	json                   bool
 }
 
 func (o *options) declare(fs *flag.FlagSet) {
 	fs.StringVar(&o.state, "state", update.DefaultState, "`directory` of the record")
 	fs.StringVar(&o.boot, "boot", update.DefaultBoot, "`file` in which imginit says what it started")
+	fs.StringVar(&o.esp, "esp", "", "`directory` where the EFI partition is mounted; empty mounts it")
+	fs.StringVar(&o.root, "root", "/", "`directory` of the system that runs")
 	fs.BoolVar(&o.json, "json", false, "print the result as JSON")
 }
 
 // machine is this machine. What it says goes to standard error.
 func (o *options) machine(io command.IO) (*update.Machine, error) {
-	m := &update.Machine{State: o.state, Say: func(format string, args ...any) {
+	m := &update.Machine{State: o.state, Root: o.root, Say: func(format string, args ...any) {
 		fmt.Fprintf(io.Stderr, "imgupdate: "+format+"\n", args...)
 	}}
+	if o.esp != "" {
+		m.ESP = func() (string, func() error, error) { return o.esp, func() error { return nil }, nil }
+	}
 	return m, m.LoadBoot(o.boot)
 }
 

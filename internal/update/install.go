@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"strings"
 
 	"goldsmith/internal/bootentry"
@@ -88,6 +89,9 @@ func (m *Machine) admit(r *Record, img Image, o Options) (done bool, err error) 
 	if rel.Root == nil {
 		return false, command.BadInput(fmt.Errorf("image %s has no root and kernel that a slot could take", img.Digest),
 			"build it with goldsmith's own disk, without the elements block-device-*")
+	}
+	if rel.Arch != runtime.GOARCH { // Debian's names of the architectures there are, and Go's, are the same
+		return false, command.BadInput(fmt.Errorf("image %s is for %s, this machine is %s", img.Digest, rel.Arch, runtime.GOARCH), "")
 	}
 	run := r.Slots[m.Boot.Slot]
 	if rel.Root.RootHash == m.Boot.RootHash {

@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -121,7 +122,7 @@ func (b *bench) image(version string, variant int) Image {
 	return Image{
 		Digest: "sha256:" + digestOf(fmt.Sprint("image", version, variant)),
 		Release: &release.Release{
-			Format: release.Format, Name: "demo", Version: version, Arch: "amd64", Disk: release.Disk{Size: 1 << 30, SHA256: digestOf("disk")},
+			Format: release.Format, Name: "demo", Version: version, Arch: runtime.GOARCH, Disk: release.Disk{Size: 1 << 30, SHA256: digestOf("disk")},
 			Root: &release.Root{Size: int64(len(root)), RootHash: hex.EncodeToString(hash[:]), Salt: salt, UUID: "00000000-0000-0000-0000-000000000000"},
 			UKI:  &release.UKI{ID: "demo_" + version, Size: int64(len(program)), SHA256: digestOf(string(program))},
 		},

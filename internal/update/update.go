@@ -16,6 +16,7 @@
 package update
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -114,7 +115,6 @@ func (m *Machine) state() string {
 	return m.State
 }
 
-func (m *Machine) path(p string) string { return filepath.Join("/", m.Root, p) }
 
 // locked runs f with the record, alone on this machine. A record that is not
 // there yet is made of what runs.
@@ -163,7 +163,7 @@ func (m *Machine) record() (*Record, error) {
 // running is the name and version of the image that runs.
 func (m *Machine) running() (name, version string) {
 	var manifest struct{ Name, Version string }
-	text, err := os.ReadFile(m.path("usr/share/goldsmith/manifest.json"))
+	text, err := os.ReadFile(filepath.Join(cmp.Or(m.Root, "/"), "usr/share/goldsmith/manifest.json"))
 	if err != nil || json.Unmarshal(text, &manifest) != nil {
 		return "", ""
 	}
