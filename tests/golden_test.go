@@ -36,6 +36,10 @@ func TestBrokenSlot(t *testing.T) {
 	build(t, one, fmt.Sprintf(golden, "1", small), nil)
 	build(t, noInit, fmt.Sprintf(golden, "2", small+", no-init"), []string{elements(t)})
 	build(t, sound, fmt.Sprintf(golden, "2", small), nil)
+	// The version before has run: there is a state partition to note things on.
+	used := filepath.Join(t.TempDir(), "used.raw")
+	tool(t, one, "cp", "--sparse=always", "golden.raw", used)
+	bootUntilLogin(t, used, testbed.UEFI)
 	const failed = `"stage":"failed","error":"run /sbin/init: no such file or directory"`
 	for _, c := range []struct {
 		name, from string
@@ -52,7 +56,7 @@ func TestBrokenSlot(t *testing.T) {
 	} {
 		t.Run(c.name+" "+string(c.firmware), func(t *testing.T) {
 			raw := filepath.Join(t.TempDir(), "disk.raw")
-			tool(t, one, "cp", "--sparse=always", "golden.raw", raw)
+			tool(t, one, "cp", "--sparse=always", used, raw)
 			l := installSlotB(t, raw, c.from)
 			if c.damage != "" {
 				flip(t, raw, partition(l, c.damage).Start+c.at)
