@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -11,7 +12,7 @@ import (
 // console tells people how the boot goes: on /dev/console and in the kernel's
 // log, from where the journal gets it.
 type console struct {
-	out *os.File
+	out io.Writer
 	log *os.File // /dev/kmsg; nil until open
 }
 

@@ -39,7 +39,7 @@ func freshEtc(dir string, keep []string) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{etcPart, etcNext} {
+	for _, name := range []string{etcPart, etcNext, etcPrevious} { // the last of them to have room
 		if err := os.RemoveAll(at(name)); err != nil {
 			return err
 		}
@@ -47,19 +47,11 @@ func freshEtc(dir string, keep []string) error {
 	if err := keepEtc(at(etcUpper), at(etcPart), keep); err != nil {
 		return err
 	}
-	parent, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer parent.Close()
 	// Contents must be on the disk before the name is.
-	if err := unix.Syncfs(int(parent.Fd())); err != nil {
+	if err := syncAll(dir); err != nil {
 		return err
 	}
 	if err := os.Rename(at(etcPart), at(etcNext)); err != nil {
-		return err
-	}
-	if err := os.RemoveAll(at(etcPrevious)); err != nil {
 		return err
 	}
 	if err := os.Rename(at(etcUpper), at(etcPrevious)); err != nil {
@@ -68,7 +60,7 @@ func freshEtc(dir string, keep []string) error {
 	if err := os.Rename(at(etcNext), at(etcUpper)); err != nil {
 		return err
 	}
-	return parent.Sync()
+	return syncAll(dir)
 }
 
 // keepEtc copies what is kept from one layer to a new one. What was removed is
@@ -110,7 +102,7 @@ func keepOne(from, to, path string) error {
 	return copyTree(filepath.Join(from, path), filepath.Join(to, path))
 }
 
-// copyDirectory makes a directory with owner, mode and time of another, but
+// copyDirectory makes a directory with owner and mode of another, but
 // without its extended attributes: one that hides what the image has would
 // hide it now.
 func copyDirectory(from, to string) error {

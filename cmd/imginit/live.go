@@ -55,7 +55,7 @@ func mountLive(c *console, args cmdline, mods *loader, p *plan) error {
 		return fmt.Errorf("mount state in memory: %w", err)
 	}
 	c.say("live system: nothing it writes is kept")
-	return placeState(c, p.state)
+	return placeState(c, p.state, nil)
 }
 
 // wholeRoot tells a root that is cut off. When the initramfs does not fit into

@@ -28,8 +28,9 @@
 // The state partition is the one named "state" on the root's disk; it grows to
 // the disk's end, and without an ext4 file system it gets one. It holds
 // etc/upper (what differs from the image's /etc, an overlay), etc/work, and
-// fs/PATH for each state directory, filled from the image the first time. A
-// running system sees it at /run/goldsmith/state. How boots went is in
+// fs/PATH for each state directory, filled from the image the first time, and
+// with what another image has more. With boot/factory-reset on it, it is
+// emptied. A running system sees it at /run/goldsmith/state. How boots went is in
 // boot/attempts.jsonl there (see [diary]); what was booted, in
 // /run/goldsmith/boot.json (see [booted]).
 package main
@@ -160,7 +161,7 @@ func mountInstalled(c *console, args cmdline, mods *loader, p *plan, d *diary) e
 		return err
 	}
 	d.note(c, stageState)
-	return placeState(c, p.state)
+	return placeState(c, p.state, &hash)
 }
 
 // cmdline is the kernel command line, word by word.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -39,12 +38,16 @@ func mountState(c *console, d *rootDisk) error {
 	if !empty {
 		growFilesystem(c, dev)
 	}
-	return os.Chmod(stateRoot, 0o700) // its parts are mounted where they belong
+	if err := os.Chmod(stateRoot, 0o700); err != nil { // its parts are mounted where they belong
+		return err
+	}
+	return resetMachine(c, dev)
 }
 
-// placeState puts the state's directories into the image. What is kept of /etc
-// is among the paths; where that is all of it, the layer stays as it is.
-func placeState(c *console, paths []string) error {
+// placeState puts the state's directories into the image, which is the one with
+// that root hash; nil is a live system's. What is kept of /etc is among the
+// paths; where that is all of it, the layer stays as it is.
+func placeState(c *console, paths []string, hash *rootHash) error {
 	var keep, dirs []string
 	for _, p := range paths {
 		if p == "/etc" || strings.HasPrefix(p, "/etc/") {
@@ -54,18 +57,23 @@ func placeState(c *console, paths []string) error {
 		}
 	}
 	if !slices.Contains(keep, "/etc") {
-		if err := freshEtc(stateRoot+"/etc", keep); err != nil {
+		err := freshEtc(stateRoot+"/etc", keep)
+		if errors.Is(err, unix.ENOSPC) { // a machine that does not boot could not be told to remove something
+			c.say("the state partition is full: /etc stays as the machine left it")
+		} else if err != nil {
 			return fmt.Errorf("a new layer for /etc: %w", err)
 		}
 	}
 	if err := overlayEtc(); err != nil {
 		return err
 	}
+	f := newFactory(stateRoot, hash)
 	for _, p := range dirs {
-		if err := bindState(c, p); err != nil {
+		if err := bindState(c, f, p); err != nil {
 			return err
 		}
 	}
+	f.done(c)
 	return mountTmp()
 }
 
@@ -168,7 +176,7 @@ func overlayEtc() error {
 }
 
 // bindState puts the state partition's copy of a directory over the image's.
-func bindState(c *console, path string) error {
+func bindState(c *console, f *factory, path string) error {
 	inImage := sysroot + path
 	st, err := os.Lstat(inImage)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !st.IsDir() {
@@ -179,51 +187,13 @@ func bindState(c *console, path string) error {
 		return err
 	}
 	kept := stateRoot + "/fs" + path
-	filled, err := fill(kept, inImage)
-	if err != nil {
+	if err := f.directory(c, path, kept, inImage); err != nil {
 		return fmt.Errorf("fill %s: %w", path, err)
-	}
-	if filled {
-		c.say("%s filled from the image", path)
 	}
 	if err := unix.Mount(kept, inImage, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("bind %s: %w", path, err)
 	}
 	return nil
-}
-
-// fill copies from to the new directory kept, unless that is there already. A
-// power cut leaves kept either missing or complete.
-func fill(kept, from string) (bool, error) {
-	if _, err := os.Lstat(kept); err == nil {
-		return false, nil
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return false, err
-	}
-	parent := filepath.Dir(kept)
-	if err := os.MkdirAll(parent, 0o755); err != nil {
-		return false, err
-	}
-	part := filepath.Join(parent, ".new-"+filepath.Base(kept))
-	if err := os.RemoveAll(part); err != nil {
-		return false, err
-	}
-	if err := copyTree(from, part); err != nil {
-		return false, err
-	}
-	dir, err := os.Open(parent)
-	if err != nil {
-		return false, err
-	}
-	defer dir.Close()
-	// Contents must be on the disk before the name is.
-	if err := unix.Syncfs(int(dir.Fd())); err != nil {
-		return false, fmt.Errorf("sync: %w", err)
-	}
-	if err := os.Rename(part, kept); err != nil {
-		return false, err
-	}
-	return true, dir.Sync()
 }
 
 // mountTmp gives the image a /tmp of its own where it has only the read-only
