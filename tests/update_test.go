@@ -29,15 +29,23 @@ outputs: [raw]
 // releases are the versions of an image, signed, in a layout: 1 is what
 // machines run, the others are what they are told to run.
 type releases struct {
-	dir    string
-	disk   *disk.Layout // of version 1
-	digest map[string]string
+	dir       string
+	disk      *disk.Layout // of version 1
+	digest    map[string]string
+	published map[string]version // by ID
+	record    string             // a file for what the next machine writes; empty: none
+}
+
+// version is what is known about a version's disk.
+type version struct {
+	layout *disk.Layout
+	files  map[string]string // SHA-256 of GRUB's files of it, by their path on the EFI partition
 }
 
 // publish builds and signs version 1 and one version for each element.
 func publish(t *testing.T, with ...string) *releases {
 	t.Helper()
-	r := &releases{dir: t.TempDir(), digest: map[string]string{}}
+	r := &releases{dir: t.TempDir(), digest: map[string]string{}, published: map[string]version{}}
 	run(t, []string{"imgbuild", "keys", "release", filepath.Join(r.dir, "keys")}, nil, 0)
 	key, err := os.ReadFile(filepath.Join(r.dir, "keys/release.pub"))
 	if err != nil {
@@ -67,11 +75,12 @@ func publish(t *testing.T, with ...string) *releases {
 		}
 		build(t, dir, fmt.Sprintf(updating, i+1, element), env)
 		manifest := filepath.Join(dir, "updating.manifest.json")
+		m, err := imagebuild.ReadManifest(manifest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.published[m.Disk.Boot.ID] = known(t, dir, m.Disk)
 		if i == 0 {
-			m, err := imagebuild.ReadManifest(manifest)
-			if err != nil {
-				t.Fatal(err)
-			}
 			r.disk = m.Disk
 			continue
 		}
@@ -89,6 +98,23 @@ func publish(t *testing.T, with ...string) *releases {
 		}
 	}
 	return r
+}
+
+// known reads what a disk has for GRUB.
+func known(t *testing.T, dir string, l *disk.Layout) version {
+	t.Helper()
+	v := version{layout: l, files: map[string]string{}}
+	at := "updating.raw@@" + fmt.Sprint(partition(l, "esp").Start)
+	tool(t, dir, "mcopy", "-s", "-i", at, "::/bios", ".")
+	for _, name := range []string{"linux", "initrd", "boot.cfg"} {
+		path := filepath.Join(bootentry.BIOSDir, l.Boot.ID, name)
+		sum, err := fileSum(filepath.Join(dir, path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		v.files[path] = sum
+	}
+	return v
 }
 
 // machine copies version 1's disk: a machine that starts for the first time.
@@ -114,7 +140,11 @@ func (r *releases) follow(t *testing.T, raw, digest string, f testbed.Firmware, 
 	seed := c.volume("CIDATA", map[string]string{
 		"meta-data": "instance-id: " + c.instance + "\n", "goldsmith/metadata.json": string(doc),
 	})
-	cmd, _ := program{[]string{"imgbuild", "run", "--network", "--write", "--firmware", string(f), "--seed", seed, raw}, nil}.command(t)
+	args := []string{"imgbuild", "run", "--network", "--write", "--firmware", string(f), "--seed", seed, raw}
+	if r.record != "" {
+		args = append(args, "--record", r.record)
+	}
+	cmd, _ := program{args, nil}.command(t)
 	file := filepath.Join(t.TempDir(), "console")
 	failed, stop := make(chan error, 1), make(chan struct{})
 	go func() { failed <- c.run(cmd, file, stop) }()
@@ -173,7 +203,7 @@ var firmwares = []testbed.Firmware{testbed.UEFI, testbed.BIOS}
 // and the new image proves itself and reports.
 func TestUpdateOfMachines(t *testing.T) {
 	need(t, false)
-	testenv.Need(t, "debugfs", "e2fsck", "cp", "dd")
+	testenv.Need(t, "debugfs", "e2fsck", "cp", "dd", "mcopy")
 	r := publish(t, "redis")
 	for _, f := range firmwares {
 		t.Run(string(f), func(t *testing.T) {
@@ -196,7 +226,7 @@ func TestUpdateOfMachines(t *testing.T) {
 // with its data, and says why.
 func TestBadUpdates(t *testing.T) {
 	need(t, false)
-	testenv.Need(t, "debugfs", "e2fsck", "cp", "dd")
+	testenv.Need(t, "debugfs", "e2fsck", "cp", "dd", "mcopy")
 	r := publish(t, "bad-health", "bad-migration", "panics", "hangs", "no-init")
 	for element, want := range map[string]string{
 		"bad-health":    "health check 60-bad: status 1: this image is never well",

@@ -27,6 +27,7 @@ used where a guest really runs under it, emulation elsewhere.`,
 imgbuild run --ssh-port 2222 --seed seed.img out/demo.raw`,
 		Flags: func(fs *flag.FlagSet) {
 			fs.BoolVar(&c.Write, "write", false, "let the machine change the image")
+			fs.StringVar(&c.Record, "record", "", "record every write of the machine in `file` (dm-log-writes); with --write")
 			fs.StringVar(&c.Seed, "seed", "", "attach `file`, a NoCloud seed disk (label CIDATA)")
 			fs.StringVar(&firmware, "firmware", string(testbed.UEFI), "start with `firmware`: uefi or bios")
 			fs.IntVar(&c.CPUs, "cpus", 2, "give the machine `n` processors")

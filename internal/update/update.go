@@ -115,7 +115,6 @@ func (m *Machine) state() string {
 	return m.State
 }
 
-
 // locked runs f with the record, alone on this machine. A record that is not
 // there yet is made of what runs.
 func (m *Machine) locked(ctx context.Context, f func(r *Record) error) (err error) {

@@ -29,6 +29,9 @@ type Config struct {
 	// Write lets the machine change the image. Otherwise what it writes is
 	// dropped at the end.
 	Write bool
+	// Record is a file that receives every write and flush of the machine to
+	// the image, in order (internal/blocklog); "" means none. Write must be set.
+	Record string
 	// Seed is a raw disk that tells the machine who it is, read-only; "" means
 	// none.
 	Seed      string
@@ -95,8 +98,15 @@ func (c Config) withDefaults(ctx context.Context) (Config, error) {
 			return c, command.BadInput(err, "")
 		}
 	}
-	if c.Image == "" {
+	switch {
+	case c.Image == "":
 		return c, errors.New("no image given")
+	case c.Record != "" && !c.Write:
+		return c, command.Usage("the machine's writes are recorded only where it may write", "add --write")
+	case c.Record != "":
+		if err := os.WriteFile(c.Record, nil, 0o600); err != nil {
+			return c, err
+		}
 	}
 	if c.ImageFormat == "" {
 		if c.ImageFormat, err = format(c.Image); err != nil {
@@ -151,11 +161,7 @@ func (c Config) args() ([]string, error) {
 			"-drive", drive(code, "if=pflash,unit=0,format=raw,readonly=on"),
 			"-drive", drive(vars, "if=pflash,unit=1,format=raw,snapshot=on"))
 	}
-	disk := "if=none,id=disk,format=" + c.ImageFormat + ",discard=unmap"
-	if !c.Write {
-		disk += ",snapshot=on,cache=unsafe"
-	}
-	args = append(args, "-drive", drive(c.Image, disk), "-device", "virtio-blk-pci,drive=disk,bootindex=1")
+	args = append(append(args, c.disk()...), "-device", "virtio-blk-pci,drive=disk,bootindex=1")
 	if c.Seed != "" {
 		args = append(args, "-drive", drive(c.Seed, "if=none,id=seed,format=raw,readonly=on"), "-device", "virtio-blk-pci,drive=seed")
 	}
@@ -167,6 +173,26 @@ func (c Config) args() ([]string, error) {
 		serial = "mon:stdio"
 	}
 	return append(args, "-serial", serial), nil
+}
+
+// disk is the image as the block device "disk".
+func (c Config) disk() []string {
+	if c.Record != "" {
+		file := func(name, path string) string {
+			return "driver=file,node-name=" + name + ",filename=" + strings.ReplaceAll(path, ",", ",,")
+		}
+		return []string{
+			"-blockdev", file("image", c.Image),
+			"-blockdev", "driver=" + c.ImageFormat + ",node-name=content,file=image",
+			"-blockdev", file("log", c.Record),
+			"-blockdev", "driver=blklogwrites,node-name=disk,file=content,log=log",
+		}
+	}
+	disk := "if=none,id=disk,format=" + c.ImageFormat + ",discard=unmap"
+	if !c.Write {
+		disk += ",snapshot=on,cache=unsafe"
+	}
+	return []string{"-drive", drive(c.Image, disk)}
 }
 
 func (c Config) netdev() string {

@@ -1,0 +1,372 @@
+package tests
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"goldsmith/internal/blocklog"
+	"goldsmith/internal/bootentry"
+	"goldsmith/internal/disk"
+	"goldsmith/internal/disk/gpt"
+	"goldsmith/internal/testenv"
+	"goldsmith/internal/update"
+	"goldsmith/internal/verity"
+	"goldsmith/testbed"
+)
+
+var (
+	crashes    = flag.Int("crashes", 2000, "how many crash images the crash lab checks, for each firmware")
+	crashBoots = flag.Int("crash-boots", 10, "how many of them it boots, for each firmware")
+)
+
+// Every write of a first boot, an update, and the first boot of the new image
+// with its migration, is recorded. A power cut at any moment, with any part of
+// what was not flushed, leaves a machine that starts: one good slot, or both.
+func TestCrashLab(t *testing.T) {
+	need(t, false)
+	testenv.Need(t, "debugfs", "e2fsck", "cp", "dd", "mcopy", "fsck.fat", "sgdisk")
+	r := publish(t, "good-migration")
+	for _, f := range firmwares {
+		t.Run(string(f), func(t *testing.T) {
+			raw, log := r.machine(t), filepath.Join(t.TempDir(), "log")
+			r.record = log
+			signal, console := r.follow(t, raw, r.digest["good-migration"], f, nil)
+			r.record = ""
+			if !strings.Contains(signal, `"Status":"SUCCESS"`) {
+				t.Fatalf("signal %s\n%s", signal, console)
+			}
+			lab := newLab(t, r, r.machine(t), log, f)
+			lab.run(*crashes, *crashBoots)
+		})
+	}
+}
+
+// lab checks what power cuts leave.
+type lab struct {
+	t        *testing.T
+	r        *releases
+	raw      string // the disk, as far as it is replayed
+	file     *os.File
+	replay   *blocklog.Replay
+	log      *blocklog.Log
+	firmware testbed.Firmware
+	random   *rand.Rand
+	verified map[string]bool // slot and root hash that were found whole, until the slot is written
+	images   int
+	bricks   int
+	boots    []string // disks to be booted at the end
+}
+
+func newLab(t *testing.T, r *releases, raw, logFile string, f testbed.Firmware) *lab {
+	t.Helper()
+	file, err := os.OpenFile(raw, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	logged, err := os.Open(logFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = file.Close(); _ = logged.Close() })
+	st, err := logged.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := blocklog.Read(logged, st.Size())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &lab{t: t, r: r, raw: raw, file: file, log: log, replay: blocklog.NewReplay(log, file), firmware: f,
+		random: rand.New(rand.NewPCG(*seed, 1)), verified: map[string]bool{}}
+}
+
+// run makes images at flushes, where the most may be lost right before them,
+// and spreads the rest over all moments.
+func (l *lab) run(images, boots int) {
+	flushes := 0
+	for _, e := range l.log.Entries {
+		if e.Flags&blocklog.Flush != 0 {
+			flushes++
+		}
+	}
+	// Each flush gives two images: before it, with some of what it is to make
+	// durable, and after it.
+	atFlush := min(1, float64(images)/2/float64(max(flushes, 1)))
+	each := max(images/max(boots, 1), 1) // of so many images one is booted
+	elsewhere := max(0, float64(images)-2*float64(flushes)) / float64(max(len(l.log.Entries)-flushes, 1))
+	for i := range l.log.Entries {
+		flush := l.log.Entries[i].Flags&blocklog.Flush != 0
+		chosen := l.random.Float64() < map[bool]float64{true: atFlush, false: elsewhere}[flush]
+		if chosen && flush {
+			l.crash(i, l.random.Float64(), len(l.boots) < boots && l.images%each == each/2)
+		}
+		e, _, err := l.replay.Next()
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		l.touched(e)
+		if chosen {
+			l.crash(i, []float64{0, 1, l.random.Float64()}[l.random.IntN(3)], len(l.boots) < boots && l.images%each == each/2)
+		}
+	}
+	l.t.Logf("%d writes and flushes, %d flushes; %d crash images, %d bricks", len(l.log.Entries), flushes, l.images, l.bricks)
+	for _, raw := range l.boots {
+		signal, console := l.r.follow(l.t, raw, l.r.digest["good-migration"], l.firmware, nil)
+		if !strings.Contains(signal, `"Status":"SUCCESS"`) {
+			l.t.Errorf("signal %s\n%s", signal, console)
+		}
+		if err := os.Remove(raw); err != nil {
+			l.t.Error(err)
+		}
+	}
+}
+
+// touched forgets that a slot was whole when it is written. The one that runs
+// is never written.
+func (l *lab) touched(entries ...blocklog.Entry) {
+	for _, e := range entries {
+		for _, p := range l.r.disk.Partitions {
+			if e.Size == 0 || e.Start >= p.Start+p.Size || e.Start+e.Size <= p.Start {
+				continue
+			}
+			switch p.Name {
+			case "root-a", "verity-a":
+				l.t.Errorf("slot a is written: %d bytes at %d", e.Size, e.Start)
+			case "root-b", "verity-b":
+				clear(l.verified)
+			}
+		}
+	}
+}
+
+// crash cuts the power after entry i, and checks the disk.
+func (l *lab) crash(i int, probability float64, boot bool) {
+	l.t.Helper()
+	undo, err := l.replay.Crash(l.random, probability)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.images++
+	l.touched(l.replay.Volatile()...)
+	if err := l.check(); err != nil {
+		l.bricks++
+		l.t.Errorf("entry %d (%d may be lost, %.2f saved): %v", i, len(l.replay.Volatile()), probability, err)
+		if l.bricks > 20 {
+			l.t.FailNow()
+		}
+	}
+	if boot {
+		raw := filepath.Join(l.t.TempDir(), "disk.raw")
+		tool(l.t, l.r.dir, "cp", "--sparse=always", l.raw, raw)
+		l.boots = append(l.boots, raw)
+	}
+	if err := undo(); err != nil {
+		l.t.Fatal(err)
+	}
+	l.touched(l.replay.Volatile()...)
+}
+
+// check looks at a disk as firmware, boot loader and kernel would.
+func (l *lab) check() error {
+	table, err := gpt.Read(l.file, l.r.disk.Size, 512)
+	if err != nil {
+		return fmt.Errorf("partition table: %w", err)
+	}
+	esp, err := l.esp()
+	defer os.RemoveAll(esp)
+	if err != nil {
+		return err
+	}
+	id, err := l.choose(esp)
+	if err != nil {
+		return err
+	}
+	if err := l.whole(table, esp, id); err != nil {
+		return fmt.Errorf("%s would be started, and %w", id, err)
+	}
+	return l.state(id)
+}
+
+// esp copies the EFI partition's files, as boot loaders see them: nobody
+// repairs a FAT before they read it.
+func (l *lab) esp() (dir string, err error) {
+	if dir, err = os.MkdirTemp(l.r.dir, "esp"); err != nil {
+		return "", err
+	}
+	at := l.raw + "@@" + fmt.Sprint(partition(l.r.disk, "esp").Start)
+	if out, err := exec.Command("mcopy", "-s", "-n", "-i", at, "::/", dir).CombinedOutput(); err != nil {
+		return dir, fmt.Errorf("EFI partition: %w: %s", err, out)
+	}
+	return dir, nil
+}
+
+// choose says what the boot loader starts.
+func (l *lab) choose(esp string) (string, error) {
+	if l.firmware == testbed.BIOS {
+		b, err := os.ReadFile(filepath.Join(esp, bootentry.EnvFile))
+		if err != nil {
+			return "", err
+		}
+		env, err := bootentry.ParseEnv(b)
+		if err != nil {
+			return "", err
+		}
+		if env[bootentry.EnvTry] != "" && env[bootentry.EnvLeft] != "0" && env[bootentry.EnvLeft] != "" {
+			return env[bootentry.EnvTry], nil
+		}
+		return env[bootentry.EnvGood], nil
+	}
+	files, err := os.ReadDir(filepath.Join(esp, bootentry.Dir))
+	if err != nil {
+		return "", err
+	}
+	var list []bootentry.Entry
+	for _, f := range files {
+		if e, ok := bootentry.ParseFile(f.Name()); ok {
+			list = append(list, e)
+		}
+	}
+	if len(list) == 0 {
+		return "", errors.New("systemd-boot finds nothing to start")
+	}
+	bad := func(e bootentry.Entry) int { return map[bool]int{true: 1}[e.Counted && e.Left == 0] }
+	slices.SortFunc(list, func(x, y bootentry.Entry) int {
+		if c := bad(x) - bad(y); c != 0 {
+			return c
+		}
+		return -bootentry.CompareVersions(x.ID, y.ID)
+	})
+	return list[0].ID, nil
+}
+
+// whole tells whether a version's files and root are all there.
+func (l *lab) whole(table *gpt.Table, esp, id string) error {
+	release, known := l.r.published[id]
+	if !known {
+		return errors.New("nobody knows it")
+	}
+	var files []string
+	if l.firmware == testbed.BIOS {
+		files = []string{"bios/" + id + "/linux", "bios/" + id + "/initrd", "bios/" + id + "/boot.cfg"}
+	} else {
+		found, err := filepath.Glob(filepath.Join(esp, bootentry.Dir, id+"*.efi"))
+		if err != nil || len(found) == 0 {
+			return fmt.Errorf("its kernel image is not there: %w", err)
+		}
+		for _, f := range found {
+			files = append(files, filepath.Join(bootentry.Dir, filepath.Base(f)))
+		}
+	}
+	for _, name := range files {
+		sum, err := fileSum(filepath.Join(esp, name))
+		want := release.files[name]
+		if strings.HasSuffix(name, ".efi") {
+			want = release.layout.Boot.UKISHA256
+		}
+		if err != nil || sum != want {
+			return fmt.Errorf("%s has SHA-256 %s, want %s (%w)", name, sum, want, err)
+		}
+	}
+	for _, slot := range []string{"a", "b"} {
+		for _, p := range table.Partitions {
+			if p.Name == "root-"+slot && p.GUID == partition(release.layout, "root-a").GUID {
+				return l.verify(slot, release.layout)
+			}
+		}
+	}
+	return errors.New("no slot has its root")
+}
+
+// verify checks every block of a slot, unless nothing has changed since.
+func (l *lab) verify(slot string, release *disk.Layout) error {
+	key := slot + " " + release.Root.RootHash
+	if l.verified[key] {
+		return nil
+	}
+	part := func(name string) *readPart {
+		p := partition(l.r.disk, name+"-"+slot)
+		return &readPart{l.file, p.Start}
+	}
+	hash, err := hex.DecodeString(release.Root.RootHash)
+	if err != nil {
+		return err
+	}
+	bad, err := verity.Verify(part("root"), part("verity"), verity.Hash(hash))
+	if err != nil || len(bad) > 0 {
+		return fmt.Errorf("slot %s: %v, %w", slot, bad[:min(3, len(bad))], err)
+	}
+	l.verified[key] = true
+	return nil
+}
+
+// readPart is a partition of the disk.
+type readPart struct {
+	f     *os.File
+	start int64
+}
+
+func (p *readPart) ReadAt(b []byte, off int64) (int, error) { return p.f.ReadAt(b, p.start+off) }
+
+// state repairs the state partition as a boot does, and reads what is recorded.
+func (l *lab) state(started string) error {
+	p := partition(l.r.disk, "state")
+	dir, err := os.MkdirTemp(l.r.dir, "state")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	copied := exec.Command("dd", "if="+l.raw, "of=state", "bs=1M", "conv=sparse", "status=none",
+		fmt.Sprintf("skip=%d", p.Start>>20), fmt.Sprintf("count=%d", p.Size>>20))
+	copied.Dir = dir
+	if out, err := copied.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	state := filepath.Join(dir, "state")
+	magic := make([]byte, 2)
+	if _, err := l.file.ReadAt(magic, p.Start+1024+56); err != nil {
+		return err
+	}
+	if magic[0] != 0x53 || magic[1] != 0xef {
+		return nil // the first boot makes it anew
+	}
+	out, err := exec.Command("e2fsck", "-p", state).CombinedOutput()
+	if ee, ok := errors.AsType[*exec.ExitError](err); err != nil && (!ok || ee.ExitCode() > 1) {
+		return fmt.Errorf("state partition: %w: %s", err, out)
+	}
+	text, err := exec.Command("debugfs", "-c", "-R", "cat /boot/slots.json", state).Output()
+	if err != nil {
+		return err
+	}
+	if len(text) == 0 {
+		return nil // not recorded yet
+	}
+	rec := &update.Record{}
+	if err := json.Unmarshal(text, rec); err != nil {
+		return fmt.Errorf("slots.json: %w: %q", err, text)
+	}
+	for name, s := range rec.Slots {
+		if s.ID() == started {
+			if s.State == update.Good || s.State == update.Trying && rec.Trial != nil && rec.Trial.Slot == name {
+				return nil
+			}
+			return fmt.Errorf("%s would be started, and its slot is recorded as %s", started, s.State)
+		}
+	}
+	return fmt.Errorf("%s would be started, and no slot is recorded to have it: %s", started, text)
+}
+
+func fileSum(name string) (string, error) {
+	b, err := os.ReadFile(name)
+	return fmt.Sprintf("%x", sha256.Sum256(b)), err
+}
