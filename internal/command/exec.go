@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -27,7 +28,8 @@ type Exec struct {
 	// Stdout receives standard output; nil means it goes to Log.
 	Stdout io.Writer
 	// TailStdout has the error carry the last lines of Stdout, too, among those
-	// of Log as they come. Without Stdout it does in any case.
+	// of Log as they come; what comes on both at once counts as later on Log.
+	// Without Stdout it does in any case.
 	TailStdout bool
 	// Log receives what the program says, as it comes; nil means it is only
 	// kept for the error.
@@ -90,11 +92,11 @@ func (x Exec) Run(ctx context.Context) error {
 	if x.Bond == Share {
 		return x.runShared(ctx, cmd)
 	}
-	log := io.MultiWriter(kept, tail.stream())
+	log := io.MultiWriter(kept, tail.stream(together))
 	cmd.Stdout, cmd.Stderr = log, log
 	switch {
 	case x.Stdout != nil && x.TailStdout:
-		cmd.Stdout = io.MultiWriter(out, tail.stream())
+		cmd.Stdout = io.MultiWriter(out, tail.stream(0))
 	case x.Stdout != nil:
 		cmd.Stdout = out
 	}
@@ -151,20 +153,34 @@ func (x Exec) Output(ctx context.Context) ([]byte, error) {
 
 // lineTail keeps the last lines written to its streams.
 type lineTail struct {
-	mu      sync.Mutex // guards the fields below, and those of streams
+	mu      sync.Mutex // guards the streams
 	max     int
-	kept    []string
 	streams []*tailStream
 }
 
 // tailStream is one of them.
 type tailStream struct {
 	*lineTail
+	kept []tailLine
 	part []byte // of a line that has not ended
+	last time.Time
+	lag  time.Duration
 }
 
-func (t *lineTail) stream() *tailStream {
-	s := &tailStream{lineTail: t}
+// tailLine is a line and when it came.
+type tailLine struct {
+	text string
+	at   time.Time
+}
+
+// together is how close lines of standard output and error come whose order
+// cannot be told, as two pipes bring them. Those of standard error, which say
+// why a program fails, count as the later ones.
+const together = 250 * time.Millisecond
+
+// stream returns one more; its lines count as coming so much later.
+func (t *lineTail) stream(lag time.Duration) *tailStream {
+	s := &tailStream{lineTail: t, lag: lag}
 	t.streams = append(t.streams, s)
 	return s
 }
@@ -172,7 +188,7 @@ func (t *lineTail) stream() *tailStream {
 func (s *tailStream) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.part = append(s.part, p...)
+	s.part, s.last = append(s.part, p...), time.Now()
 	for {
 		i := bytes.IndexByte(s.part, '\n')
 		if i < 0 {
@@ -187,25 +203,32 @@ func (s *tailStream) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (t *lineTail) push(l string) {
+func (s *tailStream) push(l string) {
 	l = strings.TrimRight(l, "\r ")
 	if l == "" {
 		return
 	}
-	t.kept = append(t.kept, l)
-	if len(t.kept) > t.max {
-		t.kept = t.kept[len(t.kept)-t.max:]
+	s.kept = append(s.kept, tailLine{l, s.last.Add(s.lag)})
+	if len(s.kept) > s.max {
+		s.kept = s.kept[len(s.kept)-s.max:]
 	}
 }
 
 func (t *lineTail) lines() []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	var all []tailLine
 	for _, s := range t.streams {
-		t.push(string(s.part))
+		s.push(string(s.part))
 		s.part = nil
+		all = append(all, s.kept...)
 	}
-	return t.kept
+	slices.SortStableFunc(all, func(a, b tailLine) int { return a.at.Compare(b.at) })
+	var texts []string
+	for _, l := range all[max(0, len(all)-t.max):] {
+		texts = append(texts, l.text)
+	}
+	return texts
 }
 
 // sink is a writer for both streams of one program. It keeps its first error

@@ -67,8 +67,8 @@ func TestFailureRunsErrorHooks(t *testing.T) {
 func TestReason(t *testing.T) {
 	for hook, want := range map[string]string{
 		"echo 'redis does not answer'; exit 1":             "exit status 1: redis does not answer",
-		"echo why >&2; sleep 0.2; echo last; exit 1":       "exit status 1: last",
-		"echo why; sleep 0.2; printf last >&2; exit 1":     "exit status 1: last",
+		"echo why >&2; sleep 1; echo last; exit 1":         "exit status 1: last",
+		"echo why; printf last >&2; exit 1":                "exit status 1: last",
 		`printf '\a\033[31mred\tx\033[0m\302\233'; exit 1`: "exit status 1:   [31mred x [0m ",
 	} {
 		_, err := run(t, Config{Base: base(t, map[string]string{"configure.d/1-x": hook + "\n"})})
