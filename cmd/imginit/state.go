@@ -12,6 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// keptFile says to a running system what is its own: the paths of the plan, one
+// a line.
+const keptFile = "/run/goldsmith/kept"
+
 // mountState mounts the state partition.
 func mountState(c *console, d *rootDisk) error {
 	dev, err := d.named("state")
@@ -48,6 +52,9 @@ func mountState(c *console, d *rootDisk) error {
 // that root hash; nil is a live system's. What is kept of /etc is among the
 // paths; where that is all of it, the layer stays as it is.
 func placeState(c *console, paths []string, hash *rootHash) error {
+	if err := os.WriteFile(keptFile, []byte(strings.Join(paths, "\n")+"\n"), 0o644); err != nil {
+		return err
+	}
 	var keep, dirs []string
 	for _, p := range paths {
 		if p == "/etc" || strings.HasPrefix(p, "/etc/") {

@@ -32,7 +32,7 @@ func program() *command.Program {
 			"(docs/updates.md).",
 		Commands: []*command.Command{
 			statusCommand(), installCommand(), followCommand(), proveCommand(), goodCommand(), badCommand(), failedRunCommand(),
-			checkCommand(), watchCommand(), rollbackCommand(), resetCommand(),
+			checkCommand(), watchCommand(), rollbackCommand(), verifyCommand(), resetCommand(),
 		},
 	}
 }
