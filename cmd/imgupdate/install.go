@@ -188,7 +188,7 @@ func followCommand() *command.Command {
 
 // follow installs the wanted image.
 func (f *installFlags) follow(ctx context.Context, io command.IO, m *update.Machine) (armed bool, err error) {
-	doc, err := applycfg.FromEnvironment(nil, f.list).Load()
+	doc, err := applycfg.FromEnvironment(nil, f.list).LoadContext(ctx)
 	if err != nil {
 		return false, err
 	}

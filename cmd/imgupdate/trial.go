@@ -43,15 +43,15 @@ func proveCommand() *command.Command {
 			if err != nil {
 				return err
 			}
-			return sayFailed(m, list, failure)
+			return sayFailed(ctx, m, list, failure)
 		}),
 	}
 }
 
 // sayFailed is an error when the image that is wanted is not the one that runs,
 // and why.
-func sayFailed(m *update.Machine, list, failure string) error {
-	doc, err := applycfg.FromEnvironment(nil, list).Load()
+func sayFailed(ctx context.Context, m *update.Machine, list, failure string) error {
+	doc, err := applycfg.FromEnvironment(nil, list).LoadContext(ctx)
 	if err != nil {
 		return err
 	}

@@ -30,7 +30,7 @@ func TestSetState(t *testing.T) {
 			root.AddFile(stateDir+"/app", 0o644, []byte(c.declared))
 		}
 		conf := Config{Root: root, State: c.state}
-		got := strings.Join(conf.State, " ")
+		var got string
 		if err := conf.setState(); err != nil {
 			got = "error: " + err.Error()
 		} else {
