@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -34,6 +35,7 @@ type releases struct {
 	digest    map[string]string
 	published map[string]version // by ID
 	record    string             // a file for what the next machine writes; empty: none
+	restart   string             // how the next machine is to restart; empty: reboot
 }
 
 // version is what is known about a version's disk.
@@ -132,7 +134,7 @@ func (r *releases) follow(t *testing.T, raw, digest string, f testbed.Firmware, 
 	c := &cloud{t: t, instance: "i-" + filepath.Base(filepath.Dir(raw)), images: filepath.Join(r.dir, "layout")}
 	doc, err := json.Marshal(map[string]any{
 		"completion-signal": "http://" + serviceAddress + "/signal", "completion-token": "token",
-		"image": map[string]string{"digest": digest, "source": "http://" + serviceAddress + "/images"},
+		"image": map[string]string{"digest": digest, "source": "http://" + serviceAddress + "/images", "restart": cmp.Or(r.restart, "reboot")},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -186,14 +188,21 @@ func record(t *testing.T, raw string, l *disk.Layout) *update.Record {
 	return r
 }
 
-// stateFile reads a file of a disk's state partition.
-func stateFile(t *testing.T, raw string, l *disk.Layout, name string) string {
+// copyState copies a disk's state partition to the file dir/state, and repairs
+// it as a start would.
+func copyState(t *testing.T, raw string, l *disk.Layout, dir string) {
 	t.Helper()
 	p := partition(l, "state")
-	dir := t.TempDir()
 	tool(t, dir, "dd", "if="+raw, "of=state", "bs=1M", "conv=sparse", "status=none",
 		fmt.Sprintf("skip=%d", p.Start>>20), fmt.Sprintf("count=%d", p.Size>>20))
 	tool(t, dir, "bash", "-c", "e2fsck -p state >&2 || [ $? = 1 ]") // the journal; 1 means repaired
+}
+
+// stateFile reads a file of a disk's state partition.
+func stateFile(t *testing.T, raw string, l *disk.Layout, name string) string {
+	t.Helper()
+	dir := t.TempDir()
+	copyState(t, raw, l, dir)
 	return tool(t, dir, "debugfs", "-c", "-R", "cat "+name, "state")
 }
 
@@ -220,6 +229,55 @@ func TestUpdateOfMachines(t *testing.T) {
 			}
 		})
 	}
+}
+
+// How long Redis does not answer during an update, by a restart through the
+// firmware and by kexec: from the moment it is stopped until its health check
+// is good in the new image.
+func TestDowntime(t *testing.T) {
+	need(t, false)
+	testenv.Need(t, "debugfs", "e2fsck", "cp", "dd", "mcopy", "journalctl")
+	r := publish(t, "redis", "redis, good-migration")
+	for _, how := range []string{"reboot", "kexec"} {
+		t.Run(how, func(t *testing.T) {
+			raw := r.machine(t)
+			if signal, console := r.follow(t, raw, r.digest["redis"], testbed.UEFI, nil); !strings.Contains(signal, `"Status":"SUCCESS"`) {
+				t.Fatalf("signal %s\n%s", signal, console)
+			}
+			r.restart = how
+			signal, console := r.follow(t, raw, r.digest["redis, good-migration"], testbed.UEFI, nil)
+			r.restart = ""
+			rec := record(t, raw, r.disk)
+			if !strings.Contains(signal, `"Status":"SUCCESS"`) || rec.Good != "a" || rec.Slots["a"].Version != "3" {
+				t.Fatalf("signal %s\nrecord %+v\n%s", signal, rec, console)
+			}
+			down, up := moment(t, raw, r.disk, "quiesce: 50-redis"), moment(t, raw, r.disk, "health check 50-redis: good")
+			if up <= down {
+				t.Errorf("stopped at %.0f, well at %.0f", down, up)
+			}
+			t.Logf("Redis was down for %.0f s with %s", up-down, how)
+		})
+	}
+}
+
+// moment is when the journal last had a line with that text, in seconds.
+func moment(t *testing.T, raw string, l *disk.Layout, text string) float64 {
+	t.Helper()
+	dir := t.TempDir()
+	copyState(t, raw, l, dir)
+	tool(t, dir, "debugfs", "-c", "-R", "rdump /fs/var/log/journal .", "state")
+	last := 0.0
+	for line := range strings.Lines(tool(t, dir, "journalctl", "--no-pager", "-D", "journal", "-o", "short-unix")) {
+		if strings.Contains(line, text) {
+			if _, err := fmt.Sscan(line, &last); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if last == 0 {
+		t.Errorf("the journal has no %q", text)
+	}
+	return last
 }
 
 // An image that does not prove itself: the machine is back on the one before,
