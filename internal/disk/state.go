@@ -17,9 +17,9 @@ var DefaultState = []string{"/var", "/home", "/root", "/srv"}
 // defaultKept is what every machine keeps of its /etc: who it is.
 var defaultKept = []string{"/etc/.updated", "/etc/adjtime", "/etc/hostname", "/etc/machine-id", "/etc/ssh/ssh_host_*"}
 
-// stateDir is where packages and elements declare what machines may change: a
+// StateDir is where packages and elements declare what machines may change: a
 // file each, with a path a line; # starts a comment.
-const stateDir = "usr/share/goldsmith/state.d"
+const StateDir = "usr/share/goldsmith/state.d"
 
 // maxStateFile bounds such a file, in bytes.
 const maxStateFile = 64 << 10
@@ -58,22 +58,28 @@ func CheckState(paths []string) (at int, err error) {
 
 func inside(p, dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/") }
 
-// setState makes the whole list of what machines keep: what the configuration
-// says, what the image's files declare, and who a machine is.
-func (c *Config) setState() error {
-	all := c.State
+// Kept is the whole list of what machines keep: what the definition says, what
+// the image's files declare, and who a machine is.
+func Kept(configured, declared []string) []string {
+	all := configured
 	if !slices.ContainsFunc(all, func(p string) bool { return !inside(p, "/etc") }) && (all == nil || len(all) > 0) {
 		all = append(slices.Clone(DefaultState), all...)
-	}
-	declared, err := declaredState(c.Root)
-	if err != nil {
-		return err
 	}
 	for _, p := range slices.Concat(declared, defaultKept) {
 		if !slices.ContainsFunc(all, func(q string) bool { return p == q || !inside(p, "/etc") && inside(p, q) }) {
 			all = append(all, p)
 		}
 	}
+	return all
+}
+
+// setState makes State the whole list.
+func (c *Config) setState() error {
+	declared, err := declaredState(c.Root)
+	if err != nil {
+		return err
+	}
+	all := Kept(c.State, declared)
 	if _, err := CheckState(all); err != nil {
 		return command.BadInput(err, "")
 	}
@@ -93,7 +99,7 @@ func (c *Config) directories() []string {
 
 // declaredState reads the image's own declarations.
 func declaredState(t *tree.Tree) (paths []string, err error) {
-	for _, e := range t.Below(stateDir) {
+	for _, e := range t.Below(StateDir) {
 		if e.Kind() != tree.ModeRegular {
 			continue
 		}
@@ -104,18 +110,28 @@ func declaredState(t *tree.Tree) (paths []string, err error) {
 		if err != nil {
 			return nil, err
 		}
-		n := 0
-		for line := range strings.Lines(string(text)) {
-			n++
-			line, _, _ = strings.Cut(line, "#")
-			if line = strings.TrimSpace(line); line == "" {
-				continue
-			}
-			if _, err := CheckState([]string{line}); err != nil {
-				return nil, command.BadInput(fmt.Errorf("/%s, line %d: %w", e.Path, n, err), "")
-			}
-			paths = append(paths, line)
+		more, err := ParseDeclared("/"+e.Path, text)
+		if err != nil {
+			return nil, err
 		}
+		paths = append(paths, more...)
+	}
+	return paths, nil
+}
+
+// ParseDeclared reads what one file of StateDir declares.
+func ParseDeclared(name string, text []byte) (paths []string, err error) {
+	n := 0
+	for line := range strings.Lines(string(text)) {
+		n++
+		line, _, _ = strings.Cut(line, "#")
+		if line = strings.TrimSpace(line); line == "" {
+			continue
+		}
+		if _, err := CheckState([]string{line}); err != nil {
+			return nil, command.BadInput(fmt.Errorf("%s, line %d: %w", name, n, err), "")
+		}
+		paths = append(paths, line)
 	}
 	return paths, nil
 }

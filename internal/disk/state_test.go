@@ -27,7 +27,7 @@ func TestSetState(t *testing.T) {
 		root := tree.New()
 		root.AddFile("bin/sh", 0o755, nil)
 		if c.declared != "" {
-			root.AddFile(stateDir+"/app", 0o644, []byte(c.declared))
+			root.AddFile(StateDir+"/app", 0o644, []byte(c.declared))
 		}
 		conf := Config{Root: root, State: c.state}
 		var got string

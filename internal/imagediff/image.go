@@ -20,6 +20,7 @@ import (
 	"goldsmith/internal/disk"
 	"goldsmith/internal/dpkg"
 	"goldsmith/internal/filelist"
+	"goldsmith/internal/lint"
 	"goldsmith/internal/tree"
 )
 
@@ -51,6 +52,10 @@ type Image struct {
 	times    map[string]time.Time // of the last change of a file's content, by File.Path
 }
 
+// Text is the content of a file that internal/lint reads, or that declares
+// state; nil for others.
+func (m *Image) Text(path string) []byte { return m.text[path] }
+
 // manifest is what of an image's own manifest is compared.
 type manifest struct {
 	Name     string   `json:"name"`
@@ -73,7 +78,7 @@ func wanted(p string) bool {
 	case dpkg.StatusFile, disk.ManifestFile, "usr/lib/os-release", "etc/os-release", "var/lib/dpkg/diversions", grubConfig:
 		return true
 	}
-	return configFile.MatchString(p) || path.Dir(p) == "var/lib/dpkg/info" && strings.HasSuffix(p, ".list")
+	return lint.Reads("/"+p) || strings.HasPrefix(p, disk.StateDir+"/") || configFile.MatchString(p) || path.Dir(p) == "var/lib/dpkg/info" && strings.HasSuffix(p, ".list")
 }
 
 // collector takes in the files of an image, layer by layer.
