@@ -22,9 +22,9 @@ const (
 
 // freshEtc gives /etc a new upper layer, in the directory dir. It has what is
 // kept: files and directories below /etc, as patterns; all else is the image's
-// again, until it is configured. A power cut leaves the layer before, or the
-// new one, whole.
-func freshEtc(dir string, keep []string) error {
+// again, whose /etc is the directory image, until it is configured. A power cut
+// leaves the layer before, or the new one, whole.
+func freshEtc(dir, image string, keep []string) error {
 	at := func(name string) string { return filepath.Join(dir, name) }
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -34,7 +34,7 @@ func freshEtc(dir string, keep []string) error {
 		if err := os.Rename(at(etcNext), at(etcUpper)); err == nil || !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		return os.Mkdir(at(etcUpper), 0o755)
+		return copyDirectory(image, at(etcUpper))
 	}
 	if err != nil {
 		return err
@@ -44,7 +44,7 @@ func freshEtc(dir string, keep []string) error {
 			return err
 		}
 	}
-	if err := keepEtc(at(etcUpper), at(etcPart), keep); err != nil {
+	if err := keepEtc(at(etcUpper), at(etcPart), image, keep); err != nil {
 		return err
 	}
 	// Contents must be on the disk before the name is.
@@ -65,8 +65,8 @@ func freshEtc(dir string, keep []string) error {
 
 // keepEtc copies what is kept from one layer to a new one. What was removed is
 // a device in a layer, and is copied as that.
-func keepEtc(from, to string, keep []string) error {
-	if err := copyDirectory(from, to); err != nil {
+func keepEtc(from, to, image string, keep []string) error {
+	if err := copyDirectory(image, to); err != nil {
 		return err
 	}
 	for _, pattern := range keep {
@@ -76,7 +76,7 @@ func keepEtc(from, to string, keep []string) error {
 			return err
 		}
 		for _, f := range found {
-			if err := keepOne(from, to, strings.TrimPrefix(f, from)); err != nil {
+			if err := keepOne(from, to, image, strings.TrimPrefix(f, from)); err != nil {
 				return err
 			}
 		}
@@ -84,15 +84,20 @@ func keepEtc(from, to string, keep []string) error {
 	return nil
 }
 
-// keepOne copies one path, unless a longer rule has it already.
-func keepOne(from, to, path string) error {
+// keepOne copies one path, unless a longer rule has it already. The directories
+// on the way are as in the image, if it has them.
+func keepOne(from, to, image, path string) error {
 	parts := strings.Split(strings.Trim(path, "/"), "/")
 	for i := 1; i < len(parts); i++ {
 		dir := filepath.Join(parts[:i]...)
-		if st, err := os.Lstat(filepath.Join(from, dir)); err != nil || !st.IsDir() {
-			return err // a link: what lies behind it is not in this layer
+		if !isDirectory(filepath.Join(from, dir)) {
+			return nil // a link: what lies behind it is not in this layer
 		}
-		if err := copyDirectory(filepath.Join(from, dir), filepath.Join(to, dir)); err != nil && !errors.Is(err, fs.ErrExist) {
+		like := filepath.Join(image, dir)
+		if !isDirectory(like) {
+			like = filepath.Join(from, dir)
+		}
+		if err := copyDirectory(like, filepath.Join(to, dir)); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 	}
@@ -102,13 +107,17 @@ func keepOne(from, to, path string) error {
 	return copyTree(filepath.Join(from, path), filepath.Join(to, path))
 }
 
-// copyDirectory makes a directory with owner and mode of another, but
-// without its extended attributes: one that hides what the image has would
-// hide it now.
-func copyDirectory(from, to string) error {
+func isDirectory(path string) bool {
+	st, err := os.Lstat(path)
+	return err == nil && st.IsDir()
+}
+
+// copyDirectory makes a directory with owner and mode of another, but without
+// its extended attributes: one that hides what the image has would hide it now.
+func copyDirectory(like, to string) error {
 	var st unix.Stat_t
-	if err := unix.Lstat(from, &st); err != nil {
-		return &os.PathError{Op: "lstat", Path: from, Err: err}
+	if err := unix.Lstat(like, &st); err != nil {
+		return &os.PathError{Op: "lstat", Path: like, Err: err}
 	}
 	if err := os.Mkdir(to, 0o700); err != nil {
 		return err
@@ -116,5 +125,5 @@ func copyDirectory(from, to string) error {
 	if err := os.Lchown(to, int(st.Uid), int(st.Gid)); err != nil {
 		return err
 	}
-	return os.Chmod(to, fs.FileMode(st.Mode&0o777))
+	return unix.Chmod(to, st.Mode&0o7777)
 }

@@ -48,11 +48,20 @@ func TestFreshEtc(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	keep := []string{"/etc/machine-id", "/etc/ssh/ssh_host_*", "/etc/kept", "/etc/gone", "/etc/link/x", "/etc/none", "/etc/kept/sub"}
+	keep := []string{"/etc/machine-id", "/etc/ssh/ssh_host_*", "/etc/kept", "/etc/gone", "/etc/link/x", "/etc/none", "/etc/kept/sub", "/etc/own/x"}
 	dir := filepath.Join(t.TempDir(), "etc")
+	image := t.TempDir() // which has no directory ssh, but one called own
+	for name, mode := range map[string]fs.FileMode{".": 0o755, "own": 0o751 | fs.ModeSetgid} {
+		if err := os.MkdirAll(filepath.Join(image, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(filepath.Join(image, name), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
 	fresh := func() {
 		t.Helper()
-		if err := freshEtc(dir, keep); err != nil {
+		if err := freshEtc(dir, image, keep); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -61,7 +70,7 @@ func TestFreshEtc(t *testing.T) {
 	if got := layer(t, upper); got != "" {
 		t.Errorf("the first layer has %s", got)
 	}
-	for _, name := range []string{"machine-id", "ssh/ssh_host_rsa_key", "ssh/sshd_config", "kept/a", "kept/sub/b", "edited", "real/x"} {
+	for _, name := range []string{"machine-id", "ssh/ssh_host_rsa_key", "ssh/sshd_config", "kept/a", "kept/sub/b", "edited", "real/x", "own/x"} {
 		put(t, filepath.Join(upper, name))
 	}
 	if err := os.Chmod(filepath.Join(upper, "ssh"), 0o711); err != nil {
@@ -77,7 +86,7 @@ func TestFreshEtc(t *testing.T) {
 	}
 	before := layer(t, upper)
 	fresh()
-	if got, want := layer(t, upper), "gone (gone), kept/a, kept/sub/b, machine-id, ssh/ssh_host_rsa_key"; got != want {
+	if got, want := layer(t, upper), "gone (gone), kept/a, kept/sub/b, machine-id, own/x, ssh/ssh_host_rsa_key"; got != want {
 		t.Errorf("kept %s; want %s", got, want)
 	}
 	if got := layer(t, filepath.Join(dir, "previous")); got != before {
@@ -85,6 +94,9 @@ func TestFreshEtc(t *testing.T) {
 	}
 	if st, err := os.Stat(filepath.Join(upper, "ssh")); err != nil || st.Mode().Perm() != 0o711 {
 		t.Errorf("ssh: %v, %v", st, err)
+	}
+	if st, err := os.Stat(filepath.Join(upper, "own")); err != nil || st.Mode() != fs.ModeDir|fs.ModeSetgid|0o751 {
+		t.Errorf("own: %v, %v: not as in the image", st, err)
 	}
 	// Power cuts: between the two renames, and before the first.
 	if err := os.Rename(upper, filepath.Join(dir, "next")); err != nil {

@@ -64,7 +64,7 @@ func placeState(c *console, paths []string, hash *rootHash) error {
 		}
 	}
 	if !slices.Contains(keep, "/etc") {
-		err := freshEtc(stateRoot+"/etc", keep)
+		err := freshEtc(stateRoot+"/etc", sysroot+"/etc", keep)
 		if errors.Is(err, unix.ENOSPC) { // a machine that does not boot could not be told to remove something
 			c.say("the state partition is full: /etc stays as the machine left it")
 		} else if err != nil {

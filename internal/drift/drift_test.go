@@ -47,6 +47,7 @@ func TestEtc(t *testing.T) {
 	}
 	must(t, os.Symlink("a", filepath.Join(image, "etc/link")), os.Symlink("a", filepath.Join(image, "etc/samelink")))
 	e := Etc{Upper: upper, Image: image, Kept: []string{"/etc/kept", "/etc/machine-id", "/etc/ssh/ssh_host_*", "/etc/whole"}}
+	must(t, os.Chmod(upper, 0o755))
 	check := func(want string) {
 		t.Helper()
 		found, err := e.Check()
@@ -77,9 +78,11 @@ func TestEtc(t *testing.T) {
 		os.Symlink("b", filepath.Join(upper, "link")), os.Mkdir(filepath.Join(upper, "empty"), 0o755),
 		unix.Lsetxattr(filepath.Join(upper, "opaque"), "trusted.overlay.opaque", []byte("y"), 0))
 	e.Rendered["/etc/bad"], e.Rendered["/etc/missing"] = "changed", "it is not there"
+	must(t, os.Chmod(upper, 0o700))
 	check(`
 rendered /etc/bad: changed
 rendered /etc/missing: it is not there
+changed /etc: mode
 added /etc/dir/c
 changed /etc/edited: content
 added /etc/empty: a directory

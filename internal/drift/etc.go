@@ -32,6 +32,13 @@ func (e Etc) Check() ([]Drift, error) {
 			c.add(Rendered, p, wrong)
 		}
 	}
+	var now, was unix.Stat_t
+	if err := errors.Join(unix.Lstat(c.upper("/etc"), &now), unix.Lstat(c.image("/etc"), &was)); err != nil {
+		return nil, err
+	}
+	if detail := attributes(&now, &was); detail != "" && !keeps(c.Kept, "/etc") {
+		c.add(Changed, "/etc", detail)
+	}
 	err := c.directory("/etc")
 	return c.found, err
 }
