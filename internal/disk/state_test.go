@@ -8,7 +8,7 @@ import (
 )
 
 func TestSetState(t *testing.T) {
-	own := " /etc/.updated /etc/adjtime /etc/hostname /etc/machine-id /etc/ssh/ssh_host_*"
+	own := " /etc/.pwd.lock /etc/.updated /etc/adjtime /etc/hostname /etc/machine-id /etc/ssh/ssh_host_*"
 	for name, c := range map[string]struct {
 		state    []string
 		declared string
@@ -18,7 +18,7 @@ func TestSetState(t *testing.T) {
 		"no directory":       {[]string{}, "", strings.TrimSpace(own)},
 		"directories":        {[]string{"/var", "/opt/data"}, "", "/var /opt/data" + own},
 		"of /etc":            {[]string{"/etc/app"}, "", "/var /home /root /srv /etc/app" + own},
-		"declared":           {[]string{"/var"}, "# ours\n/etc/app/*.key # keys\n\n/opt/app\n/var/lib/app\n/etc/hostname\n", "/var /etc/app/*.key /opt/app /etc/hostname /etc/.updated /etc/adjtime /etc/machine-id /etc/ssh/ssh_host_*"},
+		"declared":           {[]string{"/var"}, "# ours\n/etc/app/*.key # keys\n\n/opt/app\n/var/lib/app\n/etc/hostname\n", "/var /etc/app/*.key /opt/app /etc/hostname /etc/.pwd.lock /etc/.updated /etc/adjtime /etc/machine-id /etc/ssh/ssh_host_*"},
 		"declared, all":      {nil, "/etc\n", "/var /home /root /srv /etc" + own},
 		"declared, a file":   {nil, "/bin/sh\n", "error: state directory: /bin/sh is not a directory"},
 		"declared, relative": {nil, "\netc/x\n", "error: /usr/share/goldsmith/state.d/app, line 2: state \"etc/x\": expected an absolute"},
