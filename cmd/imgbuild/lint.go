@@ -35,13 +35,14 @@ directory. 'imgbuild elements lint' looks at elements instead.`,
 		Example: `imgbuild lint --definition demo.yaml out/demo.raw
 imgbuild lint --json out/demo.manifest.json | jq -r '.[].package'`,
 		Flags: func(fs *flag.FlagSet) {
-			fs.StringVar(&definition, "definition", "", "take the state from this image definition's `file`; without it, it is the default")
+			fs.StringVar(&definition, "definition", "", "take the state from this image definition's `file`")
 			fs.StringVar(&allow, "allow", "", "do not mention these `paths`, colon-separated, and what is below them")
 			fs.BoolVar(&asJSON, "json", false, "print the findings as JSON")
 		},
 		Run: func(ctx context.Context, io command.IO, args []string) error {
 			if len(args) != 1 {
-				return command.Usage("lint needs one image", "imgbuild lint out/demo.raw; for elements: imgbuild elements lint")
+				return command.Usage("lint needs one image",
+					"imgbuild lint out/demo.raw; for elements: imgbuild elements lint")
 			}
 			found, err := lintImage(ctx, definition, strings.FieldsFunc(allow, func(r rune) bool { return r == ':' }), args[0])
 			if err != nil {
@@ -90,5 +91,6 @@ func lintImage(ctx context.Context, definition string, allow []string, name stri
 			declared = append(declared, more...)
 		}
 	}
-	return lint.Image{Files: image.Files, Text: image.Text, State: append(disk.Kept(configured, declared), allow...)}.Writes(), nil
+	state := append(disk.Kept(configured, declared), allow...)
+	return lint.Image{Files: image.Files, Text: image.Text, State: state}.Writes(), nil
 }

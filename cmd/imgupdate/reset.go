@@ -17,8 +17,8 @@ func resetCommand() *command.Command {
 	var yes bool
 	return &command.Command{
 		Name: "reset", Short: "have this machine forget all it keeps, and restart it",
-		Long: "The image that runs stays, and so do the records about the slots; everything else on the state partition is\n" +
-			"lost. Without --yes it says what that is, and does nothing.",
+		Long: "The image that runs stays, and so do the records about the slots; everything else on the state partition\n" +
+			"is lost. Without --yes it says what that is, and does nothing.",
 		Example: "imgupdate reset --yes",
 		Flags: func(fs *flag.FlagSet) {
 			o.declare(fs)

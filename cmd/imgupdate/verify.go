@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -30,9 +31,9 @@ func verifyCommand() *command.Command {
 	o := &options{}
 	return &command.Command{
 		Name: "verify", Short: "list where this machine is not what image and configuration say",
-		Long: "It looks at the root's device, at what is mounted, at /etc, which is the image's, with what applycfg would write\n" +
-			"now and what is declared as the machine's own, and at kernel images and boot loaders on the EFI partition. Each\n" +
-			"drift is a line; with one the status is 1. What it cannot know is said, too.",
+		Long: "It looks at the root's device, at what is mounted, at /etc, which is the image's, with what applycfg would\n" +
+			"write now and what is declared as the machine's own, and at kernel images and boot loaders on the EFI\n" +
+			"partition. Each drift is a line; with one the status is 1. What it cannot know is said, too.",
 		Example: "imgupdate verify --json",
 		Flags:   o.declare,
 		Run: o.run(func(ctx context.Context, io command.IO, m *update.Machine) error {
@@ -66,8 +67,8 @@ func verify(ctx context.Context, m *update.Machine, state string) (v verified, e
 	if err != nil {
 		return v, err
 	}
-	for _, dir := range directories {
-		v.Unknown = append(v.Unknown, dir+": the machine's own")
+	for _, p := range slices.Concat(directories, kept) {
+		v.Unknown = append(v.Unknown, p+": the machine's own")
 	}
 	image, done, err := imageRoot()
 	if err != nil {
@@ -145,9 +146,11 @@ func verifyRoot(m *update.Machine) ([]drift.Drift, error) {
 	if err != nil {
 		return nil, err
 	}
-	found := v.Check(drift.CommandLineHash(string(cmdline)))
-	if hash := drift.CommandLineHash(string(cmdline)); hash != m.Boot.RootHash {
-		found = append(found, drift.Drift{Kind: drift.Root, Path: update.DefaultBoot, Detail: "has another root hash than the kernel command line"})
+	hash := drift.CommandLineHash(string(cmdline))
+	found := v.Check(hash)
+	if hash != m.Boot.RootHash {
+		const detail = "has another root hash than the kernel command line"
+		found = append(found, drift.Drift{Kind: drift.Root, Path: update.DefaultBoot, Detail: detail})
 	}
 	return found, nil
 }

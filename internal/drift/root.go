@@ -90,7 +90,8 @@ func dmStatus(control *os.File, dev uint64, flags uint32) (target, text string, 
 	ne.PutUint32(b[16:], dmHeader)
 	ne.PutUint32(b[28:], flags)
 	ne.PutUint64(b[40:], dev)
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, control.Fd(), dmTableStatus, uintptr(unsafe.Pointer(&b[0]))); errno != 0 {
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, control.Fd(), dmTableStatus, uintptr(unsafe.Pointer(&b[0])))
+	if errno != 0 {
 		return "", "", fmt.Errorf("device-mapper: %w", errno)
 	}
 	return parseStatus(b)

@@ -98,11 +98,14 @@ func (e *esp) wrongRoot(s *Slot) string {
 }
 
 func (m *Machine) inspectLoaders(e *esp, found *Inspection) {
-	loader, err := os.ReadFile(e.path(filepath.FromSlash(loaderFile)))
+	loader, err := os.ReadFile(e.path(loaderFile))
 	if err != nil {
 		found.Wrong = append(found.Wrong, Fault{loaderFile, err.Error()})
-	} else if own, err := os.ReadFile(filepath.Join(cmp.Or(m.Root, "/"), "usr/lib/systemd/boot/efi/systemd-bootx64.efi")); err != nil || !bytes.Equal(own, loader) {
-		found.Unknown = append(found.Unknown, loaderFile+": not this image's as it is: signed, or of the image that the disk was made with")
+	}
+	own, missing := os.ReadFile(filepath.Join(cmp.Or(m.Root, "/"), "usr/lib/systemd/boot/efi/systemd-bootx64.efi"))
+	if err == nil && (missing != nil || !bytes.Equal(own, loader)) {
+		found.Unknown = append(found.Unknown,
+			loaderFile+": not this image's as it is: signed, or of the image that the disk was made with")
 	}
 	if !e.bios {
 		return

@@ -15,7 +15,8 @@ import (
 func (m *Machine) Reset(ctx context.Context) error {
 	return m.locked(ctx, func(r *Record) error {
 		if r.Trial != nil {
-			return command.BadInput(errors.New("an image has yet to prove itself"), "wait for it, or end it: imgupdate good, imgupdate rollback")
+			return command.BadInput(errors.New("an image has yet to prove itself"),
+				"wait for it, or end it: imgupdate good, imgupdate rollback")
 		}
 		return atomicfile.Write(filepath.Join(m.state(), "factory-reset"), nil, 0o600)
 	})
