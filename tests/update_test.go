@@ -36,6 +36,7 @@ type releases struct {
 	published map[string]version // by ID
 	record    string             // a file for what the next machine writes; empty: none
 	restart   string             // how the next machine is to restart; empty: reboot
+	until     string             // what a machine's signal must have before it is looked at
 }
 
 // version is what is known about a version's disk.
@@ -128,7 +129,8 @@ func (r *releases) machine(t *testing.T) string {
 }
 
 // follow boots a machine whose metadata want that image, and returns its
-// completion signal and what its console showed.
+// completion signals, up to the first, or the first with the text r.until, and
+// what its console showed.
 func (r *releases) follow(t *testing.T, raw, digest string, f testbed.Firmware, during func(console string) bool) (signal, console string) {
 	t.Helper()
 	c := &cloud{t: t, instance: "i-" + filepath.Base(filepath.Dir(raw)), images: filepath.Join(r.dir, "layout")}
@@ -151,7 +153,7 @@ func (r *releases) follow(t *testing.T, raw, digest string, f testbed.Firmware, 
 	failed, stop := make(chan error, 1), make(chan struct{})
 	go func() { failed <- c.run(cmd, file, stop) }()
 	deadline := time.After(25 * time.Minute)
-	for signal == "" {
+	for signal == "" || !strings.Contains(signal, r.until) {
 		c.mu.Lock()
 		signal = strings.Join(c.signals, "\n")
 		c.mu.Unlock()
@@ -162,8 +164,8 @@ func (r *releases) follow(t *testing.T, raw, digest string, f testbed.Firmware, 
 		case err := <-failed:
 			t.Fatalf("%v\n%s", err, c.console(file))
 		case <-deadline:
-			t.Errorf("no signal\n%s", c.console(file))
-			signal = "none"
+			t.Errorf("no signal with %q: %s\n%s", r.until, signal, c.console(file))
+			signal += "none " + r.until
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
@@ -289,6 +291,7 @@ func TestBadUpdates(t *testing.T) {
 	need(t, false)
 	testenv.Need(t, "debugfs", "e2fsck", "cp", "dd", "mcopy")
 	r := publish(t, "bad-health", "bad-migration", "panics", "hangs", "no-init")
+	r.until = "failed on this machine" // the image on trial may report, too
 	for element, want := range map[string]string{
 		"bad-health":    "health check 60-bad: status 1: this image is never well",
 		"bad-migration": "migration/60-bad-migration: exit status 1: the data cannot be migrated",
@@ -329,6 +332,7 @@ func TestDamagedUpdates(t *testing.T) {
 	need(t, false)
 	testenv.Need(t, "debugfs", "e2fsck", "cp", "dd", "mcopy")
 	r := publish(t, "redis")
+	r.until = "failed on this machine"
 	for what, want := range map[string]string{
 		"root-b": "slot b is damaged", "verity-b": "slot b is damaged", "kernel": "on the EFI partition is damaged",
 	} {
