@@ -124,7 +124,7 @@ func (m *Machine) locked(ctx context.Context, f func(r *Record) error) (err erro
 	// Most of them take a moment, but an update minutes.
 	limited, stop := context.WithTimeout(ctx, patience)
 	defer stop()
-	lock, err := filelock.Lock(limited, filepath.Join(m.state(), "lock"), filelock.Exclusive, nil)
+	lock, err := filelock.Lock(limited, filepath.Join(m.state(), "lock"), filelock.Exclusive, func() { m.say("waiting for another imgupdate") })
 	if err != nil && limited.Err() != nil && ctx.Err() == nil {
 		return command.Busy(errors.New("another imgupdate is at work"), "wait for it to end")
 	}
