@@ -85,7 +85,7 @@ func (m *Machine) checkTrial(r *Record, e *esp) (Finding, error) {
 	// One start more than the boot loader counts: by kexec, without it.
 	if len(t.Boots) > Tries+1 {
 		reason := fmt.Sprintf("it was started %d times without proving itself: the boot loader does not count", len(t.Boots)-1)
-		return Finding{Trial: true, Restart: true}, m.bad(r, reason)
+		return Finding{Trial: true, Restart: true}, m.badIn(r, e, reason)
 	}
 	m.say("version %s in slot %s is on trial, start %d", s.Version, t.Slot, len(t.Boots))
 	return Finding{Trial: true, Start: len(t.Boots)}, r.save(m.state())

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -29,11 +30,12 @@ import (
 // directory as EFI partition, and boot loaders that do as the real ones.
 type bench struct {
 	*Machine
-	t     *testing.T
-	esp   string
-	said  []string
-	boots int
-	bios  bool
+	t      *testing.T
+	esp    string
+	said   []string
+	boots  int
+	mounts int
+	bios   bool
 }
 
 const slotSize = 1 << 20
@@ -44,7 +46,7 @@ func newBench(t *testing.T, bios bool) *bench {
 	b := &bench{t: t, esp: filepath.Join(dir, "esp"), bios: bios}
 	b.Machine = &Machine{State: filepath.Join(dir, "boot"), Root: filepath.Join(dir, "root")}
 	b.Machine.Boot = Boot{Disk: filepath.Join(dir, "disk"), Slot: "a", Firmware: "uefi"}
-	b.ESP = func() (string, func() error, error) { return b.esp, func() error { return nil }, nil }
+	b.ESP = b.mount
 	b.Say = func(format string, args ...any) { b.said = append(b.said, fmt.Sprintf(format, args...)) }
 	b.Now = func() time.Time { return time.Unix(1700000000, 0) }
 	b.table()
@@ -66,6 +68,17 @@ func newBench(t *testing.T, bios bool) *bench {
 	b.runs(first)
 	b.BootID = "boot-0"
 	return b
+}
+
+// mount mounts the EFI partition as mountESP does: once at a time.
+func (b *bench) mount() (dir string, release func() error, err error) {
+	b.mounts = 1 // what was mounted is unmounted
+	return b.esp, func() error {
+		if b.mounts--; b.mounts < 0 {
+			return errors.New("EFI partition: it is not mounted")
+		}
+		return nil
+	}, nil
 }
 
 func (b *bench) must(err error) {

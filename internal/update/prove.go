@@ -70,6 +70,11 @@ func (m *Machine) bad(r *Record, reason string) error {
 	if err != nil {
 		return err
 	}
+	return m.withESP(d, func(e *esp) error { return m.badIn(r, e, reason) })
+}
+
+// badIn is bad with the EFI partition, which is mounted once at a time.
+func (m *Machine) badIn(r *Record, e *esp, reason string) error {
 	// Our own record first: it has the reason. If the power goes, the boot
 	// loader tries again, and Check sees that it is over.
 	s := r.Slots[r.Trial.Slot]
@@ -79,7 +84,7 @@ func (m *Machine) bad(r *Record, reason string) error {
 		return err
 	}
 	m.say("version %s in slot %s is bad: %s", s.Version, r.Trial.Slot, shorten(reason))
-	return m.withESP(d, func(e *esp) error { return e.giveUp(s.ID(), r.Slots[r.Good]) })
+	return e.giveUp(s.ID(), r.Slots[r.Good])
 }
 
 // giveUp makes the boot loaders start the good version.
