@@ -126,11 +126,11 @@ func failedRunCommand() *command.Command {
 		},
 		Run: o.run(func(ctx context.Context, _ command.IO, m *update.Machine) error {
 			over, err := m.FailedRun(ctx, reason)
-			if err != nil || !over {
+			if !over {
 				return err
 			}
 			tellConsole("imgupdate: this image is bad: " + reason)
-			return m.Restart(ctx, false)
+			return errors.Join(err, m.Restart(ctx, false))
 		}),
 	}
 }
@@ -170,11 +170,13 @@ func watch(ctx context.Context, m *update.Machine, deadline time.Duration) error
 		return err
 	}
 	reason := fmt.Sprintf("it did not prove itself in %s", deadline)
-	if err := m.Bad(ctx, reason); err != nil {
-		return err
+	// Where this cannot be said, the boot loader's count of starts ends it.
+	err = m.Bad(ctx, reason)
+	if on, terr := m.Trial(); terr == nil && !on {
+		return nil // it proved itself meanwhile
 	}
 	tellConsole("imgupdate: this image is bad: " + reason)
-	return m.Restart(ctx, false)
+	return errors.Join(err, m.Restart(ctx, false))
 }
 
 func rollbackCommand() *command.Command {

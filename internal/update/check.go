@@ -24,7 +24,7 @@ type Finding struct {
 	Trial    bool     `json:"trial"`              // what runs has yet to prove itself
 	Start    int      `json:"start,omitempty"`    // of a trial: the how manieth that came up to userspace
 	Returned *Failure `json:"returned,omitempty"` // the machine came back from this image in this boot
-	Restart  bool     `json:"restart,omitempty"`  // the trial is over: the machine has to be restarted
+	Restart  bool     `json:"restart,omitempty"`  // the trial is over: the machine has to be restarted, even with an error
 }
 
 // Check compares at every start what the boot loader did with what is
@@ -77,7 +77,7 @@ func (m *Machine) settle(r *Record, e *esp) error {
 func (m *Machine) checkTrial(r *Record, e *esp) (Finding, error) {
 	t, s := r.Trial, r.Slots[r.Trial.Slot]
 	if s.State == Failed { // it was given up, and the boot loader took it nevertheless
-		return Finding{Trial: true, Restart: true}, e.giveUp(s.ID(), r.Slots[r.Good])
+		return Finding{Trial: true, Restart: true}, m.giveUp(r, e)
 	}
 	if !slices.Contains(t.Boots, m.BootID) {
 		t.Boots, t.Runs = append(t.Boots, m.BootID), 0
@@ -85,7 +85,8 @@ func (m *Machine) checkTrial(r *Record, e *esp) (Finding, error) {
 	// One start more than the boot loader counts: by kexec, without it.
 	if len(t.Boots) > Tries+1 {
 		reason := fmt.Sprintf("it was started %d times without proving itself: the boot loader does not count", len(t.Boots)-1)
-		return Finding{Trial: true, Restart: true}, m.badIn(r, e, reason)
+		m.recordBad(r, reason)
+		return Finding{Trial: true, Restart: true}, m.giveUp(r, e)
 	}
 	m.say("version %s in slot %s is on trial, start %d", s.Version, t.Slot, len(t.Boots))
 	return Finding{Trial: true, Start: len(t.Boots)}, r.save(m.state())

@@ -65,26 +65,31 @@ func (m *Machine) Bad(ctx context.Context, reason string) error {
 	})
 }
 
+// bad gives up what runs. Record and boot loader do so without each other: a
+// new system that has filled the state partition has to go as well.
 func (m *Machine) bad(r *Record, reason string) error {
+	m.recordBad(r, reason)
 	d, err := openDisk(m.Boot.Disk)
 	if err != nil {
 		return err
 	}
-	return m.withESP(d, func(e *esp) error { return m.badIn(r, e, reason) })
+	return m.withESP(d, func(e *esp) error { return m.giveUp(r, e) })
 }
 
-// badIn is bad with the EFI partition, which is mounted once at a time.
-func (m *Machine) badIn(r *Record, e *esp, reason string) error {
-	// Our own record first: it has the reason. If the power goes, the boot
-	// loader tries again, and Check sees that it is over.
+// recordBad comes before giveUp: the record has the reason. If the power goes
+// between them, the boot loader tries again, and Check sees that it is over.
+func (m *Machine) recordBad(r *Record, reason string) {
 	s := r.Slots[r.Trial.Slot]
 	r.addFailure(Failure{Digest: s.Digest, Version: s.Version, Time: m.now(), Reason: reason})
 	s.State = Failed
-	if err := r.save(m.state()); err != nil {
-		return err
-	}
 	m.say("version %s in slot %s is bad: %s", s.Version, r.Trial.Slot, shorten(reason))
-	return e.giveUp(s.ID(), r.Slots[r.Good])
+	if err := r.save(m.state()); err != nil {
+		m.say("this could not be recorded: %v", err)
+	}
+}
+
+func (m *Machine) giveUp(r *Record, e *esp) error {
+	return e.giveUp(r.Slots[r.Trial.Slot].ID(), r.Slots[r.Good])
 }
 
 // giveUp makes the boot loaders start the good version.
@@ -104,7 +109,8 @@ func (e *esp) giveUp(bad string, good *Slot) error {
 }
 
 // FailedRun counts a configuration run that failed while what runs is on
-// trial. It is over after the last that may fail.
+// trial. It is over after the last that may fail, and when it cannot be counted:
+// the machine has to be restarted then, even with an error.
 func (m *Machine) FailedRun(ctx context.Context, reason string) (over bool, err error) {
 	err = m.locked(ctx, func(r *Record) error {
 		if !m.onTrial(r) {
@@ -114,7 +120,11 @@ func (m *Machine) FailedRun(ctx context.Context, reason string) (over bool, err 
 		if over = r.Trial.Runs >= MaxRuns; over {
 			return m.bad(r, fmt.Sprintf("%d configuration runs failed, the last by %s", r.Trial.Runs, reason))
 		}
-		return r.save(m.state())
+		if err := r.save(m.state()); err != nil { // it would be counted never
+			over = true
+			return m.bad(r, fmt.Sprintf("%v; a configuration run failed by %s", err, reason))
+		}
+		return nil
 	})
 	return over, err
 }

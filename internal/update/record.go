@@ -148,6 +148,9 @@ func (r *Record) check() error {
 	return nil
 }
 
+// write is how a record is written; a test lets it fail.
+var write = atomicfile.Write
+
 // save writes the record; it is on the disk when save returns.
 func (r *Record) save(dir string) error {
 	if err := r.check(); err != nil {
@@ -157,5 +160,5 @@ func (r *Record) save(dir string) error {
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(filepath.Join(dir, "slots.json"), append(text, '\n'), 0o600)
+	return write(filepath.Join(dir, "slots.json"), append(text, '\n'), 0o600)
 }

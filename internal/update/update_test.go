@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"goldsmith/internal/atomicfile"
 	"goldsmith/internal/bootentry"
 	"goldsmith/internal/command"
 	"goldsmith/internal/uki"
@@ -323,5 +324,41 @@ func TestOwnCount(t *testing.T) {
 	}
 	if f, err := b.Check(ctx); err != nil || f.Returned == nil || !strings.Contains(f.Returned.Reason, "does not count") {
 		t.Errorf("%+v, %v", f, err)
+	}
+}
+
+// A new system that fills the state partition, or whose record cannot be
+// written for another reason, is given up nevertheless.
+func TestRecordCannotBeWritten(t *testing.T) {
+	ctx := t.Context()
+	for name, end := range map[string]func(b *bench) error{
+		"bad": func(b *bench) error { return b.Bad(ctx, "full") },
+		"run": func(b *bench) error {
+			over, err := b.FailedRun(ctx, "migration.d/50-x")
+			if !over {
+				b.t.Error("a run that cannot be counted is not the last")
+			}
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			both(t, func(t *testing.T, b *bench) {
+				v1, v2 := b.image("1", 0), b.image("2", 0)
+				b.must(b.Install(ctx, v2, Options{}))
+				b.start(v1, v2)
+				_, err := b.Check(ctx)
+				b.must(err)
+				write = func(string, []byte, os.FileMode) error { return errors.New("no space left on device") }
+				err = end(b)
+				write = atomicfile.Write
+				b.must(err)
+				if id := b.start(v1, v2); id != "demo_1" {
+					t.Fatalf("did not return: %s", id)
+				}
+				if f, err := b.Check(ctx); err != nil || f.Returned == nil {
+					t.Errorf("%+v, %v", f, err)
+				}
+			})
+		})
 	}
 }
