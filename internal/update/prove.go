@@ -19,6 +19,9 @@ func (m *Machine) Good(ctx context.Context) error {
 		if !m.onTrial(r) {
 			return nil
 		}
+		if r.Slots[m.Boot.Slot].State == Failed { // the boot loaders have it no more
+			return command.BadInput(errors.New("what runs was given up, and is about to be restarted"), "imgupdate status says why")
+		}
 		d, err := openDisk(m.Boot.Disk)
 		if err != nil {
 			return err

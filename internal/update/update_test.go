@@ -362,3 +362,20 @@ func TestRecordCannotBeWritten(t *testing.T) {
 		})
 	}
 }
+
+// What was given up is not good, whoever comes to say so before the restart.
+func TestGoodAfterBad(t *testing.T) {
+	ctx := t.Context()
+	both(t, func(t *testing.T, b *bench) {
+		v1, v2 := b.image("1", 0), b.image("2", 0)
+		b.must(b.Install(ctx, v2, Options{}))
+		b.start(v1, v2)
+		b.must(b.Bad(ctx, "no"))
+		if err := b.Good(ctx); command.Status(err) != command.StatusUsage {
+			t.Errorf("good after bad: %v", err)
+		}
+		if id := b.start(v1, v2); id != "demo_1" {
+			t.Errorf("%s started", id)
+		}
+	})
+}
