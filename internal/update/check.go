@@ -37,9 +37,16 @@ func (m *Machine) Check(ctx context.Context) (found Finding, err error) {
 			return err
 		}
 		return m.withESP(d, func(e *esp) error {
+			if r.isNew {
+				if err := m.adopt(r, e); err != nil {
+					return err
+				}
+			}
 			switch {
+			case r.Trial == nil && m.Boot.Slot != r.Good:
+				found, err = m.stray(r, d, e)
 			case r.Trial == nil:
-				return m.settle(r, e)
+				err = m.settle(r, e)
 			case m.onTrial(r):
 				found, err = m.checkTrial(r, e)
 			default:
@@ -51,14 +58,73 @@ func (m *Machine) Check(ctx context.Context) (found Finding, err error) {
 	return found, err
 }
 
+// adopt completes a new record by what the boot loaders know: what runs may be
+// on trial, and the record lost.
+func (m *Machine) adopt(r *Record, e *esp) error {
+	run := r.Slots[m.Boot.Slot]
+	all, err := e.entries()
+	if err != nil {
+		return err
+	}
+	env, _ := e.env() // one that cannot be read says nothing
+	trial := run.Name != "" && env[bootentry.EnvTry] == run.ID()
+	var before string
+	for _, entry := range all {
+		if entry.ID != run.ID() {
+			before = entry.ID
+		} else if entry.Counted {
+			trial = true
+		}
+	}
+	name, version, known := bootentry.SplitID(before)
+	if !trial || !known {
+		return nil
+	}
+	m.say("there is no record; version %s is on trial, as the boot loader says", run.Version)
+	run.State = Trying
+	r.Good = other(m.Boot.Slot)
+	r.Slots[r.Good] = &Slot{State: Good, Name: name, Version: version}
+	r.Trial = &Trial{Slot: m.Boot.Slot, Since: m.now()}
+	return nil
+}
+
+// stray is for a slot that runs and is neither the good one nor on trial.
+func (m *Machine) stray(r *Record, d *slotDisk, e *esp) (Finding, error) {
+	run, good := r.Slots[m.Boot.Slot], r.Slots[r.Good]
+	if run.State == Good && run.RootHash == m.Boot.RootHash {
+		m.say("slot %s runs, but %s is recorded as good: it was started by hand, or the other one cannot be started", m.Boot.Slot, r.Good)
+		return Finding{}, nil
+	}
+	found, err := e.find(good.ID())
+	if err != nil {
+		return Finding{}, err
+	}
+	p, err := d.part("root-" + r.Good)
+	if err != nil {
+		return Finding{}, err
+	}
+	if len(found) == 0 || len(good.RootHash) == 64 && p.GUID != guid(good.RootHash) {
+		m.say("the record is of another disk: it is made anew, of what runs")
+		return Finding{}, m.newRecord().save(m.state())
+	}
+	name, version := m.running()
+	if name == "" {
+		return Finding{}, errors.New("this machine does not say which image it runs: /usr/share/goldsmith/manifest.json cannot be read")
+	}
+	if damage := m.inspect(d, r.Good, good) + e.inspect(good); damage != "" {
+		return Finding{}, fmt.Errorf("version %s in slot %s is neither good nor on trial, and there is nothing to return to: %s", version, m.Boot.Slot, damage)
+	}
+	m.say("version %s in slot %s is neither good nor on trial: back to slot %s", version, m.Boot.Slot, r.Good)
+	if err := e.giveUp(bootentry.ID(name, version), good); err != nil {
+		return Finding{}, err
+	}
+	return Finding{Restart: true}, nil
+}
+
 // settle is what there is to do without a trial: an update that was killed
 // left a slot that is nothing, and files that nobody needs.
 func (m *Machine) settle(r *Record, e *esp) error {
 	run := r.Slots[m.Boot.Slot]
-	if m.Boot.Slot != r.Good {
-		m.say("slot %s runs, but %s is recorded as good: it was started by hand, or the record is old", m.Boot.Slot, r.Good)
-		return nil
-	}
 	o := r.Slots[other(r.Good)]
 	if o.State == Writing {
 		*o = Slot{State: Empty}
@@ -67,8 +133,8 @@ func (m *Machine) settle(r *Record, e *esp) error {
 	if o.State == Good {
 		keep = append(keep, o.ID())
 	}
-	if run.ID() == "" {
-		return nil // which files are its own is not known
+	if found, err := e.find(run.ID()); err != nil || len(found) == 0 {
+		return errors.Join(err, r.save(m.state())) // which files are its own is not known
 	}
 	return errors.Join(e.clean(keep...), r.save(m.state()))
 }
@@ -109,7 +175,10 @@ func (m *Machine) checkReturn(r *Record, d *slotDisk, e *esp) (Finding, error) {
 	if known := r.failure(s.Digest); known != nil {
 		f = *known
 	}
-	if err := errors.Join(e.giveUp(s.ID(), r.Slots[r.Good]), r.save(m.state())); err != nil {
+	if err := e.giveUp(s.ID(), r.Slots[r.Good]); err != nil {
+		return Finding{}, err // the trial is not over before the boot loaders know
+	}
+	if err := r.save(m.state()); err != nil {
 		return Finding{}, err
 	}
 	m.say("returned to version %s in slot %s: version %s failed: %s", r.Slots[r.Good].Version, r.Good, s.Version, f.Reason)

@@ -27,6 +27,8 @@ type Record struct {
 	// good now: the only older image that may be installed.
 	LastGood string    `json:"last_good,omitempty"`
 	Failed   []Failure `json:"failed,omitempty"` // newest last, at most maxFailed
+
+	isNew bool // it was made of what runs
 }
 
 // What a slot's state can be.

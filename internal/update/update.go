@@ -148,15 +148,24 @@ func (m *Machine) record() (*Record, error) {
 	if err != nil {
 		return nil, command.Hint(err, "remove the file: it is made anew, of what runs")
 	}
-	if r != nil {
+	// The good slot is never written. With another root in it, the record is of
+	// another disk, whose state partition this one was written over.
+	if r != nil && m.Boot.Slot == r.Good && r.Slots[r.Good].RootHash == "" {
+		r.Slots[r.Good].RootHash = m.Boot.RootHash // it was not known to adopt
+	}
+	if r != nil && (m.Boot.Slot != r.Good || r.Slots[r.Good].RootHash == m.Boot.RootHash) {
 		return r, nil
 	}
+	return m.newRecord(), nil
+}
+
+// newRecord is the record of a machine that has none.
+func (m *Machine) newRecord() *Record {
 	name, version := m.running()
-	r = &Record{Format: recordFormat, Good: m.Boot.Slot, Slots: map[string]*Slot{
+	return &Record{isNew: true, Format: recordFormat, Good: m.Boot.Slot, Slots: map[string]*Slot{
 		m.Boot.Slot:        {State: Good, Name: name, Version: version, RootHash: m.Boot.RootHash},
 		other(m.Boot.Slot): {State: Empty},
 	}}
-	return r, nil
 }
 
 // running is the name and version of the image that runs.

@@ -1,0 +1,58 @@
+package update
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// A disk that was written over an old one finds the record of that.
+func TestRecordOfAnotherDisk(t *testing.T) {
+	ctx := t.Context()
+	for _, slot := range []string{"a", "b"} {
+		both(t, func(t *testing.T, b *bench) {
+			v1, v2, v3 := b.image("1", 0), b.image("2", 0), b.image("3", 0)
+			old := b.newRecord()
+			old.Good = slot
+			old.Slots[slot] = &Slot{State: Good, Name: "demo", Version: "2", RootHash: v2.Release.Root.RootHash}
+			old.Slots[other(slot)] = &Slot{State: Empty}
+			b.must(os.MkdirAll(b.State, 0o700))
+			b.must(old.save(b.State))
+			for range 2 {
+				if f, err := b.Check(ctx); err != nil || f != (Finding{}) {
+					t.Fatalf("%+v, %v", f, err)
+				}
+				if id := b.start(v1, v2); id != "demo_1" {
+					t.Fatalf("%s started", id)
+				}
+			}
+			b.must(b.Install(ctx, v3, Options{}))
+			if id := b.start(v1, v2, v3); id != "demo_3" {
+				t.Errorf("then %s", id)
+			}
+		})
+	}
+}
+
+// Without its record, a version on trial is on trial, and the one before stays.
+func TestRecordLostOnTrial(t *testing.T) {
+	ctx := t.Context()
+	both(t, func(t *testing.T, b *bench) {
+		v1, v2 := b.image("1", 0), b.image("2", 0)
+		b.must(b.Install(ctx, v2, Options{}))
+		b.start(v1, v2)
+		b.must(os.Remove(filepath.Join(b.State, "slots.json")))
+		if f, err := b.Check(ctx); err != nil || !f.Trial {
+			t.Fatalf("%+v, %v", f, err)
+		}
+		for range Tries - 1 {
+			b.start(v1, v2)
+		}
+		if id := b.start(v1, v2); id != "demo_1" {
+			t.Fatalf("did not return: %s", id)
+		}
+		if f, err := b.Check(ctx); err != nil || f.Returned == nil {
+			t.Errorf("%+v, %v", f, err)
+		}
+	})
+}
