@@ -145,6 +145,11 @@ func (m *Machine) checkTrial(r *Record, e *esp) (Finding, error) {
 	if s.State == Failed { // it was given up, and the boot loader took it nevertheless
 		return Finding{Trial: true, Restart: true}, m.giveUp(r, e)
 	}
+	if e.staged() { // GRUB's part was there, systemd-boot's not
+		if err := e.name(s.ID()); err != nil {
+			return Finding{Trial: true}, err
+		}
+	}
 	if !slices.Contains(t.Boots, m.BootID) {
 		t.Boots, t.Runs = append(t.Boots, m.BootID), 0
 	}
@@ -162,6 +167,17 @@ func (m *Machine) checkTrial(r *Record, e *esp) (Finding, error) {
 // that one waits for a restart, or it failed.
 func (m *Machine) checkReturn(r *Record, d *slotDisk, e *esp) (Finding, error) {
 	t, s := r.Trial, r.Slots[r.Trial.Slot]
+	if s.State == Trying && len(t.Boots) == 0 {
+		if e.staged() {
+			return Finding{}, m.forget(r, e)
+		}
+		if !e.armed(s, r.Slots[r.Good]) {
+			if err := m.armAgain(r, e, t.Slot); err != nil {
+				return Finding{}, err
+			}
+			t = r.Trial
+		}
+	}
 	if s.State == Trying && t.Armed == m.BootID {
 		m.say("version %s is in slot %s and will be tried at the next start", s.Version, t.Slot)
 		return Finding{}, nil
@@ -183,6 +199,20 @@ func (m *Machine) checkReturn(r *Record, d *slotDisk, e *esp) (Finding, error) {
 	}
 	m.say("returned to version %s in slot %s: version %s failed: %s", r.Slots[r.Good].Version, r.Good, s.Version, f.Reason)
 	return Finding{Returned: &f}, nil
+}
+
+// forget is for an update that was killed while it armed what it had written:
+// that did not fail, and the next one finds it.
+func (m *Machine) forget(r *Record, e *esp) error {
+	running := r.Slots[r.Good].ID()
+	if err := e.disarm(running); err != nil {
+		return err
+	}
+	r.Slots[r.Trial.Slot], r.Trial = &Slot{State: Empty}, nil
+	if err := r.save(m.state()); err != nil {
+		return err
+	}
+	return e.clean(running)
 }
 
 // diagnose says why an image on trial did not prove itself, by what can still

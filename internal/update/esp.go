@@ -29,6 +29,10 @@ type esp struct {
 	bios bool // it has what GRUB needs
 }
 
+// cut is called before each change of names and of GRUB's variables: a test
+// ends the program there.
+var cut = func() {}
+
 func openESP(dir string) (*esp, error) {
 	e := &esp{dir: dir}
 	if _, err := os.Stat(e.path(bootentry.Dir)); err != nil {
@@ -90,8 +94,10 @@ func (e *esp) rename(want bootentry.Entry) error {
 		case entry == want:
 			continue
 		case i == 0 && !hasEntry(found, want):
+			cut()
 			err = os.Rename(e.path(dir, entry.File()), e.path(dir, want.File()))
 		default:
+			cut()
 			err = os.Remove(e.path(dir, entry.File()))
 		}
 		if err != nil {
@@ -118,10 +124,12 @@ func (e *esp) remove(id string) error {
 		return err
 	}
 	for _, entry := range found {
+		cut()
 		if err := os.Remove(e.path(bootentry.Dir, entry.File())); err != nil {
 			return err
 		}
 	}
+	cut()
 	if err := os.RemoveAll(e.path(bootentry.BIOSDir, id)); err != nil {
 		return err
 	}
@@ -149,6 +157,7 @@ func (e *esp) clean(keep ...string) error {
 			}
 		}
 	}
+	cut()
 	if err := os.RemoveAll(e.path(stagingDir)); err != nil {
 		return err
 	}
@@ -171,6 +180,7 @@ const stagingDir = "goldsmith-new"
 
 // stage makes an empty file for a kernel image.
 func (e *esp) stage() (*os.File, error) {
+	cut()
 	if err := os.RemoveAll(e.path(stagingDir)); err != nil {
 		return nil, err
 	}
@@ -223,14 +233,44 @@ func (e *esp) place(id string) error {
 			return err
 		}
 	}
+	return e.name(id)
+}
+
+// staged tells whether there is a kernel image that has no name yet.
+func (e *esp) staged() bool {
+	_, err := os.Lstat(e.path(stagingDir, "uki"))
+	return err == nil
+}
+
+// name gives the staged kernel image its name, with all tries.
+func (e *esp) name(id string) error {
 	entry := bootentry.Entry{ID: id, Counted: true, Left: Tries}
+	cut()
 	if err := os.Rename(e.path(stagingDir, "uki"), e.path(bootentry.Dir, entry.File())); err != nil {
 		return err
 	}
+	cut()
 	if err := os.RemoveAll(e.path(stagingDir)); err != nil {
 		return err
 	}
 	return e.sync()
+}
+
+// armed tells whether all of arm was done: the version has a counter, and an
+// older one's good version has no tries.
+func (e *esp) armed(s, good *Slot) bool {
+	found, err := e.find(s.ID())
+	if err != nil || len(found) == 0 {
+		return true // it is gone, which is another matter
+	}
+	if !found[0].Counted {
+		return false
+	}
+	if bootentry.CompareVersions(s.Version, good.Version) >= 0 {
+		return true
+	}
+	found, err = e.find(good.ID())
+	return err != nil || len(found) == 0 || found[0].Counted
 }
 
 // placeBIOS unpacks the kernel image for GRUB, and has GRUB try it.
@@ -252,9 +292,11 @@ func (e *esp) placeBIOS(id string) error {
 			return err
 		}
 	}
+	cut()
 	if err := os.MkdirAll(e.path(bootentry.BIOSDir), 0o755); err != nil {
 		return err
 	}
+	cut()
 	if err := os.Rename(dir, e.path(bootentry.BIOSDir, id)); err != nil {
 		return err
 	}
@@ -333,6 +375,7 @@ func (e *esp) setEnv(change func(bootentry.Env)) error {
 	}
 	if old, err := os.ReadFile(e.path(bootentry.EnvFile)); err != nil || len(old) != len(b) {
 		// GRUB cannot write a file that is too short, nor can we in one sector.
+		cut()
 		return atomicfile.Write(e.path(bootentry.EnvFile), b, 0o644)
 	} else if bytes.Equal(old, b) {
 		return nil
@@ -341,6 +384,7 @@ func (e *esp) setEnv(change func(bootentry.Env)) error {
 	if err != nil {
 		return err
 	}
+	cut()
 	_, err = f.WriteAt(b, 0)
 	return errors.Join(err, f.Sync(), f.Close())
 }

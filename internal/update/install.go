@@ -166,6 +166,9 @@ func (m *Machine) install(ctx context.Context, r *Record, d *slotDisk, e *esp, i
 	if err := e.disarm(running); err != nil {
 		return err
 	}
+	if err := e.clean(running); err != nil {
+		return err
+	}
 	s, err := m.write(ctx, d, e, name, img)
 	if err != nil {
 		return err
@@ -190,11 +193,8 @@ func (m *Machine) install(ctx context.Context, r *Record, d *slotDisk, e *esp, i
 	return nil
 }
 
-// disarm leaves nothing on the EFI partition but the version that runs.
+// disarm has the boot loaders start what runs.
 func (e *esp) disarm(running string) error {
-	if err := e.clean(running); err != nil {
-		return err
-	}
 	return e.setEnv(func(env bootentry.Env) {
 		env[bootentry.EnvGood] = running
 		delete(env, bootentry.EnvTry)

@@ -23,6 +23,7 @@ import (
 
 	"goldsmith/internal/bootentry"
 	"goldsmith/internal/release"
+	"goldsmith/internal/uki"
 	"goldsmith/internal/verity"
 )
 
@@ -64,6 +65,11 @@ func newBench(t *testing.T, bios bool) *bench {
 		b.must(os.WriteFile(filepath.Join(b.esp, bootentry.EnvFile), env, 0o600))
 		b.must(os.WriteFile(filepath.Join(b.esp, bootentry.ConfigFile), []byte(bootentry.GrubConfig), 0o600))
 		b.must(os.MkdirAll(filepath.Join(b.esp, "bios/demo_1"), 0o755))
+		parts, err := uki.Parse(kernel("1"))
+		b.must(err)
+		for name, content := range biosFiles("demo_1", parts) {
+			b.must(os.WriteFile(filepath.Join(b.esp, "bios/demo_1", name), content, 0o600))
+		}
 	}
 	b.runs(first)
 	b.BootID = "boot-0"

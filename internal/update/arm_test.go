@@ -1,0 +1,51 @@
+package update
+
+import (
+	"errors"
+	"os"
+	"testing"
+
+	"goldsmith/internal/atomicfile"
+)
+
+// An update that is killed while it arms what it has written did not fail: it
+// is armed at the next start, or can be begun again.
+func TestKilledWhileArming(t *testing.T) {
+	ctx := t.Context()
+	killed := errors.New("killed")
+	for n := range 12 {
+		both(t, func(t *testing.T, b *bench) {
+			v1, v2 := b.image("1", 0), b.image("2", 0)
+			left := -1
+			cut = func() {
+				if left--; left == 0 {
+					panic(killed)
+				}
+			}
+			write = func(name string, data []byte, mode os.FileMode) error {
+				if r, err := load(b.State); err == nil && r != nil && r.Slots["b"].State == Writing {
+					left = n + 1 // this one says that the slot is on trial
+				}
+				return atomicfile.Write(name, data, mode)
+			}
+			func() {
+				defer func() { cut, write = func() {}, atomicfile.Write; _ = recover() }()
+				_ = b.Install(ctx, v2, Options{})
+			}()
+			for range 4 {
+				id := b.start(v1, v2)
+				if f, err := b.Check(ctx); err != nil || f.Returned != nil {
+					t.Fatalf("after %d changes: %+v, %v", n, f, err)
+				}
+				if id == "demo_2" {
+					b.must(b.Good(ctx))
+				} else {
+					_ = b.Install(ctx, v2, Options{})
+				}
+			}
+			if r := b.load(); r.Good != "b" || len(r.Failed) > 0 {
+				t.Errorf("after %d changes: %+v", n, r)
+			}
+		})
+	}
+}
