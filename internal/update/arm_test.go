@@ -1,11 +1,15 @@
 package update
 
 import (
+	"context"
 	"errors"
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"goldsmith/internal/atomicfile"
+	"goldsmith/internal/bootentry"
 )
 
 // An update that is killed while it arms what it has written did not fail: it
@@ -48,4 +52,20 @@ func TestKilledWhileArming(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A FAT can lose the order of what is changed in two directories.
+func TestStagedBesideItsName(t *testing.T) {
+	b := newBench(t, true)
+	img := b.image("2", 0)
+	uki := img.UKI
+	img.UKI = func(ctx context.Context, dst Target, seeds []Seed) error {
+		for _, name := range strings.Fields(b.files()) {
+			if dir := filepath.Dir(name); dir != bootentry.Dir && dir != bootentry.GrubDir && filepath.Dir(dir) != bootentry.BIOSDir {
+				t.Errorf("%s is elsewhere than what it becomes", name)
+			}
+		}
+		return uki(ctx, dst, seeds)
+	}
+	b.must(b.Install(t.Context(), img, Options{}))
 }

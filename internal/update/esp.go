@@ -158,7 +158,7 @@ func (e *esp) clean(keep ...string) error {
 		}
 	}
 	cut()
-	if err := os.RemoveAll(e.path(stagingDir)); err != nil {
+	if err := os.RemoveAll(e.path(bootentry.Dir, stagingName)); err != nil {
 		return err
 	}
 	ids, err := os.ReadDir(e.path(bootentry.BIOSDir))
@@ -175,19 +175,21 @@ func (e *esp) clean(keep ...string) error {
 	return nil
 }
 
-// stagingDir takes what is not complete yet. Neither boot loader looks there.
-const stagingDir = "goldsmith-new"
+// stagingName is a file beside the kernel images and a directory beside GRUB's
+// versions that take what is not complete yet. Neither boot loader looks there.
+// They get their names in the directory in which they are: a FAT has the old
+// and the new name in one sector then, save for very long ones. Two directories
+// could both have the file after a power cut, with the same clusters, and to
+// remove it from the one would free them under the other.
+const stagingName = "goldsmith.new"
 
 // stage makes an empty file for a kernel image.
 func (e *esp) stage() (*os.File, error) {
 	cut()
-	if err := os.RemoveAll(e.path(stagingDir)); err != nil {
+	if err := os.RemoveAll(e.path(bootentry.Dir, stagingName)); err != nil {
 		return nil, err
 	}
-	if err := os.Mkdir(e.path(stagingDir), 0o700); err != nil {
-		return nil, err
-	}
-	return os.OpenFile(e.path(stagingDir, "uki"), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	return os.OpenFile(e.path(bootentry.Dir, stagingName), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
 // need is how many bytes a kernel image takes on the partition.
@@ -238,7 +240,7 @@ func (e *esp) place(id string) error {
 
 // staged tells whether there is a kernel image that has no name yet.
 func (e *esp) staged() bool {
-	_, err := os.Lstat(e.path(stagingDir, "uki"))
+	_, err := os.Lstat(e.path(bootentry.Dir, stagingName))
 	return err == nil
 }
 
@@ -246,11 +248,7 @@ func (e *esp) staged() bool {
 func (e *esp) name(id string) error {
 	entry := bootentry.Entry{ID: id, Counted: true, Left: Tries}
 	cut()
-	if err := os.Rename(e.path(stagingDir, "uki"), e.path(bootentry.Dir, entry.File())); err != nil {
-		return err
-	}
-	cut()
-	if err := os.RemoveAll(e.path(stagingDir)); err != nil {
+	if err := os.Rename(e.path(bootentry.Dir, stagingName), e.path(bootentry.Dir, entry.File())); err != nil {
 		return err
 	}
 	return e.sync()
@@ -275,7 +273,7 @@ func (e *esp) armed(s, good *Slot) bool {
 
 // placeBIOS unpacks the kernel image for GRUB, and has GRUB try it.
 func (e *esp) placeBIOS(id string) error {
-	image, err := os.ReadFile(e.path(stagingDir, "uki"))
+	image, err := os.ReadFile(e.path(bootentry.Dir, stagingName))
 	if err != nil {
 		return err
 	}
@@ -283,18 +281,18 @@ func (e *esp) placeBIOS(id string) error {
 	if err != nil {
 		return err
 	}
-	dir := e.path(stagingDir, "bios")
-	if err := os.Mkdir(dir, 0o755); err != nil {
+	dir := e.path(bootentry.BIOSDir, stagingName)
+	cut()
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
 	for name, content := range biosFiles(id, parts) {
 		if err := writeSynced(filepath.Join(dir, name), content); err != nil {
 			return err
 		}
-	}
-	cut()
-	if err := os.MkdirAll(e.path(bootentry.BIOSDir), 0o755); err != nil {
-		return err
 	}
 	cut()
 	if err := os.Rename(dir, e.path(bootentry.BIOSDir, id)); err != nil {
@@ -431,7 +429,7 @@ func (e *esp) reclaimable(keep string) (int64, error) {
 		switch dir := filepath.Dir(rel); {
 		case dir == bootentry.Dir && ours && entry.ID != keep:
 		case filepath.Dir(dir) == bootentry.BIOSDir && filepath.Base(dir) != keep:
-		case dir == stagingDir || filepath.Dir(dir) == stagingDir:
+		case dir == bootentry.Dir && d.Name() == stagingName:
 		default:
 			return nil
 		}

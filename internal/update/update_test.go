@@ -275,7 +275,7 @@ func TestInterrupted(t *testing.T) {
 			if r := b.load(); r.Slots["b"].State != Empty {
 				t.Errorf("%s: %+v", name, r.Slots["b"])
 			}
-			if _, err := os.Stat(filepath.Join(b.esp, stagingDir)); err == nil {
+			if _, err := os.Stat(filepath.Join(b.esp, bootentry.Dir, stagingName)); err == nil {
 				t.Errorf("%s: something is left: %s", name, b.files())
 			}
 		}
