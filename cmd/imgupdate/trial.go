@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"goldsmith/internal/applycfg"
+	"goldsmith/internal/bootentry"
 	"goldsmith/internal/command"
+	"goldsmith/internal/trust"
 	"goldsmith/internal/update"
 )
 
@@ -189,6 +191,7 @@ func rollbackCommand() *command.Command {
 		Example: "imgupdate rollback",
 		Flags: func(fs *flag.FlagSet) {
 			o.declare(fs)
+			fs.StringVar(&o.trust, "trust", trust.Dir, "`directory` that says which images are revoked")
 			fs.StringVar(&o.quiesce, "quiesce", update.DefaultQuiesce, "`directory` of programs that stop services first")
 			fs.BoolVar(&kexec, "kexec", false, "start it without the firmware")
 		},
@@ -197,6 +200,11 @@ func rollbackCommand() *command.Command {
 			if err != nil {
 				return err
 			}
+			if !trial { // a trial ends in any case
+				if err := mayRun(m, o.trust); err != nil {
+					return err
+				}
+			}
 			err = m.Rollback(ctx, func(ctx context.Context) error { return m.Quiesce(ctx, o.quiesce) })
 			if err != nil {
 				return err
@@ -204,4 +212,28 @@ func rollbackCommand() *command.Command {
 			return m.Restart(ctx, kexec && !trial)
 		}),
 	}
+}
+
+// mayRun is an error when the image in the other slot is revoked by the one
+// that runs, or too old for it. An image without keys says nothing of others.
+func mayRun(m *update.Machine, dir string) error {
+	policy, err := trust.Load(dir)
+	if command.Status(err) == command.StatusMissing {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	s, err := m.Other()
+	if err != nil {
+		return err
+	}
+	const hint = "install another image, by its digest: imgupdate install"
+	if policy.Revoked(s.Digest) {
+		return command.BadInput(fmt.Errorf("image %s is revoked by the one that runs", s.Digest), hint)
+	}
+	if oldest := policy.Minimum(); s.Version != "" && oldest != "" && bootentry.CompareVersions(s.Version, oldest) < 0 {
+		return command.BadInput(fmt.Errorf("version %s is older than %s, the oldest that is allowed", s.Version, oldest), hint)
+	}
+	return nil
 }

@@ -186,3 +186,12 @@ func (m *Machine) Trial() (bool, error) {
 	r, err := m.record()
 	return err == nil && m.onTrial(r), err
 }
+
+// Other is what is recorded about the slot that does not run.
+func (m *Machine) Other() (Slot, error) {
+	r, err := m.record()
+	if err != nil {
+		return Slot{}, err
+	}
+	return *r.Slots[other(m.Boot.Slot)], nil
+}
