@@ -219,7 +219,12 @@ func (f *installFlags) follow(ctx context.Context, io command.IO, m *update.Mach
 // restart restarts the machine and waits for that to end this program: no hook
 // after this one is to run.
 func (f *installFlags) restart(ctx context.Context, m *update.Machine) error {
-	if err := m.Restart(ctx, f.kexec); err != nil {
+	err := m.Restart(ctx, f.kexec)
+	if err != nil && f.kexec && ctx.Err() == nil { // services are stopped already
+		m.Say("%v; with the firmware, then", err)
+		err = m.Restart(ctx, false)
+	}
+	if err != nil {
 		return err
 	}
 	select {
