@@ -95,6 +95,10 @@ func (m *Machine) admit(r *Record, img Image, o Options) (done bool, err error) 
 	}
 	run := r.Slots[m.Boot.Slot]
 	if rel.Root.RootHash == m.Boot.RootHash {
+		if run.Name != "" && run.ID() != rel.UKI.ID || run.UKI != "" && run.UKI != rel.UKI.SHA256 {
+			return false, command.BadInput(fmt.Errorf("image %s has the root that runs, but another kernel image", img.Digest),
+				"build it with a version of its own")
+		}
 		return true, nil
 	}
 	switch {

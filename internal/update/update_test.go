@@ -12,6 +12,7 @@ import (
 	"goldsmith/internal/atomicfile"
 	"goldsmith/internal/bootentry"
 	"goldsmith/internal/command"
+	"goldsmith/internal/release"
 	"goldsmith/internal/uki"
 )
 
@@ -378,4 +379,25 @@ func TestGoodAfterBad(t *testing.T) {
 			t.Errorf("%s started", id)
 		}
 	})
+}
+
+// One root cannot be in both slots: kernels find it by its root hash.
+func TestSameRootOtherKernel(t *testing.T) {
+	b := newBench(t, false)
+	if err := b.Install(t.Context(), b.image("1", 0), Options{}); !errors.Is(err, ErrRuns) {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(u *release.UKI){
+		"kernel":  func(u *release.UKI) { u.SHA256 = digestOf("another") },
+		"version": func(u *release.UKI) { u.ID = "demo_2" },
+	} {
+		img := b.image("1", 0)
+		change(img.Release.UKI)
+		if err := b.Install(t.Context(), img, Options{}); command.Status(err) != command.StatusUsage || !strings.Contains(err.Error(), "another kernel image") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if id := b.start(b.image("1", 0)); id != "demo_1" {
+		t.Error(id)
+	}
 }
