@@ -34,25 +34,30 @@ func TestRecordOfAnotherDisk(t *testing.T) {
 	}
 }
 
-// Without its record, a version on trial is on trial, and the one before stays.
+// Without its record, or with one that cannot be read, a version on trial is on trial, and the one before stays.
 func TestRecordLostOnTrial(t *testing.T) {
 	ctx := t.Context()
-	both(t, func(t *testing.T, b *bench) {
-		v1, v2 := b.image("1", 0), b.image("2", 0)
-		b.must(b.Install(ctx, v2, Options{}))
-		b.start(v1, v2)
-		b.must(os.Remove(filepath.Join(b.State, "slots.json")))
-		if f, err := b.Check(ctx); err != nil || !f.Trial {
-			t.Fatalf("%+v, %v", f, err)
-		}
-		for range Tries - 1 {
+	for _, lose := range []func(name string) error{
+		os.Remove,
+		func(name string) error { return os.WriteFile(name, []byte("{"), 0o600) },
+	} {
+		both(t, func(t *testing.T, b *bench) {
+			v1, v2 := b.image("1", 0), b.image("2", 0)
+			b.must(b.Install(ctx, v2, Options{}))
 			b.start(v1, v2)
-		}
-		if id := b.start(v1, v2); id != "demo_1" {
-			t.Fatalf("did not return: %s", id)
-		}
-		if f, err := b.Check(ctx); err != nil || f.Returned == nil {
-			t.Errorf("%+v, %v", f, err)
-		}
-	})
+			b.must(lose(filepath.Join(b.State, "slots.json")))
+			if f, err := b.Check(ctx); err != nil || !f.Trial {
+				t.Fatalf("%+v, %v", f, err)
+			}
+			for range Tries - 1 {
+				b.start(v1, v2)
+			}
+			if id := b.start(v1, v2); id != "demo_1" {
+				t.Fatalf("did not return: %s", id)
+			}
+			if f, err := b.Check(ctx); err != nil || f.Returned == nil {
+				t.Errorf("%+v, %v", f, err)
+			}
+		})
+	}
 }

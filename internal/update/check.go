@@ -30,7 +30,16 @@ type Finding struct {
 // Check compares at every start what the boot loader did with what is
 // recorded, and puts right what a power cut or a kill left. It is where a
 // machine that came back learns why.
+//
+// A record that cannot be read is put aside: nothing else would end a trial.
 func (m *Machine) Check(ctx context.Context) (found Finding, err error) {
+	if _, err := load(m.state()); errors.Is(err, errRecord) {
+		m.say("%v: it is made anew", err)
+		name := filepath.Join(m.state(), "slots.json")
+		if err := os.Rename(name, name+".unreadable"); err != nil {
+			return found, err
+		}
+	}
 	err = m.locked(ctx, func(r *Record) error {
 		d, err := openDisk(m.Boot.Disk)
 		if err != nil {

@@ -109,6 +109,9 @@ func other(name string) string {
 	return "a"
 }
 
+// errRecord says that a record is there and means nothing.
+var errRecord = errors.New("not a record")
+
 // load reads the record; nil means that there is none yet.
 func load(dir string) (*Record, error) {
 	name := filepath.Join(dir, "slots.json")
@@ -120,7 +123,7 @@ func load(dir string) (*Record, error) {
 		return nil, err
 	}
 	if !st.Mode().IsRegular() || st.Size() > maxRecord {
-		return nil, fmt.Errorf("%s: not a record", name)
+		return nil, fmt.Errorf("%s: %w", name, errRecord)
 	}
 	text, err := os.ReadFile(name)
 	if err != nil {
@@ -128,10 +131,10 @@ func load(dir string) (*Record, error) {
 	}
 	r := &Record{}
 	if err := json.Unmarshal(text, r); err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, fmt.Errorf("%s: %w: %w", name, errRecord, err)
 	}
 	if err := r.check(); err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, fmt.Errorf("%s: %w: %w", name, errRecord, err)
 	}
 	return r, nil
 }

@@ -148,11 +148,11 @@ func (m *Machine) record() (*Record, error) {
 	if err != nil {
 		return nil, command.Hint(err, "remove the file: it is made anew, of what runs")
 	}
-	// The good slot is never written. With another root in it, the record is of
-	// another disk, whose state partition this one was written over.
 	if r != nil && m.Boot.Slot == r.Good && r.Slots[r.Good].RootHash == "" {
 		r.Slots[r.Good].RootHash = m.Boot.RootHash // it was not known to adopt
 	}
+	// The good slot is never written. With another root in it, the record is of
+	// another disk, whose state partition this one was written over.
 	if r != nil && (m.Boot.Slot != r.Good || r.Slots[r.Good].RootHash == m.Boot.RootHash) {
 		return r, nil
 	}
