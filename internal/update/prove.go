@@ -167,6 +167,7 @@ func (m *Machine) armAgain(r *Record, e *esp, name string) error {
 		return err
 	}
 	err := e.setEnv(func(env bootentry.Env) {
+		env[bootentry.EnvGood] = run.ID()
 		env[bootentry.EnvTry], env[bootentry.EnvLeft] = s.ID(), fmt.Sprint(Tries)
 	})
 	if err != nil {

@@ -401,3 +401,25 @@ func TestSameRootOtherKernel(t *testing.T) {
 		t.Error(id)
 	}
 }
+
+// A rollback with an environment block that cannot be read leaves a way back.
+func TestRollbackWithoutEnv(t *testing.T) {
+	ctx := t.Context()
+	b := newBench(t, true)
+	v1, v2 := b.image("1", 0), b.image("2", 0)
+	b.must(b.Install(ctx, v2, Options{}))
+	b.start(v1, v2)
+	_, err := b.Check(ctx)
+	b.must(err)
+	b.must(b.Good(ctx))
+	b.must(os.WriteFile(filepath.Join(b.esp, bootentry.EnvFile), make([]byte, bootentry.EnvSize), 0o600))
+	b.must(b.Rollback(ctx, nil))
+	for range Tries {
+		if id := b.start(v1, v2); id != "demo_1" {
+			t.Fatalf("%s started", id)
+		}
+	}
+	if id := b.start(v1, v2); id != "demo_2" {
+		t.Errorf("did not return: %s", id)
+	}
+}
