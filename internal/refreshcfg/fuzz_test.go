@@ -118,7 +118,7 @@ func FuzzMigrationRecord(f *testing.F) {
 		if err != nil || len(all) != 1 {
 			t.Fatal(all, err)
 		}
-		for _, b := range back(all, m.From) {
+		for _, b := range back(all, m.From, true) {
 			if b.State == MigrationReturned {
 				t.Errorf("put back twice: %+v", b)
 			}

@@ -215,19 +215,32 @@ func (s state) mayReturn(path string) (bool, error) {
 
 // back returns the migrations that were made since the image that runs now ran
 // before, the latest first: it is an older one, to which the machine returned.
-func back(all []Migration, now Image) []Migration {
+// On a machine on which no image has succeeded so far, nobody knows which ran
+// before; there another image than the one that migrated gets the data as they
+// were, and migrates anew if it is a newer one.
+func back(all []Migration, now Image, succeeded bool) []Migration {
 	var list []Migration
 	for _, m := range all {
 		if m.State == MigrationReturned {
 			continue
 		}
 		older := m.From != (Image{}) && m.From.same(now) && !m.To.same(now)
+		older = older || m.From == (Image{}) && !succeeded && m.Kept && !m.To.same(now)
 		if m.State == MigrationReturning || len(list) > 0 || older {
 			list = append(list, m)
 		}
 	}
 	slices.Reverse(list)
 	return list
+}
+
+// succeeded tells whether any image has succeeded on this machine.
+func (s state) succeeded() (bool, error) {
+	_, err := os.Lstat(filepath.Join(s.dir, imageRecord))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // giveBack puts everything back that newer images migrated, when an older
@@ -237,7 +250,11 @@ func (s state) giveBack(ctx context.Context, now Image, say func(string, ...any)
 	if err != nil {
 		return err
 	}
-	for _, m := range back(all, now) {
+	succeeded, err := s.succeeded()
+	if err != nil {
+		return err
+	}
+	for _, m := range back(all, now, succeeded) {
 		m.State = MigrationReturning
 		if err := s.write(migrationRecord(m.Name), &m); err != nil {
 			return err

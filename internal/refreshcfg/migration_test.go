@@ -60,6 +60,35 @@ func TestMigrationIsResumed(t *testing.T) {
 	}
 }
 
+// The image before was told to become another one before it had succeeded: what
+// the other one did to the data is undone nevertheless. Once an image has
+// succeeded, a newer one keeps what it migrated.
+func TestReturnBeforeAnySuccess(t *testing.T) {
+	m := newMachine(t)
+	m.write("db", "old\n")
+	m.c.Image.Version = "2"
+	m.hook("migration.d/1-m", `{"once": "machine", "snapshot": ["ETC/db"]}`, "echo spoiled >ETC/db\nexit 1\n")
+	if _, err := run(t, m.c); err == nil || m.read("db") != "spoiled\n" {
+		t.Fatalf("%v, db %q", err, m.read("db"))
+	}
+	if err := os.Remove(filepath.Join(m.c.Base, "migration.d/1-m")); err != nil {
+		t.Fatal(err)
+	}
+	m.c.Image.Version = "1"
+	m.runs("")
+	if m.read("db") != "old\n" {
+		t.Errorf("db %q; want what it held before", m.read("db"))
+	}
+	m.c.Image.Version = "2"
+	m.hook("migration.d/1-m", `{"once": "machine", "snapshot": ["ETC/db"]}`, "echo new >ETC/db\n")
+	m.runs("1-m")
+	m.c.Image.Version = "3"
+	m.runs("")
+	if m.read("db") != "new\n" {
+		t.Errorf("db %q; want what version 2 migrated", m.read("db"))
+	}
+}
+
 // The machine returns to the image it came from: what newer ones migrated is
 // as it was, the latest first.
 func TestReturn(t *testing.T) {

@@ -49,7 +49,11 @@ func (c Config) Plan(ctx context.Context, coming []string) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
-	p := Plan{Image: c.Image, Back: back(all, c.Image), Phases: []PlannedPhase{}}
+	succeeded, err := s.succeeded()
+	if err != nil {
+		return Plan{}, err
+	}
+	p := Plan{Image: c.Image, Back: back(all, c.Image, succeeded), Phases: []PlannedPhase{}}
 	for _, name := range Phases {
 		ph, err := c.readPhase(name)
 		if errors.Is(err, fs.ErrNotExist) {

@@ -172,7 +172,9 @@ func (c Config) before(ctx context.Context) error {
 		return c.startChanged()
 	}
 	all, err := s.migrations()
-	for _, m := range back(all, c.Image) {
+	succeeded, unread := s.succeeded()
+	err = errors.Join(err, unread)
+	for _, m := range back(all, c.Image, succeeded) {
 		for _, p := range m.Paths {
 			if m.Kept {
 				c.Say("back from %s: %s would be as it was before %s", m.To, p, m.Name)
