@@ -117,15 +117,20 @@ func (a *app) main(ctx context.Context, args []string, io command.IO) int {
 	if len(args) == 2 && args[0] == "completion" {
 		return a.program().Run(ctx, args, io)
 	}
-	err := a.run(ctx, io, args)
+	out := &command.Output{W: io.Stdout}
+	err := a.run(ctx, io, out, args)
+	if errors.Is(err, oslo.ErrVersion) {
+		a.printVersion(out)
+		err = nil
+	}
+	if err == nil {
+		err = out.Err()
+	}
 	switch {
 	case err == nil:
 		return command.StatusOK
 	case errors.Is(err, oslo.ErrHelp):
 		return a.program().Run(ctx, []string{"--help"}, io)
-	case errors.Is(err, oslo.ErrVersion):
-		a.printVersion(io)
-		return command.StatusOK
 	case errors.Is(err, collectcfg.ErrReread):
 		a.reread = true
 		return command.StatusOK
@@ -143,21 +148,22 @@ func (a *app) main(ctx context.Context, args []string, io command.IO) int {
 	return command.Status(err)
 }
 
-func (a *app) printVersion(io command.IO) {
+func (a *app) printVersion(out *command.Output) {
 	if a.name == original {
-		fmt.Fprintln(io.Stdout, originalVersion)
+		fmt.Fprintln(out, originalVersion)
 		return
 	}
-	fmt.Fprintf(io.Stdout, "%s %s\n", a.name, version)
+	fmt.Fprintf(out, "%s %s\n", a.name, version)
 }
 
-func (a *app) run(ctx context.Context, io command.IO, args []string) error {
+// run does the work. Results go to out; the command that is run has io's.
+func (a *app) run(ctx context.Context, io command.IO, out *command.Output, args []string) error {
 	c, err := collectcfg.Load(args, a.name == original)
 	if err != nil {
 		return err
 	}
 	if c.Bool("print_cachedir") {
-		fmt.Fprintln(io.Stdout, c.Cache)
+		fmt.Fprintln(out, c.Cache)
 		return nil
 	}
 	logs, err := c.Log(io.Stderr)
@@ -186,7 +192,7 @@ func (a *app) run(ctx context.Context, io command.IO, args []string) error {
 	case prints:
 		all, err := r.Print(ctx)
 		if err == nil {
-			_, err = fmt.Fprintln(io.Stdout, metadata.Indented(all))
+			fmt.Fprintln(out, metadata.Indented(all))
 		}
 		return err
 	case c.OneTime:

@@ -61,6 +61,16 @@ func failed(name string, err error) int {
 	return command.StatusFailed
 }
 
+// printed prints a result, and gives the program's status.
+func printed(name, text string) int {
+	out := &command.Output{W: os.Stdout}
+	fmt.Fprint(out, text)
+	if err := out.Err(); err != nil {
+		return failed(name, err)
+	}
+	return command.StatusOK
+}
+
 // createImage is disk-image-create and ramdisk-image-create.
 func createImage(name string, args []string) int {
 	home, err := os.UserHomeDir()
@@ -74,11 +84,9 @@ func createImage(name string, args []string) int {
 	img, err := dibargs.ParseImage(name, args, os.Environ(), architecture(), home)
 	switch {
 	case errors.Is(err, dibargs.ErrHelp):
-		fmt.Print(dibargs.Usage(name))
-		return command.StatusOK
+		return printed(name, dibargs.Usage(name))
 	case errors.Is(err, dibargs.ErrVersion):
-		fmt.Println(version)
-		return command.StatusOK
+		return printed(name, version+"\n")
 	case err != nil:
 		return failed(name, command.Hint(err, "'"+name+" --help' lists the options"))
 	}
@@ -252,8 +260,7 @@ func buildBatch(name string, args []string) int {
 		args = args[1:]
 		switch {
 		case a == "-h" || a == "--help":
-			fmt.Print(dibargs.BatchUsage())
-			return command.StatusOK
+			return printed(name, dibargs.BatchUsage())
 		case a == "--dry-run":
 			dryRun = true
 		case a == "--stop-on-failure":
@@ -333,11 +340,10 @@ func elementInfoMain(name string, args []string) int {
 		case a == "--":
 			names, args = append(names, args...), nil
 		case a == "-h" || a == "--help":
-			fmt.Print("Usage: element-info [--env] ELEMENT...\n\n" +
-				"Prints the elements that some lead to, themselves included; with -e or --env as\n" +
-				"shell text that sets IMAGE_ELEMENT, IMAGE_ELEMENT_YAML and get_image_element_array.\n\n" +
+			return printed(name, "Usage: element-info [--env] ELEMENT...\n\n"+
+				"Prints the elements that some lead to, themselves included; with -e or --env as\n"+
+				"shell text that sets IMAGE_ELEMENT, IMAGE_ELEMENT_YAML and get_image_element_array.\n\n"+
 				"Example:\n  eval \"$(element-info --env vm block-device-efi debian-minimal)\"\n")
-			return command.StatusOK
 		case a == "-e" || a == "--env":
 			env = true
 		case strings.HasPrefix(a, "-"):
@@ -358,13 +364,11 @@ func elementInfoMain(name string, args []string) int {
 		return failed(name, err)
 	}
 	if env {
-		fmt.Print(element.Shell(elements))
-		return command.StatusOK
+		return printed(name, element.Shell(elements))
 	}
 	var words []string
 	for _, e := range elements {
 		words = append(words, e.Name)
 	}
-	fmt.Println(strings.Join(words, " "))
-	return command.StatusOK
+	return printed(name, strings.Join(words, " ")+"\n")
 }

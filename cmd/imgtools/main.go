@@ -54,7 +54,12 @@ func run(ctx context.Context, name string, args []string, c *caller) int {
 	if t == nil {
 		return program().Run(ctx, args, c.IO)
 	}
+	out := &command.Output{W: c.Stdout}
+	c.Stdout = out
 	err := t.run(ctx, c, name, args)
+	if err == nil {
+		err = out.Err()
+	}
 	switch {
 	case err == nil:
 		return command.StatusOK

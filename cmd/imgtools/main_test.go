@@ -140,3 +140,27 @@ func TestRequest(t *testing.T) {
 		}
 	}
 }
+
+// Results that cannot be written are a failure.
+func TestResultsThatCannotBeWritten(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	root := system(t)
+	for _, line := range []string{"svc-map api", "pkg-map --pkg-map " + root + "/usr/share/pkg-map/nova --distro debian api",
+		"dib-run-parts --list " + root + "/lib/systemd/system", "svc-map --help", "pkg-map --help"} {
+		if strings.HasPrefix(line, "dib-run-parts") {
+			write(t, root+"/lib/systemd/system/10-hook", "")
+		}
+		var errs bytes.Buffer
+		words := strings.Fields(line)
+		status := run(t.Context(), words[0], words[1:], &caller{
+			IO: command.IO{Stdin: strings.NewReader(""), Stdout: full, Stderr: &errs}, root: root, env: map[string]string{},
+		})
+		if status != command.StatusFailed || !strings.Contains(errs.String(), "standard output: ") {
+			t.Errorf("%s: status %d, %q", line, status, errs.String())
+		}
+	}
+}
