@@ -138,7 +138,8 @@ func (o *original) run() (status int, err error) {
 	case err != nil:
 		return 0, err
 	case o.key != "":
-		return 0, o.printKey(doc)
+		s.Deprecated = nil // it was told
+		return 0, o.printKey(doc, s)
 	case o.truth != "":
 		switch value, ok := applycfg.Bool(doc, o.truth); {
 		case !ok:
@@ -151,13 +152,21 @@ func (o *original) run() (status int, err error) {
 	return 0, o.apply(doc)
 }
 
-func (o *original) printKey(doc *metadata.Object) error {
+// printKey prints a value of the document that s gave.
+func (o *original) printKey(doc *metadata.Object, s applycfg.Sources) error {
 	text, ok, err := applycfg.Key(doc, o.key, o.typeName)
 	switch {
 	case err != nil:
 		return err
 	case !ok && o.keyDefault == nil:
-		return fmt.Errorf("key %s does not exist in %s", o.key, o.metadata)
+		paths, err := s.Paths()
+		if err != nil {
+			return err
+		}
+		for i, p := range paths {
+			paths[i] = argparse.Quote(p)
+		}
+		return fmt.Errorf("key %s does not exist in [%s]", o.key, strings.Join(paths, ", "))
 	case !ok:
 		text = *o.keyDefault
 	}
