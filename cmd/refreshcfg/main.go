@@ -97,7 +97,9 @@ func (a *app) run(ctx context.Context, io command.IO, words []string) error {
 		fmt.Fprintln(io.Stdout, strings.Join(refreshcfg.Phases, "\t"))
 		return nil
 	}
-	say := func(format string, args ...any) { fmt.Fprintf(io.Stderr, a.name+": "+format+"\n", args...) }
+	say := func(format string, args ...any) {
+		fmt.Fprintf(io.Stderr, "%s: %s\n", a.name, command.Plain(fmt.Sprintf(format, args...)))
+	}
 	quiet := a.level != "INFO" && a.level != "DEBUG"
 	c := refreshcfg.Config{
 		Base: baseDir(), Lock: a.lock, Timeout: time.Duration(a.timeout) * time.Second,

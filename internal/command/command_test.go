@@ -181,6 +181,11 @@ func TestPrint(t *testing.T) {
 	if got, want := b.String(), "prog: hook 10-x: exit status 3\nhint: look there\n"; got != want {
 		t.Errorf("Print = %q; want %q", got, want)
 	}
+	b.Reset()
+	Print(&b, "prog", Hint(errors.New("é\x1b[31m\x00\u202e:\n    x\u200by\n"), "a\tb"))
+	if got, want := b.String(), "prog: é [31m  :\n    x y\nhint: a b\n"; got != want {
+		t.Errorf("Print = %q; want %q", got, want)
+	}
 	if got := HintOf(&os.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}); !strings.Contains(got, "full") {
 		t.Errorf("the hint of a full file system is %q", got)
 	}

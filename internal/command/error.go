@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 	"syscall"
+	"unicode"
 )
 
 // Exit statuses of every goldsmith program called by its own name
@@ -108,12 +109,24 @@ func HintOf(err error) string {
 	return ""
 }
 
-// Print writes err the way every program does: "name: message" and, where a
+// Plain is a text in which all that is neither printable nor the end of a line
+// is a blank: what a program or a file says must not act on a terminal, nor
+// turn the direction of a line.
+func Plain(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) || r == '\n' {
+			return r
+		}
+		return ' '
+	}, text)
+}
+
+// Print writes err, as [Plain] text, the way every program does: "name: message" and, where a
 // remedy is known, a "hint:" line.
 func Print(w io.Writer, name string, err error) {
-	fmt.Fprintf(w, "%s: %s\n", name, strings.TrimRight(err.Error(), "\n"))
+	fmt.Fprintf(w, "%s: %s\n", name, Plain(strings.TrimRight(err.Error(), "\n")))
 	if hint := HintOf(err); hint != "" {
-		fmt.Fprintf(w, "hint: %s\n", hint)
+		fmt.Fprintf(w, "hint: %s\n", Plain(hint))
 	}
 }
 

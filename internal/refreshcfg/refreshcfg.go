@@ -19,7 +19,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-	"unicode"
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/hook"
@@ -67,15 +66,10 @@ func (f *Failure) Error() string { return fmt.Sprintf("%s: %v", f.Phase, f.Err) 
 func (f *Failure) Unwrap() error { return f.Err }
 
 // Reason is the failure in one line: "configure/20-os-apply-config: exit
-// status 2: no such file". Control characters, which a hook may print for a
-// terminal, are blanks.
+// status 2: no such file". It is [command.Plain] text: a hook may print for a
+// terminal.
 func (f *Failure) Reason() string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return ' '
-		}
-		return r
-	}, f.reason())
+	return strings.ReplaceAll(command.Plain(f.reason()), "\n", " ")
 }
 
 func (f *Failure) reason() string {

@@ -26,7 +26,6 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
-	"unicode"
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/filelock"
@@ -180,12 +179,7 @@ func (m *Machine) running() (name, version string) {
 
 // shorten makes one printable line of a reason.
 func shorten(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return ' '
-	}, strings.Join(strings.Fields(s), " "))
+	s = command.Plain(strings.Join(strings.Fields(s), " "))
 	if len(s) > maxReason {
 		s = strings.ToValidUTF8(s[:maxReason], "") + "…"
 	}
