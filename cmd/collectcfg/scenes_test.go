@@ -31,7 +31,7 @@ func scenes() []scene {
 		{name: "empty directory", files: map[string]string{"l/.x": ""}, steps: []string{one, base + "local"}},
 		{name: "two directories", files: map[string]string{"l/b": "1", "m/a": "2", "m/b": "3"}, steps: []string{
 			base + "--local-path m --one-time " + show + " local", base + "--local-path m local"}},
-		{name: "cachedir below nothing", files: local, steps: []string{"--cachedir no/cache --local-path l --force -c true local"}, why: parents},
+		{name: "cachedir below nothing", files: local, steps: []string{"--cachedir no/cache --backup-cachedir no/backup --local-path l --force -c true local"}, why: parents},
 		{name: "no collectors left", files: local, steps: []string{base + "--heat_local-path none --print heat_local heat zaqar request cfn"}},
 		{name: "heat_local", files: map[string]string{"h1": `{"a": {"x": 1}, "b": 1}`, "h2": `{"a": {"y": 2}}`, "h3": "{"}, steps: []string{
 			"--heat_local-path h1 --heat_local-path h2 heat_local", "--heat_local-path h3 --heat_local-path none --heat_local-path h2 heat_local", "--heat_local-path h3 heat_local"}},
