@@ -86,10 +86,11 @@ func goodCommand() *command.Command {
 	o := &options{}
 	return &command.Command{
 		Name: "good", Short: "end the trial of what runs: it is good",
-		Long:    "Without health checks, by an operator's word. Outside of a trial nothing is done.",
+		Long: "Without health checks, by an operator's word. Outside of a trial nothing is done, unless what runs is an image\n" +
+			"that was good before, and the one that is recorded as good cannot be started: the machine then stays with it.",
 		Example: "imgupdate good",
 		Flags:   o.declare,
-		Run:     o.run(func(ctx context.Context, _ command.IO, m *update.Machine) error { return m.Good(ctx) }),
+		Run:     o.run(func(ctx context.Context, _ command.IO, m *update.Machine) error { return m.Adopt(ctx) }),
 	}
 }
 
@@ -98,13 +99,17 @@ func badCommand() *command.Command {
 	var reason string
 	return &command.Command{
 		Name: "bad", Short: "end the trial of what runs: return to the image before",
-		Long:    "The machine is restarted, and the reason is kept. Outside of a trial it is an error.",
+		Long: "The machine is restarted, and the reason is kept. An image that waits for its first start is called off\n" +
+			"instead: it did not fail, and nothing is restarted. Otherwise it is an error.",
 		Example: "imgupdate bad --reason 'customers see errors'",
 		Flags: func(fs *flag.FlagSet) {
 			o.declare(fs)
 			fs.StringVar(&reason, "reason", "an operator said so", "why, in one `line`")
 		},
 		Run: o.run(func(ctx context.Context, _ command.IO, m *update.Machine) error {
+			if done, err := m.Disarm(ctx); done || err != nil {
+				return err
+			}
 			if err := m.Bad(ctx, reason); err != nil {
 				return err
 			}

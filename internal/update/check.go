@@ -99,9 +99,10 @@ func (m *Machine) adopt(r *Record, e *esp) error {
 
 // stray is for a slot that runs and is neither the good one nor on trial.
 func (m *Machine) stray(r *Record, d *slotDisk, e *esp) (Finding, error) {
-	run, good := r.Slots[m.Boot.Slot], r.Slots[r.Good]
-	if run.State == Good && run.RootHash == m.Boot.RootHash {
-		m.say("slot %s runs, but %s is recorded as good: it was started by hand, or the other one cannot be started", m.Boot.Slot, r.Good)
+	good := r.Slots[r.Good]
+	if m.beside(r) {
+		m.say("slot %s runs, but %s is recorded as good: it was started by hand, or the other one cannot be started; "+
+			"to stay with it: imgupdate good", m.Boot.Slot, r.Good)
 		return Finding{}, nil
 	}
 	found, err := e.find(good.ID())

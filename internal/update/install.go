@@ -102,6 +102,8 @@ func (m *Machine) admit(r *Record, img Image, o Options) (done bool, err error) 
 		return true, nil
 	}
 	switch {
+	case m.beside(r):
+		return false, m.errBeside(r)
 	case m.Boot.Slot != r.Good:
 		return false, command.Busy(fmt.Errorf("version %s has not proved itself yet: slot %s is what the machine would return to", run.Version, r.Good),
 			"wait, or end the trial: imgupdate good, imgupdate bad")

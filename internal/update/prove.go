@@ -14,9 +14,26 @@ func (m *Machine) onTrial(r *Record) bool { return r.Trial != nil && r.Trial.Slo
 
 // Good says that what runs is good: it is what the machine starts from now on,
 // without counters. Without a trial nothing is done.
-func (m *Machine) Good(ctx context.Context) error {
+func (m *Machine) Good(ctx context.Context) error { return m.endWell(ctx, m.onTrial) }
+
+// Adopt is Good by an operator's word: a slot that runs beside the good one,
+// and was good before, is the good one from now on as well.
+func (m *Machine) Adopt(ctx context.Context) error {
+	return m.endWell(ctx, func(r *Record) bool { return m.onTrial(r) || m.beside(r) })
+}
+
+// beside tells whether what runs was good, and another slot is recorded as the
+// one that proved itself last: this one was started by hand, or that one cannot
+// be started.
+func (m *Machine) beside(r *Record) bool {
+	run := r.Slots[m.Boot.Slot]
+	return r.Trial == nil && m.Boot.Slot != r.Good && run.State == Good && run.RootHash == m.Boot.RootHash
+}
+
+// endWell makes what runs the good slot, if it may be.
+func (m *Machine) endWell(ctx context.Context, may func(r *Record) bool) error {
 	return m.locked(ctx, func(r *Record) error {
-		if !m.onTrial(r) {
+		if !may(r) {
 			return nil
 		}
 		if r.Slots[m.Boot.Slot].State == Failed { // the boot loaders have it no more
@@ -66,6 +83,55 @@ func (m *Machine) Bad(ctx context.Context, reason string) error {
 		}
 		return m.bad(r, reason)
 	})
+}
+
+// Disarm calls off an update, or a rollback, that waits for its first start. It
+// is false when none does. The image did not fail: it can be installed again.
+func (m *Machine) Disarm(ctx context.Context) (done bool, err error) {
+	err = m.locked(ctx, func(r *Record) error {
+		if r.Trial == nil || m.onTrial(r) {
+			return nil
+		}
+		if t := r.Trial; r.Slots[t.Slot].State != Trying || t.Armed != m.BootID {
+			return command.BadInput(errors.New("the machine came back from an image, and has not looked why"), "imgupdate check does")
+		}
+		d, err := openDisk(m.Boot.Disk)
+		if err != nil {
+			return err
+		}
+		done = true
+		return m.withESP(d, func(e *esp) error { return m.disarm(r, e) })
+	})
+	return done, err
+}
+
+// disarm has the boot loaders start what runs, then the record forgets the
+// trial, then goes what was to be started: killed in between, it is either on
+// trial still, or nothing.
+func (m *Machine) disarm(r *Record, e *esp) error {
+	run, t := r.Slots[m.Boot.Slot], r.Trial
+	s := r.Slots[t.Slot]
+	if err := e.disarm(run.ID()); err != nil {
+		return err
+	}
+	if err := e.rename(bootentry.Entry{ID: run.ID()}); err != nil {
+		return err
+	}
+	id, version := s.ID(), s.Version
+	if t.Back {
+		s.State = Good
+	} else {
+		*s = Slot{State: Empty}
+	}
+	r.Trial = nil
+	if err := r.save(m.state()); err != nil {
+		return err
+	}
+	m.say("version %s is not tried; services that were stopped for the restart come back with the next configuration", version)
+	if !t.Back {
+		return e.remove(id)
+	}
+	return e.rename(bootentry.Entry{ID: id, Counted: bootentry.CompareVersions(version, run.Version) > 0})
 }
 
 // bad gives up what runs. Record and boot loader do so without each other: a
@@ -140,6 +206,10 @@ func (m *Machine) Rollback(ctx context.Context, quiesce func(ctx context.Context
 		switch {
 		case m.onTrial(r):
 			return m.bad(r, "an operator asked to go back")
+		case m.beside(r):
+			return m.errBeside(r)
+		case r.Trial != nil && s.State == Trying:
+			return command.BadInput(fmt.Errorf("version %s in slot %s waits for a restart", s.Version, name), "to call that off: imgupdate bad")
 		case s.State != Good:
 			return command.BadInput(fmt.Errorf("slot %s holds no image that was good (%s)", name, s.State), "install one by its digest: imgupdate install")
 		}
@@ -159,10 +229,17 @@ func (m *Machine) Rollback(ctx context.Context, quiesce func(ctx context.Context
 	})
 }
 
+// errBeside says that what runs is not what the machine returns to.
+func (m *Machine) errBeside(r *Record) error {
+	return command.BadInput(fmt.Errorf("version %s in slot %s runs, but slot %s is recorded as good", r.Slots[m.Boot.Slot].Version, m.Boot.Slot, r.Good),
+		"to stay with what runs: imgupdate good; to try the other slot: restart the machine")
+}
+
 // armAgain puts an image that is complete, with its kernel image, on trial.
 func (m *Machine) armAgain(r *Record, e *esp, name string) error {
 	s, run := r.Slots[name], r.Slots[m.Boot.Slot]
-	s.State, r.Trial = Trying, &Trial{Slot: name, Since: m.now(), Armed: m.BootID}
+	back := s.State == Good || r.Trial != nil && r.Trial.Back
+	s.State, r.Trial = Trying, &Trial{Slot: name, Since: m.now(), Armed: m.BootID, Back: back}
 	if err := r.save(m.state()); err != nil {
 		return err
 	}

@@ -65,6 +65,7 @@ type Trial struct {
 	Since time.Time `json:"since"`
 	Armed string    `json:"armed"`           // boot id in which it was armed
 	Boots []string  `json:"boots,omitempty"` // boot ids in which it ran up to userspace
+	Back  bool      `json:"back,omitempty"`  // it is a rollback: the slot was good before
 	Runs  int       `json:"runs,omitempty"`  // configuration runs that failed in the latest of these
 }
 
