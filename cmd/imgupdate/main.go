@@ -143,11 +143,11 @@ func checkCommand() *command.Command {
 		Flags:   o.declare,
 		Run: o.run(func(ctx context.Context, io command.IO, m *update.Machine) error {
 			found, err := m.Check(ctx)
-			if err != nil && !found.Restart {
-				return err
-			}
 			if f := found.Returned; f != nil {
 				tellConsole(fmt.Sprintf("imgupdate: returned from version %s (%s): %s", f.Version, f.Digest, f.Reason))
+			}
+			if err != nil && !found.Restart {
+				return err
 			}
 			if o.json {
 				err = errors.Join(err, printJSON(io, found))

@@ -69,7 +69,7 @@ func TestReason(t *testing.T) {
 		"echo 'redis does not answer'; exit 1":             "exit status 1: redis does not answer",
 		"echo why >&2; sleep 1; echo last; exit 1":         "exit status 1: last",
 		"echo why; printf last >&2; exit 1":                "exit status 1: last",
-		`printf 'a\342\200\256b\342\200\213c'; exit 1`:  "exit status 1: a b c",
+		`printf 'a\342\200\256b\342\200\213c'; exit 1`:     "exit status 1: a b c",
 		`printf '\a\033[31mred\tx\033[0m\302\233'; exit 1`: "exit status 1:   [31mred x [0m ",
 	} {
 		_, err := run(t, Config{Base: base(t, map[string]string{"configure.d/1-x": hook + "\n"})})

@@ -29,7 +29,7 @@ type Finding struct {
 
 // Check compares at every start what the boot loader did with what is
 // recorded, and puts right what a power cut or a kill left. It is where a
-// machine that came back learns why.
+// machine that came back learns why: that is returned even with an error.
 //
 // A record that cannot be read is put aside: nothing else would end a trial.
 func (m *Machine) Check(ctx context.Context) (found Finding, err error) {
@@ -201,14 +201,12 @@ func (m *Machine) checkReturn(r *Record, d *slotDisk, e *esp) (Finding, error) {
 	if known := r.failure(s.Digest); known != nil {
 		f = *known
 	}
-	if err := e.giveUp(s.ID(), r.Slots[r.Good]); err != nil {
-		return Finding{}, err // the trial is not over before the boot loaders know
-	}
-	if err := r.save(m.state()); err != nil {
-		return Finding{}, err
-	}
+	// Where it cannot be recorded, that is all that is ever said of it.
 	m.say("returned to version %s in slot %s: version %s failed: %s", r.Slots[r.Good].Version, r.Good, s.Version, f.Reason)
-	return Finding{Returned: &f}, nil
+	if err := e.giveUp(s.ID(), r.Slots[r.Good]); err != nil {
+		return Finding{Returned: &f}, err // the trial is not over before the boot loaders know
+	}
+	return Finding{Returned: &f}, r.save(m.state())
 }
 
 // forget is for an update that was killed while it armed what it had written:
