@@ -40,6 +40,7 @@ func TestLatency(t *testing.T) {
 		t.Fatalf("%q did not come", content)
 	}
 	put("0")
+	t.Setenv(backupVariable, filepath.Join(dir, "backup"))
 	cmd := exec.Command("collectcfg", "--cachedir", filepath.Join(dir, "cache"), "--local-path", local,
 		"-c", fmt.Sprintf("cp $OS_CONFIG_FILES %s.new && mv %s.new %s", out, out, out), "local")
 	if err := cmd.Start(); err != nil {
