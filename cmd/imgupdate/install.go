@@ -22,6 +22,7 @@ type installFlags struct {
 	options
 	cache, list, failure string
 	retry, reboot, kexec bool
+	timeout              time.Duration // of follow
 }
 
 // Where chunks of an image are kept until it is installed, and where it stands
@@ -161,19 +162,24 @@ func followCommand() *command.Command {
 		Name: "follow", Short: "install the image that the metadata want, and restart the machine",
 		Long: "The hook pre-configure.d/90-imgupdate calls it. Without image.digest in the metadata, and when that image runs,\n" +
 			"nothing is done; nor when it failed on this machine. An image that cannot be installed does not keep the machine\n" +
-			"from being configured: the status is 0, and 'imgupdate prove' reports it at the end of the run. After an\n" +
-			"update it ends with the machine.",
+			"from being configured: the status is 0, and 'imgupdate prove' reports it at the end of the run; nor does one\n" +
+			"that takes longer than --timeout, of which the next run fetches the rest. After an update it ends with the\n" +
+			"machine.",
 		Example: "imgupdate follow",
 		Flags: func(set *flag.FlagSet) {
 			f.declareShared(set)
 			set.StringVar(&f.list, "os-config-files", "", "JSON `file` that lists the metadata files; empty means "+applycfg.DefaultList)
 			set.StringVar(&f.failure, "failure", defaultFailure, "`file` that says why an image could not be installed")
+			set.DurationVar(&f.timeout, "timeout", defaultTimeout, "how long it may take to install an image, such as 90s")
 		},
 		Run: f.run(func(ctx context.Context, io command.IO, m *update.Machine) error {
+			if f.timeout <= 0 {
+				return command.Usage("--timeout is not positive", "give a duration, such as 30m")
+			}
 			if err := os.Remove(f.failure); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
-			armed, err := f.follow(ctx, io, m)
+			armed, err := f.followInTime(ctx, io, m)
 			if err != nil && ctx.Err() == nil {
 				command.Print(io.Stderr, "imgupdate", err)
 				return atomicfile.Write(f.failure, []byte(err.Error()+"\n"), 0o600)
@@ -184,6 +190,21 @@ func followCommand() *command.Command {
 			return f.restart(ctx, m)
 		}),
 	}
+}
+
+// defaultTimeout is how long a machine waits for its configuration because an
+// image comes slowly.
+const defaultTimeout = 30 * time.Minute
+
+// followInTime is follow, given up after the time that it may take.
+func (f *installFlags) followInTime(ctx context.Context, io command.IO, m *update.Machine) (armed bool, err error) {
+	limited, stop := context.WithTimeout(ctx, f.timeout)
+	defer stop()
+	armed, err = f.follow(limited, io, m)
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		err = command.Hint(fmt.Errorf("not installed in %s: %w", f.timeout, err), "what was fetched is kept for the next configuration run")
+	}
+	return armed, err
 }
 
 // follow installs the wanted image.
