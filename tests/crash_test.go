@@ -1,7 +1,6 @@
 package tests
 
 import (
-	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -11,12 +10,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
 	"goldsmith/internal/blocklog"
-	"goldsmith/internal/bootentry"
 	"goldsmith/internal/disk"
 	"goldsmith/internal/disk/gpt"
 	"goldsmith/internal/testenv"
@@ -218,97 +215,19 @@ func (l *lab) check() error {
 	if err := l.whole(table, esp, id); err != nil {
 		return fmt.Errorf("%s would be started, and %w", id, err)
 	}
-	return l.state(id)
-}
-
-// esp copies the EFI partition's files, as boot loaders see them: nobody
-// repairs a FAT before they read it.
-func (l *lab) esp() (dir string, err error) {
-	if dir, err = os.MkdirTemp(l.r.dir, "esp"); err != nil {
-		return "", err
-	}
-	at := l.raw + "@@" + fmt.Sprint(partition(l.r.disk, "esp").Start)
-	if out, err := exec.Command("mcopy", "-s", "-n", "-i", at, "::/", dir).CombinedOutput(); err != nil {
-		return dir, fmt.Errorf("EFI partition: %w: %s", err, out)
-	}
-	return dir, nil
-}
-
-// choose says what the boot loader starts.
-func (l *lab) choose(esp string) (string, error) {
-	if l.firmware == testbed.BIOS {
-		b, err := os.ReadFile(filepath.Join(esp, bootentry.EnvFile))
-		if err != nil {
-			return "", err
-		}
-		env, err := bootentry.ParseEnv(b)
-		if err != nil {
-			return "", err
-		}
-		if env[bootentry.EnvTry] != "" && env[bootentry.EnvLeft] != "0" && env[bootentry.EnvLeft] != "" {
-			return env[bootentry.EnvTry], nil
-		}
-		return env[bootentry.EnvGood], nil
-	}
-	files, err := os.ReadDir(filepath.Join(esp, bootentry.Dir))
+	rec, err := l.state(id)
 	if err != nil {
-		return "", err
+		return err
 	}
-	var list []bootentry.Entry
-	for _, f := range files {
-		if e, ok := bootentry.ParseFile(f.Name()); ok {
-			list = append(list, e)
+	if rec != nil && rec.Trial != nil { // what it would return to is never touched
+		if err := l.whole(table, esp, rec.Slots[rec.Good].ID()); err != nil {
+			return fmt.Errorf("during a trial the good version %s is not whole: %w", rec.Slots[rec.Good].ID(), err)
 		}
 	}
-	if len(list) == 0 {
-		return "", errors.New("systemd-boot finds nothing to start")
+	if l.images%fsckEvery == 0 {
+		return l.checkFAT()
 	}
-	bad := func(e bootentry.Entry) int { return map[bool]int{true: 1}[e.Counted && e.Left == 0] }
-	slices.SortFunc(list, func(x, y bootentry.Entry) int {
-		if c := bad(x) - bad(y); c != 0 {
-			return c
-		}
-		return -bootentry.CompareVersions(x.ID, y.ID)
-	})
-	return list[0].ID, nil
-}
-
-// whole tells whether a version's files and root are all there.
-func (l *lab) whole(table *gpt.Table, esp, id string) error {
-	release, known := l.r.published[id]
-	if !known {
-		return errors.New("nobody knows it")
-	}
-	var files []string
-	if l.firmware == testbed.BIOS {
-		files = []string{"bios/" + id + "/linux", "bios/" + id + "/initrd", "bios/" + id + "/boot.cfg"}
-	} else {
-		found, err := filepath.Glob(filepath.Join(esp, bootentry.Dir, id+"*.efi"))
-		if err != nil || len(found) == 0 {
-			return fmt.Errorf("its kernel image is not there: %w", err)
-		}
-		for _, f := range found {
-			files = append(files, filepath.Join(bootentry.Dir, filepath.Base(f)))
-		}
-	}
-	for _, name := range files {
-		sum, err := fileSum(filepath.Join(esp, name))
-		want := release.files[name]
-		if strings.HasSuffix(name, ".efi") {
-			want = release.layout.Boot.UKISHA256
-		}
-		if err != nil || sum != want {
-			return fmt.Errorf("%s has SHA-256 %s, want %s (%w)", name, sum, want, err)
-		}
-	}
-	for _, slot := range []string{"a", "b"} {
-		for _, p := range table.Partitions {
-			if p.Name == "root-"+slot && p.GUID == partition(release.layout, "root-a").GUID {
-				return l.verify(slot, release.layout)
-			}
-		}
-	}
-	return errors.New("no slot has its root")
+	return nil
 }
 
 // verify checks every block of a slot, unless nothing has changed since.
@@ -341,55 +260,51 @@ type readPart struct {
 
 func (p *readPart) ReadAt(b []byte, off int64) (int, error) { return p.f.ReadAt(b, p.start+off) }
 
-// state repairs the state partition as a boot does, and reads what is recorded.
-func (l *lab) state(started string) error {
+// state repairs the state partition as a boot does, and reads what is recorded:
+// nil when nothing is yet.
+func (l *lab) state(started string) (*update.Record, error) {
 	p := partition(l.r.disk, "state")
 	dir, err := os.MkdirTemp(l.r.dir, "state")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer os.RemoveAll(dir)
 	copied := exec.Command("dd", "if="+l.raw, "of=state", "bs=1M", "conv=sparse", "status=none",
 		fmt.Sprintf("skip=%d", p.Start>>20), fmt.Sprintf("count=%d", p.Size>>20))
 	copied.Dir = dir
 	if out, err := copied.CombinedOutput(); err != nil {
-		return fmt.Errorf("%w: %s", err, out)
+		return nil, fmt.Errorf("%w: %s", err, out)
 	}
 	state := filepath.Join(dir, "state")
 	magic := make([]byte, 2)
 	if _, err := l.file.ReadAt(magic, p.Start+1024+56); err != nil {
-		return err
+		return nil, err
 	}
 	if magic[0] != 0x53 || magic[1] != 0xef {
-		return nil // the first boot makes it anew
+		return nil, nil // the first boot makes it anew
 	}
 	out, err := exec.Command("e2fsck", "-p", state).CombinedOutput()
 	if ee, ok := errors.AsType[*exec.ExitError](err); err != nil && (!ok || ee.ExitCode() > 1) {
-		return fmt.Errorf("state partition: %w: %s", err, out)
+		return nil, fmt.Errorf("state partition: %w: %s", err, out)
 	}
 	text, err := exec.Command("debugfs", "-c", "-R", "cat /boot/slots.json", state).Output()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if len(text) == 0 {
-		return nil // not recorded yet
+		return nil, nil // not recorded yet
 	}
 	rec := &update.Record{}
 	if err := json.Unmarshal(text, rec); err != nil {
-		return fmt.Errorf("slots.json: %w: %q", err, text)
+		return nil, fmt.Errorf("slots.json: %w: %q", err, text)
 	}
 	for name, s := range rec.Slots {
 		if s.ID() == started {
 			if s.State == update.Good || s.State == update.Trying && rec.Trial != nil && rec.Trial.Slot == name {
-				return nil
+				return rec, nil
 			}
-			return fmt.Errorf("%s would be started, and its slot is recorded as %s", started, s.State)
+			return nil, fmt.Errorf("%s would be started, and its slot is recorded as %s", started, s.State)
 		}
 	}
-	return fmt.Errorf("%s would be started, and no slot is recorded to have it: %s", started, text)
-}
-
-func fileSum(name string) (string, error) {
-	b, err := os.ReadFile(name)
-	return fmt.Sprintf("%x", sha256.Sum256(b)), err
+	return nil, fmt.Errorf("%s would be started, and no slot is recorded to have it: %s", started, text)
 }
