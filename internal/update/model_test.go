@@ -147,9 +147,14 @@ func TestWalk(t *testing.T) {
 					if w.onTrial(r) && r.Slots[w.Boot.Slot].State == Trying {
 						w.good[running()] = true
 					}
-					killed = w.try("good", func() error { return w.Good(ctx) })
+					killed = w.try("good", func() error { return w.Adopt(ctx) })
 				case 4:
-					killed = w.try("bad", func() error { return w.Bad(ctx, "no") })
+					killed = w.try("bad", func() error {
+						if done, err := w.Disarm(ctx); done || err != nil {
+							return err
+						}
+						return w.Bad(ctx, "no")
+					})
 				case 5:
 					killed = w.try("failed run", func() error { _, err := w.FailedRun(ctx, "hook"); return err })
 				case 6:
