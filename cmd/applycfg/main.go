@@ -212,7 +212,7 @@ func (a *app) check(words []string) error {
 }
 
 func (a *app) apply(ctx context.Context, io command.IO, doc *metadata.Object, out applycfg.Output) error {
-	t := applycfg.Templates{Dir: a.templates, Strict: a.strict, Secret: a.rules.Secrets(a.subhash), Hide: a.diff}
+	t := applycfg.Templates{Dir: a.templates, Strict: a.strict, Secret: a.rules.Secrets(a.subhash)}
 	files, err := t.Render(ctx, doc)
 	if err != nil {
 		return err

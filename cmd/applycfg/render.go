@@ -28,8 +28,9 @@ func renderCommand() *command.Command {
 		Name:  "render",
 		Short: "show the files that a machine would get",
 		Long: "The machine's metadata are those of --metadata, and over them HOST.json of the directory --hosts. Every file is\n" +
-			"printed with its path, or written below --output, exactly as on the machine but for owners. Values of secrets\n" +
-			"are printed only with --show-secrets; --output writes them. Defaults of the schema count, and it is checked.",
+			"printed with its path, or written below --output, exactly as on the machine but for owners. Values of secrets,\n" +
+			"and what an executable template makes of metadata with any, are printed only with --show-secrets; --output\n" +
+			"writes them. Defaults of the schema count, and it is checked.",
 		Example: "applycfg render -t templates/redis --host web1 --hosts hosts -m common.json",
 		Flags: func(fs *flag.FlagSet) {
 			t.flags(fs)
@@ -61,7 +62,7 @@ func renderCommand() *command.Command {
 				return err
 			}
 			tree := applycfg.Templates{Dir: t.templates, Strict: strict, Elsewhere: true,
-				Secret: s.Secrets(""), Hide: !secrets && output == ""}
+				Secret: s.Secrets("")}
 			rendered, err := tree.Render(ctx, doc)
 			if err != nil {
 				return err
@@ -69,7 +70,7 @@ func renderCommand() *command.Command {
 			if output != "" {
 				return writeRendered(ctx, io, output, rendered)
 			}
-			return printRendered(io, rendered, t.json)
+			return printRendered(io, rendered, secrets, t.json)
 		},
 	}
 }
@@ -85,11 +86,14 @@ func writeRendered(ctx context.Context, io command.IO, dir string, rendered []ap
 	return nil
 }
 
-func printRendered(io command.IO, rendered []applycfg.File, asJSON bool) error {
+func printRendered(io command.IO, rendered []applycfg.File, secrets, asJSON bool) error {
 	list := []renderedFile{}
 	for i := range rendered {
 		f := &rendered[i]
 		r := renderedFile{Path: "/" + f.Path, Text: f.Shown(), None: f.Absent()}
+		if secrets {
+			r.Text = string(f.Body)
+		}
 		if f.Control.Mode != 0 {
 			r.Mode = fmt.Sprintf("%04o", f.Control.Mode)
 		}

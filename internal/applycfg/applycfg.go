@@ -62,9 +62,6 @@ type Templates struct {
 	// Secret says at and below which dotted keys values are secrets, which are
 	// in no error; nil means SecretName.
 	Secret func(key string) bool
-	// Hide has every file rendered a second time without secrets: see
-	// File.Shown and Change.Diff.
-	Hide bool
 	// Strict makes it an error when a template shows a key that the metadata
 	// have not, or have as null. Sections may ask for such a key.
 	Strict bool
@@ -79,7 +76,7 @@ type File struct {
 	Body    []byte
 	Control Control
 
-	shown *shown // what may be shown of it, where Templates.Hide is set
+	shown *shown
 }
 
 // controlSuffix ends the names of control files.
@@ -94,9 +91,6 @@ func (t Templates) Render(ctx context.Context, doc *metadata.Object) ([]File, er
 	if r.Secret == nil {
 		r.Secret = SecretName
 	}
-	if t.Hide {
-		r.masked, r.hidden = mask(doc, r.Secret)
-	}
 	err := r.directory(ctx, "")
 	if err != nil {
 		return nil, err
@@ -106,14 +100,10 @@ func (t Templates) Render(ctx context.Context, doc *metadata.Object) ([]File, er
 	return r.files, nil
 }
 
-// Shown is the file's text as it may be shown: without secrets, where
-// Templates.Hide was set.
-func (f *File) Shown() string {
-	if f.shown != nil {
-		return f.shown.body
-	}
-	return string(f.Body)
-}
+// Shown is the file's text as it may be shown: with secrets masked. Of what an
+// executable template makes of metadata with secrets, every line is one; so it
+// is with Templates.Original, which knows no schema.
+func (f *File) Shown() string { return strings.Join(f.shown.lines(string(f.Body)), "") }
 
 // Parsed is a template that was read and not rendered.
 type Parsed struct {
@@ -152,8 +142,7 @@ func (t Templates) Parse() ([]Parsed, error) {
 type renderer struct {
 	Templates
 	doc      *metadata.Object
-	masked   *metadata.Object // of Hide
-	hidden   []string         // the values that it does not show
+	found    *secrets // of the metadata, when somebody has asked
 	accounts accounts
 	at       place // of the template that is being made
 	make     func(ctx context.Context, rel string) (File, error)
@@ -223,6 +212,15 @@ func sorted(dir *os.File, err error) ([]fs.DirEntry, error) {
 	entries, err := dir.ReadDir(-1)
 	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
 	return entries, err
+}
+
+// secrets finds the metadata's secrets when they are asked for: to write files
+// where nothing is remembered takes none.
+func (r *renderer) secrets() *secrets {
+	if r.found == nil {
+		r.found = findSecrets(r.doc, r.Secret)
+	}
+	return r.found
 }
 
 // source is the path of a template.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/metadata"
@@ -86,7 +87,7 @@ func TestRender(t *testing.T) {
 		{Path: "etc/run", Body: []byte(`{"a": "<x>", "o": {"k": [1, null]}, "f": 1000.0}`), Control: noControl},
 		{Path: "linked-file", Body: []byte("plain\n"), Control: noControl},
 	}
-	if d := cmp.Diff(want, files, cmp.AllowUnexported(File{})); d != "" {
+	if d := cmp.Diff(want, files, cmpopts.IgnoreUnexported(File{})); d != "" {
 		t.Errorf("Render (-want +got):\n%s", d)
 	}
 }

@@ -6,11 +6,9 @@ import (
 	"strings"
 )
 
-// unified is the difference of two texts as diff -u has it, without the lines
-// that name them.
-func unified(before, after string) string {
-	a, b := lines(before), lines(after)
-	ops := edits(a, b)
+// unified is a difference as diff -u has it, without the lines that name the
+// texts.
+func unified(ops []edit) string {
 	var out strings.Builder
 	const context = 3
 	for i := 0; i < len(ops); {

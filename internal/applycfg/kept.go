@@ -19,9 +19,10 @@ import (
 // What was replaced since the last good set is kept in a directory of the
 // state: an index, and the contents of files under numbers.
 const (
-	keptDir   = "kept"
-	keptIndex = keptDir + "/index"
-	keptHead  = "applycfg kept 1\n"
+	keptDir    = "kept"
+	keptIndex  = keptDir + "/index"
+	keptRecord = keptDir + "/" + recordName
+	keptHead   = "applycfg kept 1\n"
 )
 
 // kept is one line of the index: what was at a path.
@@ -102,22 +103,26 @@ func (s *state) forgetKept() error {
 
 // keepOld keeps what is about to be replaced. What was kept before is older,
 // and stays.
-func (s *state) keepOld(r *root, todo []*job) error {
+// So does what is known of it.
+func (s *state) keepOld(r *root, todo []*job, known record) error {
 	all, err := readKept(s.dir)
 	if err != nil {
 		return err
 	}
-	known := map[string]bool{}
+	had, public := map[string]bool{}, readRecord(s.path(keptRecord), r)
 	for _, k := range all {
-		known[k.path] = true
+		had[k.path] = true
 	}
 	if err := os.Mkdir(s.path(keptDir), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	before := len(all)
 	for _, j := range todo {
-		if known[j.path] {
+		if had[j.path] {
 			continue
+		}
+		if p, ok := known[j.path]; ok {
+			public[j.path] = p
 		}
 		k, err := s.keepOne(r, j, len(all))
 		if err != nil {
@@ -127,6 +132,11 @@ func (s *state) keepOld(r *root, todo []*job) error {
 	}
 	if len(all) == before {
 		return nil
+	}
+	if len(public) > 0 {
+		if err := public.write(s.path(keptRecord), r, nil); err != nil {
+			return err
+		}
 	}
 	if err := syncfs(s.path(keptDir)); err != nil {
 		return err
@@ -208,7 +218,7 @@ func (r *root) compareKept(dir string) ([]job, error) {
 	if err != nil {
 		return nil, err
 	}
-	jobs := make([]job, len(all))
+	jobs, known := make([]job, len(all)), readRecord(filepath.Join(dir, keptRecord), r)
 	for i, k := range all {
 		j := &jobs[i]
 		*j = job{path: k.path, mode: k.mode, uid: k.uid, gid: k.gid, action: Updated}
@@ -216,6 +226,9 @@ func (r *root) compareKept(dir string) ([]job, error) {
 		case "file":
 			if j.body, err = os.ReadFile(filepath.Join(dir, keptDir, k.content)); err != nil {
 				return nil, err
+			}
+			if p, ok := known[k.path]; ok {
+				j.shown = &shown{mask: p.mask, hide: func(text string) string { return text }}
 			}
 		case "link":
 			j.link = k.content

@@ -62,8 +62,9 @@ type Change struct {
 	Path   string `json:"path"`
 	Action Action `json:"action"`
 	// Diff is how its content changes, as diff -u has it from the first "@@"
-	// on, without secrets where Templates.Hide was set. It is empty without
-	// Output.Diff, and when only mode, owner or a secret change.
+	// on, without secrets: of the old content it has what the state remembers
+	// as public. It is empty without Output.Diff, and when only mode or owner
+	// change.
 	Diff string `json:"diff,omitempty"`
 }
 
@@ -167,17 +168,23 @@ func pending(jobs []job) bool {
 
 func (o Output) report(r *root, jobs []job) []Change {
 	changes := make([]Change, len(jobs))
+	var known record
+	if o.DryRun && o.Diff {
+		dir, _ := o.stateDir(r)
+		known = readRecord(filepath.Join(dir, recordName), r)
+	}
 	for i := range jobs {
 		changes[i] = Change{Path: r.path(jobs[i].path), Action: jobs[i].action}
 		if o.DryRun && o.Diff && jobs[i].action != Unchanged {
-			changes[i].Diff = r.diff(&jobs[i])
+			changes[i].Diff = r.diff(&jobs[i], known[jobs[i].path])
 		}
 	}
 	return changes
 }
 
-// diff is how the content of a file changes.
-func (r *root) diff(j *job) string {
+// diff is how the content of a file changes. was says what of the old content
+// is public: nobody else knows what that holds.
+func (r *root) diff(j *job, was proof) string {
 	before := ""
 	if j.there && j.old.Mode&unix.S_IFMT == unix.S_IFREG {
 		body, err := r.read(j.path)
@@ -187,13 +194,18 @@ func (r *root) diff(j *job) string {
 		before = string(body)
 	}
 	after := string(j.body)
-	if j.shown != nil {
-		before, after = j.shown.old(before), j.shown.body
+	ops := edits(lines(before), lines(after))
+	masked, public := j.shown.lines(after), was.of(before)
+	for i := range ops {
+		e := &ops[i]
+		switch {
+		case e.kind != '-':
+			e.text = strings.TrimSuffix(masked[e.atB], "\n")
+		case !public(e.text) || j.shown != nil && j.shown.hide(e.text) != e.text:
+			e.text = stars(e.text)
+		}
 	}
-	if j.action == Deleted {
-		after = ""
-	}
-	return unified(before, after)
+	return unified(ops)
 }
 
 // job is one file on its way.

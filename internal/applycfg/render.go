@@ -49,9 +49,8 @@ func (r *renderer) file(ctx context.Context, rel string) (File, error) {
 		return f, err
 	}
 	if t == nil {
-		if f.Body, err = r.run(ctx, src); err == nil && r.Hide {
-			f.shown = &shown{body: hide(string(f.Body), r.hidden), values: r.hidden}
-		}
+		f.Body, err = r.run(ctx, src)
+		f.shown = r.show(func(*secrets) ([]byte, error) { return nil, errProgram })
 		return f, err
 	}
 	opts := template.Options{Text: metadata.JSON, Partial: partial, Strict: r.Strict}
@@ -62,14 +61,29 @@ func (r *renderer) file(ctx context.Context, rel string) (File, error) {
 		return f, command.BadInput(fmt.Errorf("%s: a value has half of a surrogate pair, which is no character", src),
 			`mend the escape \uD800 to \uDFFF in the metadata`)
 	}
-	if r.Hide {
-		body, err := t.Render(r.masked, opts)
-		if err != nil {
-			return f, remedied(err)
-		}
-		f.shown = &shown{body: hide(string(body), r.hidden), values: r.hidden, shape: t.Shape(r.Secret)}
-	}
+	f.shown = r.show(func(s *secrets) ([]byte, error) { return t.Render(s.doc, opts) })
 	return f, nil
+}
+
+// errProgram says that nobody knows what a program does with secrets.
+var errProgram = errors.New("made by a program")
+
+// show is what may be shown of a file. again makes the file without secrets.
+func (r *renderer) show(again func(*secrets) ([]byte, error)) *shown {
+	if r.Original {
+		return nil
+	}
+	return &shown{hide: func(text string) string { return r.secrets().hide(text) }, mask: func(body string) string {
+		s := r.secrets()
+		if !s.some {
+			return body
+		}
+		masked, err := again(s)
+		if err != nil {
+			return stars(body)
+		}
+		return s.hide(string(masked))
+	}}
 }
 
 // place is where a file is: a name in an open directory, and what kind of file

@@ -1,11 +1,11 @@
 package applycfg
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
 	"goldsmith/internal/metadata"
-	"goldsmith/internal/template"
 )
 
 // hidden stands for a value that is not shown.
@@ -23,9 +23,18 @@ func SecretName(key string) bool {
 	return false
 }
 
-// mask returns the metadata without the values of secret keys, and these
-// values. What is empty stays, so that templates make the same of it.
-func mask(doc *metadata.Object, secret func(string) bool) (*metadata.Object, []string) {
+// secrets are the values of secret keys in metadata.
+type secrets struct {
+	some     bool              // there is one
+	doc      *metadata.Object  // the metadata with these values masked
+	replacer *strings.Replacer // of these values, wherever they are
+}
+
+// findSecrets finds the values of secret keys. What is empty stays in the
+// metadata, and the lines of a text stay lines, so that templates make as many
+// lines of both.
+func findSecrets(doc *metadata.Object, secret func(string) bool) *secrets {
+	s := &secrets{}
 	var values []string
 	var walk func(v any, path string, within bool) any
 	walk = func(v any, path string, within bool) any {
@@ -44,14 +53,13 @@ func mask(doc *metadata.Object, secret func(string) bool) (*metadata.Object, []s
 			return list
 		case string:
 			if within && v != "" {
-				values = append(values, v)
-				if quoted := metadata.JSON(v); len(quoted) != len(v)+2 {
-					values = append(values, quoted[1:len(quoted)-1])
-				}
-				return hidden
+				s.some = true
+				values = append(values, spellings(v)...)
+				return stars(v)
 			}
 		case metadata.Number:
 			if within && !v.Falsy() {
+				s.some = true
 				if digits(string(v)) >= 4 {
 					values = append(values, string(v))
 				}
@@ -60,76 +68,53 @@ func mask(doc *metadata.Object, secret func(string) bool) (*metadata.Object, []s
 		}
 		return v
 	}
-	masked, _ := walk(doc, "", false).(*metadata.Object)
+	s.doc, _ = walk(doc, "", false).(*metadata.Object)
+	if !s.some {
+		s.doc = doc
+	}
+	s.replacer = replacer(values)
+	return s
+}
+
+// spellings are the texts in which a secret may be found: itself, as JSON
+// writes it, and each of its lines.
+func spellings(v string) []string {
+	all := []string{v}
+	if quoted := metadata.JSON(v); len(quoted) != len(v)+2 {
+		all = append(all, quoted[1:len(quoted)-1])
+	}
+	if strings.Contains(v, "\n") {
+		for l := range strings.Lines(v) {
+			all = append(all, strings.TrimSpace(l))
+		}
+	}
+	return all
+}
+
+// replacer masks values. Short ones would be found everywhere.
+func replacer(values []string) *strings.Replacer {
 	// The longest first: one may be part of another.
-	slices.SortFunc(values, func(a, b string) int { return len(b) - len(a) })
-	return masked, values
-}
-
-// hide removes secret values that reached a text by another way. Short ones
-// would be found everywhere.
-func hide(text string, values []string) string {
-	for _, v := range values {
+	slices.SortFunc(values, func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) })
+	var pairs []string
+	for _, v := range slices.Compact(values) {
 		if len(v) >= 4 {
-			text = strings.ReplaceAll(text, v, hidden)
+			pairs = append(pairs, v, stars(v))
 		}
 	}
-	return text
+	return strings.NewReplacer(pairs...)
 }
 
-// withoutSecrets removes the metadata's secrets from lines that a program
-// printed, which may be the last of several.
-func (r *renderer) withoutSecrets(lines []string) []string {
-	_, values := mask(r.doc, r.Secret)
-	if len(lines) == 0 {
-		return nil
-	}
-	for _, v := range values {
-		for l := range strings.SplitSeq(v, "\n") {
-			values = append(values, strings.TrimRight(l, "\r "))
-		}
-	}
-	slices.SortStableFunc(values, func(a, b string) int { return len(b) - len(a) })
-	return strings.Split(hide(strings.Join(lines, "\n"), values), "\n")
-}
+// hide removes secret values that reached a text by another way.
+func (s *secrets) hide(text string) string { return s.replacer.Replace(text) }
 
-func digits(s string) (n int) {
-	for i := range len(s) {
-		if isDigit(s[i]) {
-			n++
-		}
-	}
-	return n
-}
-
-// shown is what may be shown of a file.
-type shown struct {
-	body   string          // without secrets
-	values []string        // the secrets
-	shape  *template.Shape // of the template; nil: nobody knows what its lines come from
-}
-
-// old is what may be shown of the file's former content, which may hold secrets
-// that the metadata no longer have: lines that the new one has too, and those
-// that the template makes without a secret. Of others nobody knows what they
-// held, as the template may have been another.
-func (s *shown) old(text string) string {
-	known := map[string]bool{}
-	var masked [][]string // lines that show a secret, as the text around them
-	for l := range strings.Lines(s.body) {
-		l = strings.TrimRight(l, "\n")
-		if parts := strings.Split(l, hidden); len(parts) > 1 && !known[l] {
-			masked = append(masked, parts)
-		}
-		known[l] = true
-	}
+// stars masks every line of a text that is not empty.
+func stars(text string) string {
 	var b strings.Builder
-	for l := range strings.Lines(hide(text, s.values)) {
+	for l := range strings.Lines(text) {
 		bare, eol := strings.CutSuffix(l, "\n")
-		if !known[bare] && strings.TrimSpace(bare) != "" {
-			bare = s.line(bare, masked)
+		if bare != "" {
+			b.WriteString(hidden)
 		}
-		b.WriteString(bare)
 		if eol {
 			b.WriteByte('\n')
 		}
@@ -137,70 +122,37 @@ func (s *shown) old(text string) string {
 	return b.String()
 }
 
-func (s *shown) line(l string, masked [][]string) string {
-	if s.shape == nil {
-		return hidden
+// withoutSecrets removes the metadata's secrets from lines that a program
+// printed, which may be the last of several.
+func (r *renderer) withoutSecrets(lines []string) []string {
+	if len(lines) == 0 {
+		return nil
 	}
-	for _, parts := range masked {
-		if matches(l, parts) {
-			return strings.Join(parts, hidden)
-		}
-	}
-	// What a line shows as JSON may have been an object with a secret.
-	if from, ok := s.shape.Secret(l, structure(l)); ok {
-		return l[:from] + hidden
-	}
-	if !s.shape.Plain(l) {
-		return hidden
-	}
-	// The key may have another name than what the file calls it.
-	if i := strings.IndexAny(l, "=: \t"); i > 0 && SecretName(l[:i+1]) {
-		return l[:i+1] + hidden
-	}
-	// The password of a URL.
-	if scheme, rest, ok := strings.Cut(l, "://"); ok {
-		if user, host, ok := strings.Cut(rest, "@"); ok && strings.Contains(user, ":") {
-			name, _, _ := strings.Cut(user, ":")
-			return scheme + "://" + name + ":" + hidden + "@" + host
-		}
-	}
-	return l
+	return strings.Split(r.secrets().hide(strings.Join(lines, "\n")), "\n")
 }
 
-// matches says that a line is the parts with anything between them.
-func matches(l string, parts []string) bool {
-	l, ok := strings.CutPrefix(l, parts[0])
-	last := len(parts) - 1
-	if !ok || !strings.HasSuffix(l, parts[last]) {
-		return false
-	}
-	l = l[:len(l)-len(parts[last])]
-	for _, p := range parts[1:last] {
-		i := strings.Index(l, p)
-		if i < 0 {
-			return false
+func digits(s string) (n int) {
+	for i := range len(s) {
+		if s[i] >= '0' && s[i] <= '9' {
+			n++
 		}
-		l = l[i+len(p):]
 	}
-	return true
+	return n
 }
 
-// structure says whether a text may hold an object or a list of JSON.
-func structure(text string) bool {
-	for i := range len(text) - 1 {
-		next := text[i+1]
-		if text[i] == '{' && next == '"' || text[i] == '[' && (strings.IndexByte(`"{[-`, next) >= 0 || isDigit(next)) {
-			return true
-		}
-		if rest := text[i+1:]; text[i] == '[' {
-			for _, word := range []string{"true", "false", "null", "NaN", "Infinity"} {
-				if strings.HasPrefix(rest, word+",") {
-					return true
-				}
-			}
-		}
-	}
-	return false
+// shown is what may be shown of a file. nil: nothing.
+type shown struct {
+	mask func(body string) string // masks what is secret, line by line
+	hide func(text string) string // masks secrets in another text
 }
 
-func isDigit(c byte) bool { return c >= '0' && c <= '9' }
+// lines are the lines of a file's content as they may be shown.
+func (s *shown) lines(body string) []string {
+	if s != nil {
+		masked := lines(s.mask(body))
+		if len(masked) == len(lines(body)) {
+			return masked
+		}
+	}
+	return lines(stars(body))
+}

@@ -1,40 +1,120 @@
 package applycfg
 
 import (
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"testing"
 )
 
-// Of random templates and metadata, no secret is in the difference of what they
-// make, whether the old metadata had it or the new ones have.
+// Of random templates, partials, programs and metadata, no secret is in the
+// difference of what they make, whether the old metadata had it or the new ones
+// have, and none in that of going back; what was kept before, or written by
+// hand, included.
 func TestDiffHidesSecrets(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
-	for i := range 1500 {
-		text := randomTemplate(rnd, 3)
-		dir := write(t, t.TempDir(), map[string]string{"t/f": text})
-		before, old := randomMetadata(rnd, "OLD")
-		after, now := randomMetadata(rnd, "NEW")
-		out := Output{Dir: dir + "/out", DryRun: true, Diff: true}
-		files, err := (Templates{Dir: dir + "/t"}).Render(t.Context(), doc(t, before))
-		if err != nil {
-			t.Fatalf("%q: %v", text, err)
+	dir := t.TempDir()
+	t.Chdir(dir)
+	for i := range 150 {
+		diffHidesSecrets(t, rnd, fmt.Sprintf("%s/%d", dir, i))
+	}
+}
+
+func diffHidesSecrets(t *testing.T, rnd *rand.Rand, dir string) {
+	t.Helper()
+	out := Output{Dir: dir + "/out", State: dir + "/state", Create: true}
+	var secrets []string
+	render := func(mark string) []File {
+		program := "run*"
+		if rnd.IntN(4) > 0 {
+			program = "norun"
 		}
-		write(t, dir, map[string]string{"out/f": string(files[0].Body)})
-		if files, err = (Templates{Dir: dir + "/t", Hide: true}).Render(t.Context(), doc(t, after)); err != nil {
+		write(t, dir, map[string]string{"t" + mark + "/f": randomTemplate(rnd, 3), "t" + mark + "/g": randomTemplate(rnd, 2),
+			"t" + mark + "/" + program: "#!/bin/sh\nsed 's/\\\\n/ x\\n  /g; s/a/b/g'\n", "../p.mustache": randomTemplate(rnd, 1)})
+		text, values := randomMetadata(rnd, mark)
+		secrets = append(secrets, values...)
+		files, err := (Templates{Dir: dir + "/t" + mark}).Render(t.Context(), doc(t, text))
+		if err != nil {
 			t.Fatal(err)
 		}
-		changes, err := out.Apply(t.Context(), files)
+		return files
+	}
+	check := func(what string, changes []Change, err error) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, s := range append(old, now...) {
-			if strings.Contains(changes[0].Diff, s) {
-				t.Fatalf("%d: template %q\nof %s\nto %s\nshows %q:\n%s", i, text, before, after, s, changes[0].Diff)
+		for _, c := range changes {
+			for _, s := range secrets {
+				if strings.Contains(c.Diff, s) {
+					t.Fatalf("%s: %s %s shows %q:\n%s", dir, what, c.Path, s, c.Diff)
+				}
 			}
 		}
 	}
+	dry := out
+	dry.DryRun, dry.Diff = true, true
+	for n, mark := range []string{"AAA", "BBB", "CCC"} {
+		files := render(mark)
+		if n == 0 && rnd.IntN(2) == 0 { // somebody else wrote it
+			for _, f := range files {
+				write(t, dir, map[string]string{"out/" + f.Path: string(f.Body)})
+			}
+			continue
+		}
+		if exists(out.Dir) {
+			changes, err := dry.Apply(t.Context(), files)
+			check("apply", changes, err)
+		}
+		out.Keep = n > 0
+		if _, err := out.Apply(t.Context(), files); err != nil {
+			t.Fatal(err)
+		}
+	}
+	changes, err := dry.Rollback(t.Context())
+	check("rollback", changes, err)
+	if _, err := out.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	changes, err = dry.Apply(t.Context(), render("DDD"))
+	check("apply after rollback", changes, err)
+}
+
+// What a record says: only of the lines that it was made of.
+func FuzzRecord(f *testing.F) {
+	f.Add("port 1\npassword hunter2\n", "hunter2", "port 2\npassword old\nport 1")
+	f.Add("a\n\nb", "", "a\n\nb")
+	f.Fuzz(func(t *testing.T, body, secret, other string) {
+		r := &root{name: "/x"}
+		shown := &shown{mask: func(body string) string { return replacer(spellings(secret)).Replace(body) }}
+		masked := shown.lines(body)
+		known, path := record{"a b": prove(body, masked)}, t.TempDir()+"/public"
+		if err := known.write(path, r, nil); err != nil {
+			t.Fatal(err)
+		}
+		was := readRecord(path, r)["a b"]
+		public := map[string]bool{"": true, hidden: true}
+		for i, l := range lines(body) {
+			if masked[i] == l {
+				public[strings.TrimSuffix(l, "\n")] = true
+			}
+		}
+		for l := range strings.Lines(was.mask(other)) {
+			if !public[strings.TrimSuffix(l, "\n")] {
+				t.Errorf("%q without %q proves %q of %q", body, secret, l, other)
+			}
+		}
+		for i, l := range lines(was.mask(body)) {
+			if l != masked[i] && l != stars(l) && !public[strings.TrimSuffix(l, "\n")] {
+				t.Errorf("%q without %q proves %q of itself", body, secret, l)
+			}
+		}
+		if err := os.WriteFile(path, []byte(recordHead+"dir \"/x\"\n"+other), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		readRecord(path, r)
+	})
 }
 
 func randomTemplate(rnd *rand.Rand, depth int) string {
@@ -43,6 +123,8 @@ func randomTemplate(rnd *rand.Rand, depth int) string {
 		switch n := rnd.IntN(10); {
 		case n < 3:
 			b.WriteString([]string{"port ", "k=", " x", "\n", "\n", ": ", "auth = none", "end\n"}[rnd.IntN(8)])
+		case n == 3 && depth > 1:
+			b.WriteString("{{>p}}")
 		case n < 7 || depth == 0:
 			fmt.Fprintf(&b, "{{%s}}", []string{"o.password", "o.user", "o.port", "tls.private_key", "token", "user", ".", "o", "l"}[rnd.IntN(9)])
 		default:
@@ -60,10 +142,11 @@ func randomMetadata(rnd *rand.Rand, mark string) (text string, secrets []string)
 		var list []string
 		for range 1 + rnd.IntN(2) {
 			n++
-			list = append(list, fmt.Sprintf("%s%dq", mark, n))
+			list = append(list, []string{"", "", "port "}[rnd.IntN(3)]+fmt.Sprintf("%s%dqq", mark, n))
 		}
 		secrets = append(secrets, list...)
-		return fmt.Sprintf("%q", strings.Join(list, "\n"))
+		text, _ := json.Marshal(strings.Join(list, "\n"))
+		return string(text)
 	}
 	maybe := func(of string) string {
 		if rnd.IntN(3) == 0 {

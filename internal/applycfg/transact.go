@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 
@@ -28,8 +29,12 @@ func (s *state) transact(ctx context.Context, r *root, jobs []job) error {
 			todo = append(todo, j)
 		}
 	}
+	var known record
+	if !s.temporary {
+		known = readRecord(s.path(recordName), r)
+	}
 	if s.keep {
-		if err := s.keepOld(r, todo); err != nil {
+		if err := s.keepOld(r, todo, known); err != nil {
 			return err
 		}
 	}
@@ -37,6 +42,9 @@ func (s *state) transact(ctx context.Context, r *root, jobs []job) error {
 		return err
 	}
 	err := s.prepare(ctx, r, todo)
+	if err == nil && !s.temporary {
+		err = s.remember(r, jobs, known)
+	}
 	if err == nil {
 		err = s.write(commitName, todo)
 	}
@@ -57,13 +65,14 @@ func (s *state) conclude(r *root, todo []*job) error {
 	if err := s.discard(r, todo); err != nil {
 		return err
 	}
-	return errors.Join(s.remove(prepareName), s.remove(commitName))
+	err := ignore(os.Rename(s.path(recordNew), s.path(recordName)), unix.ENOENT)
+	return errors.Join(err, s.remove(prepareName), s.remove(commitName))
 }
 
 // abandon ends a change that is not to be made. The journal goes first:
 // without its temporary files it would mislead.
 func (s *state) abandon(r *root, todo []*job) error {
-	if err := errors.Join(s.remove(commitName), atomicfile.SyncDir(s.dir)); err != nil {
+	if err := errors.Join(s.remove(commitName), s.remove(recordNew), atomicfile.SyncDir(s.dir)); err != nil {
 		return err
 	}
 	if err := s.discard(r, todo); err != nil {

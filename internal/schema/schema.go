@@ -165,10 +165,7 @@ func (k *Key) check(form *regexp.Regexp) error {
 	case k.Default != nil && strings.Contains(k.Name, "[]"):
 		return bad(k, "an item of a list has no default")
 	case k.Default != nil && !ofType(k.Default, k.Type):
-		if k.Secret || applycfg.SecretName(k.Name) {
-			return bad(k, "its default is not of type %s", k.Type)
-		}
-		return bad(k, "its default %s is not of type %s", metadata.JSON(k.Default), k.Type)
+		return bad(k, "its default is not of type %s", k.Type) // which may be a secret
 	}
 	return nil
 }

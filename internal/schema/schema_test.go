@@ -161,21 +161,22 @@ func TestDefaults(t *testing.T) {
 
 func TestBadSchemas(t *testing.T) {
 	for text, want := range map[string]string{
-		"a: {type: intt}":                       `a.yaml:1: key a: no such type: "intt"`,
-		"a: {tpye: int}":                        `a.yaml:1: unknown field "tpye"`,
-		"\na.b: {type: int, default: x}":        "a.yaml:2: key a.b: its default \"x\" is not of type int",
-		"a: {required: true, default: 1}":       "need not be required",
-		"a b: {}":                               "a key is written a.b",
-		"a[].b: {default: 1}":                   "an item of a list has no default",
-		"a: {type: int}\na.b: {type: int}":      "a.yaml:2: key a.b: a is of type int",
-		"a: {type: object}\na[].b: {type: int}": "so it has no such part",
-		"a: {default: [1]}\na[]: {type: bool}":  "a.yaml:1: key a: its default is wrong: a.0 is a number, not of type bool",
-		"a: {default: 1}\na.b: {}":              "a.yaml:1: key a: its default is wrong: a is a number, not of type object",
-		"a[].b: {}\na.c: {}":                    "a.yaml:1: key a[].b: a is of type object for another key (",
-		"- a":                                   "a.yaml:1: ",
-		"a: {type: bool, default: \"false\"}":   "is not of type bool",
-		"a: {default: .nan}":                    "a.yaml:1: key a: default: a value that JSON has not: NaN",
-		"a: {default: [1, -.inf]}":              "a value that JSON has not: -Inf",
+		"a: {type: intt}":                                   `a.yaml:1: key a: no such type: "intt"`,
+		"a: {tpye: int}":                                    `a.yaml:1: unknown field "tpye"`,
+		"\na.b: {type: int, default: x}":                    "a.yaml:2: key a.b: its default is not of type int",
+		"a: {secret: true}\na.n: {type: int, default: x22}": "a.yaml:2: key a.n: its default is not of type int",
+		"a: {required: true, default: 1}":                   "need not be required",
+		"a b: {}":                                           "a key is written a.b",
+		"a[].b: {default: 1}":                               "an item of a list has no default",
+		"a: {type: int}\na.b: {type: int}":                  "a.yaml:2: key a.b: a is of type int",
+		"a: {type: object}\na[].b: {type: int}":             "so it has no such part",
+		"a: {default: [1]}\na[]: {type: bool}":              "a.yaml:1: key a: its default is wrong: a.0 is a number, not of type bool",
+		"a: {default: 1}\na.b: {}":                          "a.yaml:1: key a: its default is wrong: a is a number, not of type object",
+		"a[].b: {}\na.c: {}":                                "a.yaml:1: key a[].b: a is of type object for another key (",
+		"- a":                                               "a.yaml:1: ",
+		"a: {type: bool, default: \"false\"}":               "is not of type bool",
+		"a: {default: .nan}":                                "a.yaml:1: key a: default: a value that JSON has not: NaN",
+		"a: {default: [1, -.inf]}":                          "a value that JSON has not: -Inf",
 	} {
 		_, err := Read(write(t, map[string]string{"a.yaml": text}))
 		if err == nil || !strings.Contains(err.Error(), want) {
