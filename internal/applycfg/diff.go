@@ -4,7 +4,35 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
+
+// diff is how the content of a file changes. was says what of the old content
+// is public: nobody else knows what that holds.
+func (r *root) diff(j *job, was proof) string {
+	before := ""
+	if j.there && j.old.Mode&unix.S_IFMT == unix.S_IFREG {
+		body, err := r.read(j.path)
+		if err != nil {
+			return ""
+		}
+		before = string(body)
+	}
+	after := string(j.body)
+	ops := edits(lines(before), lines(after))
+	masked, public := j.shown.lines(after), was.of(before)
+	for i := range ops {
+		e := &ops[i]
+		switch {
+		case e.kind != '-':
+			e.text = strings.TrimSuffix(masked[e.atB], "\n")
+		case !public(e.text) || j.shown != nil && j.shown.hide(e.text) != e.text:
+			e.text = stars(e.text)
+		}
+	}
+	return unified(ops)
+}
 
 // unified is a difference as diff -u has it, without the lines that name the
 // texts.

@@ -31,8 +31,9 @@ func diffHidesSecrets(t *testing.T, rnd *rand.Rand, dir string) {
 		if rnd.IntN(4) > 0 {
 			program = "norun"
 		}
-		write(t, dir, map[string]string{"t" + mark + "/f": randomTemplate(rnd, 3), "t" + mark + "/g": randomTemplate(rnd, 2),
-			"t" + mark + "/" + program: "#!/bin/sh\nsed 's/\\\\n/ x\\n  /g; s/a/b/g'\n", "../p.mustache": randomTemplate(rnd, 1)})
+		write(t, dir, map[string]string{"t" + mark + "/f": randomTemplate(rnd, 3),
+			"t" + mark + "/g": randomTemplate(rnd, 2), "../p.mustache": randomTemplate(rnd, 1),
+			"t" + mark + "/" + program: "#!/bin/sh\nsed 's/\\\\n/ x\\n  /g; s/a/b/g'\n"})
 		text, values := randomMetadata(rnd, mark)
 		secrets = append(secrets, values...)
 		files, err := (Templates{Dir: dir + "/t" + mark}).Render(t.Context(), doc(t, text))
