@@ -1,6 +1,7 @@
 package lint
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -38,6 +39,7 @@ func TestWrites(t *testing.T) {
 		}
 		files = append(files, f)
 	}
+	slices.SortFunc(files, func(a, b filelist.File) int { return strings.Compare(a.Path, b.Path) })
 	i := Image{Files: files, State: []string{"/var", "/root", "/home", "/srv", "/etc/kep*"},
 		Text: func(p string) []byte { return []byte(texts[p]) }}
 	var got []string
