@@ -17,7 +17,7 @@ import (
 // where a machine may, whose root is read-only and whose /etc is the image's
 // at every start.
 type Image struct {
-	Files []filelist.File
+	Files []filelist.File          // sorted by path
 	Text  func(path string) []byte // content of the files that Reads names; nil for others
 	// State are the directories that machines keep, and what they keep of /etc,
 	// as internal/disk.CheckState has them.
