@@ -225,7 +225,7 @@ func back(all []Migration, now Image, succeeded bool) []Migration {
 			continue
 		}
 		older := m.From != (Image{}) && m.From.same(now) && !m.To.same(now)
-		older = older || m.From == (Image{}) && !succeeded && m.Kept && !m.To.same(now)
+		older = older || m.From == (Image{}) && !succeeded && m.Kept && m.To != (Image{}) && !m.To.same(now)
 		if m.State == MigrationReturning || len(list) > 0 || older {
 			list = append(list, m)
 		}

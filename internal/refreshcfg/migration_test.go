@@ -89,6 +89,21 @@ func TestReturnBeforeAnySuccess(t *testing.T) {
 	}
 }
 
+// An image without a name that succeeded left no record of it: what it migrated
+// stays when the machine gets an image with one.
+func TestNamelessImageKeepsWhatItMigrated(t *testing.T) {
+	m := newMachine(t)
+	m.c.Image = Image{}
+	m.write("db", "old\n")
+	m.hook("migration.d/1-m", `{"once": "machine", "snapshot": ["ETC/db"]}`, "echo new >ETC/db\n")
+	m.runs("1-m")
+	m.c.Image = Image{Name: "web", Version: "2"}
+	m.runs("")
+	if m.read("db") != "new\n" {
+		t.Errorf("db %q; want what was migrated", m.read("db"))
+	}
+}
+
 // The machine returns to the image it came from: what newer ones migrated is
 // as it was, the latest first.
 func TestReturn(t *testing.T) {
