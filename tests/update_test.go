@@ -23,6 +23,7 @@ const updating = `name: updating
 version: "%d"
 release: bookworm
 elements: [debian, boot, read-only-root, network, collectcfg, imgupdate, data, trust%s]
+environment: {BOOT_KERNEL: cloud} # a smaller root to hash under emulation
 size: 3GiB
 outputs: [raw]
 `
