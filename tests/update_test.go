@@ -1,7 +1,9 @@
 package tests
 
 import (
+	"bytes"
 	"cmp"
+	"debug/pe"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -332,7 +334,8 @@ func TestDamagedUpdates(t *testing.T) {
 	r := publish(t, "redis")
 	r.until = "failed on this machine"
 	for what, want := range map[string]string{
-		"root-b": "slot b is damaged", "verity-b": "slot b is damaged", "kernel": "on the EFI partition is damaged",
+		"root-b": "slot b is damaged", "verity-b": "slot b is damaged",
+		"kernel": "on the EFI partition is damaged", "initramfs": "on the EFI partition is damaged",
 	} {
 		for _, f := range firmwares {
 			t.Run(what+"/"+string(f), func(t *testing.T) {
@@ -381,15 +384,45 @@ func spoil(t *testing.T, raw string, l *disk.Layout, what string) {
 		at(partition(l, what).Start+4096, 8192)
 	case "verity-b": // the first level of the tree
 		at(partition(l, what).Start+4096, 64)
-	case "kernel":
+	case "kernel", "initramfs":
 		dir, esp := t.TempDir(), raw+"@@"+fmt.Sprint(partition(l, "esp").Start)
 		entry := bootentry.Entry{ID: "updating_2", Counted: true, Left: bootentry.Tries}
-		garbage := filepath.Join(dir, "garbage")
-		if err := os.WriteFile(garbage, []byte("MZ garbage"), 0o600); err != nil {
-			t.Error(err)
-			return
+		for file, path := range map[string]string{
+			"uki": bootentry.Dir + "/" + entry.File(), "linux": "bios/updating_2/linux", "initrd": "bios/updating_2/initrd",
+		} {
+			if file == map[string]string{"kernel": "initrd", "initramfs": "linux"}[what] {
+				continue
+			}
+			tool(t, dir, "mcopy", "-i", esp, "::/"+path, file)
+			garble(t, filepath.Join(dir, file), what)
+			tool(t, dir, "mcopy", "-o", "-i", esp, file, "::/"+path)
 		}
-		tool(t, dir, "mcopy", "-o", "-i", esp, garbage, "::/"+bootentry.Dir+"/"+entry.File())
-		tool(t, dir, "mcopy", "-o", "-i", esp, garbage, "::/bios/updating_2/linux")
+	}
+}
+
+// garble damages a kernel image: its beginning, or what its initramfs has in
+// the middle. A file that is no kernel image of an UEFI is all initramfs.
+func garble(t *testing.T, path, what string) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	part := data[:4096]
+	if what == "initramfs" {
+		part = data
+		if uki, err := pe.NewFile(bytes.NewReader(data)); err == nil {
+			s := uki.Section(".initrd")
+			part = data[s.Offset:][:s.VirtualSize]
+			uki.Close()
+		}
+		part = part[len(part)/2:][:4096]
+	}
+	for i := range part {
+		part[i] ^= 0x55
+	}
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Error(err)
 	}
 }
