@@ -38,7 +38,9 @@ func deploymentsCommand() *command.Command {
 				return err
 			}
 			d := refreshcfg.Deployments{Deployed: os.Getenv("HEAT_CONFIG_DEPLOYED")}
-			d.Say = func(format string, args ...any) { fmt.Fprintf(io.Stderr, "refreshcfg: "+format+"\n", args...) }
+			d.Say = func(format string, args ...any) {
+				fmt.Fprintf(io.Stderr, "refreshcfg: %s\n", refreshcfg.Line(fmt.Sprintf(format, args...)))
+			}
 			if dir := os.Getenv("HEAT_CONFIG_HOOKS"); dir != "" {
 				d.Hooks = append([]string{dir}, refreshcfg.DefaultHeatHooks()...)
 			}

@@ -116,9 +116,15 @@ func (f *planFlags) coming(ctx context.Context, sources applycfg.Sources) ([]str
 func printPlan(io command.IO, p refreshcfg.Plan) error {
 	var table bytes.Buffer
 	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "image\t%s\n", p.Image)
+	row := func(cells ...string) {
+		for i := range cells {
+			cells[i] = refreshcfg.Line(cells[i])
+		}
+		fmt.Fprintln(w, strings.Join(cells, "\t"))
+	}
+	row("image", p.Image.String())
 	for _, m := range p.Back {
-		fmt.Fprintf(w, "back\t%s/%s\t%s\n", m.Phase, m.Name, strings.Join(m.Paths, " "))
+		row("back", m.Phase+"/"+m.Name, strings.Join(m.Paths, " "))
 	}
 	for _, ph := range p.Phases {
 		for _, h := range ph.Hooks {
@@ -133,10 +139,10 @@ func printPlan(io command.IO, p refreshcfg.Plan) error {
 			if h.Beside {
 				after = strings.TrimSpace(after + " (beside others)")
 			}
-			fmt.Fprintf(w, "%s\t%s/%s\t%s\t%s\n", what, ph.Name, h.Name, h.Why, after)
+			row(what, ph.Name+"/"+h.Name, h.Why, after)
 		}
 		for _, name := range ph.Ignored {
-			fmt.Fprintf(w, "ignored\t%s/%s\t%s\t\n", ph.Name, name, "not a hook's name: only letters, digits, - and _")
+			row("ignored", ph.Name+"/"+name, "not a hook's name: only letters, digits, - and _", "")
 		}
 	}
 	if err := w.Flush(); err != nil {

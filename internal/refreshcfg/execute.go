@@ -25,7 +25,7 @@ func (c Config) phase(ctx context.Context, name string) error {
 		return err
 	}
 	for _, n := range p.ignored {
-		c.Say("%s: %s does not run: a hook's name has only letters, digits, - and _", p.dir, n)
+		c.Say("%s: %s does not run: a hook's name has only letters, digits, - and _", p.dir, Line(n))
 	}
 	r := c.runner(p.dir)
 	e := &execution{Config: c, phase: p, runner: r, slots: map[string]chan struct{}{}, stop: make(chan struct{})}
