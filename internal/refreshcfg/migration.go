@@ -217,7 +217,8 @@ func (s state) mayReturn(path string) (bool, error) {
 // before, the latest first: it is an older one, to which the machine returned.
 // On a machine on which no image has succeeded so far, nobody knows which ran
 // before; there another image than the one that migrated gets the data as they
-// were, and migrates anew if it is a newer one.
+// were, and migrates anew if it is a newer one; a reversible migration of which
+// nothing is put back stays done.
 func back(all []Migration, now Image, succeeded bool) []Migration {
 	var list []Migration
 	for _, m := range all {

@@ -89,6 +89,31 @@ func TestReturnBeforeAnySuccess(t *testing.T) {
 	}
 }
 
+// Where nobody knows which image ran before, the other one may be the newer:
+// what is reversible runs again only where data that it changed were put back,
+// and not twice over the same data.
+func TestReversibleBeforeAnySuccess(t *testing.T) {
+	m := newMachine(t)
+	m.write("db", "1\n")
+	m.c.Image.Version = "2"
+	hooks := func() {
+		m.hook("migration.d/1-m", `{"once": "machine", "reversible": true}`, "echo m >>ETC/log\n")
+		m.hook("migration.d/2-n", `{"once": "machine", "snapshot": ["ETC/db"]}`, "echo 2 >>ETC/db\n")
+		m.hook("migration.d/3-o", `{"once": "machine", "reversible": true}`, "echo 3 >>ETC/db\n")
+	}
+	hooks()
+	m.hook("migration.d/4-p", "", "exit 1\n")
+	if _, err := run(t, m.c); err == nil {
+		t.Fatal("the run did not fail")
+	}
+	m.c.Image.Version = "3"
+	m.hook("migration.d/4-p", "", "")
+	m.runs("2-n 3-o 4-p")
+	if m.read("db") != "1\n2\n3\n" || m.read("log") != "m\n" {
+		t.Errorf("db %q, log %q", m.read("db"), m.read("log"))
+	}
+}
+
 // An image without a name that succeeded left no record of it: what it migrated
 // stays when the machine gets an image with one.
 func TestNamelessImageKeepsWhatItMigrated(t *testing.T) {
