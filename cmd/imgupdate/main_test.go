@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"io"
@@ -20,6 +19,7 @@ import (
 	"goldsmith/internal/fat"
 	"goldsmith/internal/registry"
 	"goldsmith/internal/release"
+	"goldsmith/internal/testenv"
 	"goldsmith/internal/tree"
 	"goldsmith/internal/trust"
 )
@@ -37,34 +37,12 @@ func TestScript(t *testing.T) {
 	})
 }
 
-// stub is the least that passes for systemd's EFI stub.
-func stub() []byte {
-	b, le := make([]byte, 0x600), binary.LittleEndian
-	copy(b, "MZ")
-	le.PutUint32(b[0x3c:], 0x80)
-	copy(b[0x80:], "PE\x00\x00")
-	le.PutUint16(b[0x84:], 0x8664)
-	le.PutUint16(b[0x86:], 1)
-	le.PutUint16(b[0x94:], 240)
-	le.PutUint16(b[0x98:], 0x20b)
-	le.PutUint32(b[0x98+32:], 0x1000)
-	le.PutUint32(b[0x98+36:], 0x200)
-	le.PutUint32(b[0x98+60:], 0x400)
-	le.PutUint32(b[0x98+108:], 16)
-	section := b[0x98+240:]
-	copy(section, ".text")
-	for i, v := range []uint32{0x200, 0x1000, 0x200, 0x400} {
-		le.PutUint32(section[8+4*i:], v)
-	}
-	return b
-}
-
 // write makes the disk of a version.
 func write(ts *testscript.TestScript, file, version string) *disk.Layout {
 	t := tree.New()
 	const kernel, efi = "6.1.0-1-amd64", "usr/lib/systemd/boot/efi/"
 	t.AddFile("boot/vmlinuz-"+kernel, 0o644, append([]byte("MZ kernel"), make([]byte, 5000)...))
-	t.AddFile(efi+"linuxx64.efi.stub", 0o644, stub())
+	t.AddFile(efi+"linuxx64.efi.stub", 0o644, testenv.EFIProgram())
 	t.AddFile(efi+"systemd-bootx64.efi", 0o644, []byte("MZ boot loader"))
 	modules := "usr/lib/modules/" + kernel + "/"
 	t.AddFile(modules+"modules.dep", 0o644, []byte("kernel/dm-verity.ko:\nkernel/erofs.ko:\nkernel/ext4.ko:\n"))

@@ -25,36 +25,13 @@ import (
 
 const version = "6.1.0-1-amd64"
 
-// program is the least that passes for an EFI stub.
-func program() []byte {
-	b := make([]byte, 0x600)
-	copy(b, "MZ")
-	le.PutUint32(b[0x3c:], 0x80)
-	copy(b[0x80:], "PE\x00\x00")
-	le.PutUint16(b[0x86:], 1)
-	le.PutUint16(b[0x94:], 240)
-	le.PutUint16(b[0x98:], 0x20b)
-	le.PutUint32(b[0x98+32:], 0x1000)
-	le.PutUint32(b[0x98+36:], 0x200)
-	le.PutUint32(b[0x98+60:], 0x400)
-	le.PutUint32(b[0x98+108:], 16)
-	le.PutUint16(b[0x84:], 0x8664)
-	sec := b[0x98+240:]
-	copy(sec, ".text")
-	le.PutUint32(sec[8:], 0x200)
-	le.PutUint32(sec[12:], 0x1000)
-	le.PutUint32(sec[16:], 0x200)
-	le.PutUint32(sec[20:], 0x400)
-	return b
-}
-
 func sampleRoot() *tree.Tree {
 	t := tree.New()
 	lib := "usr/lib/modules/" + version + "/"
 	t.AddFile("boot/vmlinuz-"+version, 0o644, append([]byte("MZ kernel"), make([]byte, 5000)...))
 	t.AddFile("boot/initrd.img-"+version, 0o644, []byte("unwanted"))
 	t.Add(&tree.Entry{Path: "vmlinuz", Mode: tree.ModeSymlink | 0o777, Target: "boot/vmlinuz-" + version})
-	t.AddFile(efiDir+"linuxx64.efi.stub", 0o644, program())
+	t.AddFile(efiDir+"linuxx64.efi.stub", 0o644, testenv.EFIProgram())
 	t.AddFile(efiDir+"systemd-bootx64.efi", 0o644, []byte("MZ boot loader"))
 	boot, core := make([]byte, sector), make([]byte, 3*sector+100)
 	copy(boot, "boot")

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"goldsmith/internal/secureboot"
+	"goldsmith/internal/testenv"
 )
 
 // With a key, firmware finds signed programs, and no key.
@@ -18,7 +19,7 @@ func TestSecureBoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := sampleConfig()
-	c.Root.AddFile(efiDir+"systemd-bootx64.efi", 0o644, program())
+	c.Root.AddFile(efiDir+"systemd-bootx64.efi", 0o644, testenv.EFIProgram())
 	if c.Signer, err = secureboot.NewSigner(keys["db.key"], keys["db.crt"]); err != nil {
 		t.Fatal(err)
 	}

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -155,36 +154,9 @@ func TestTag(t *testing.T) {
 	}
 }
 
-// stub is a PE32+ program with one section and room for more headers.
-func stub() []byte {
-	const headers, align = 0x400, 0x200
-	le := binary.LittleEndian
-	b := make([]byte, headers+align)
-	copy(b, "MZ")
-	le.PutUint32(b[0x3c:], 0x80)
-	copy(b[0x80:], "PE\x00\x00")
-	coff := b[0x84:]
-	le.PutUint16(coff, 0x8664)
-	le.PutUint16(coff[2:], 1)
-	le.PutUint16(coff[16:], 240)
-	opt := b[0x98:]
-	le.PutUint16(opt, 0x20b)
-	le.PutUint32(opt[32:], 0x1000)
-	le.PutUint32(opt[36:], align)
-	le.PutUint32(opt[56:], 0x2000)
-	le.PutUint32(opt[60:], headers)
-	le.PutUint32(opt[108:], 16)
-	section := b[0x98+240:]
-	copy(section, ".text")
-	for i, n := range []uint32{0x20, 0x1000, align, headers} {
-		le.PutUint32(section[8+i*4:], n)
-	}
-	return b
-}
-
 // The command line is read from a unified kernel image on the EFI partition.
 func TestKernelImage(t *testing.T) {
-	program, err := uki.Build(stub(), uki.Image{
+	program, err := uki.Build(testenv.EFIProgram(), uki.Image{
 		Cmdline: "root=PARTUUID=abc ro quiet", Uname: "6.1.0-9-amd64", Linux: []byte("linux"),
 	})
 	if err != nil {
@@ -192,7 +164,7 @@ func TestKernelImage(t *testing.T) {
 	}
 	tr := tree.New()
 	tr.AddFile("EFI/Linux/demo_1.efi", 0o644, program)
-	tr.AddFile("EFI/BOOT/BOOTX64.EFI", 0o644, stub())
+	tr.AddFile("EFI/BOOT/BOOTX64.EFI", 0o644, testenv.EFIProgram())
 	p := write(t, "esp", func(f *os.File) error {
 		_, err := fat.Write(f, tr, fat.Options{Size: 64 << 20})
 		return err

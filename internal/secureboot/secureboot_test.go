@@ -18,31 +18,6 @@ import (
 
 var when = time.Unix(1700000000, 0)
 
-// program is a small EFI program with one section.
-func program() []byte {
-	b := make([]byte, 0x600)
-	copy(b, "MZ")
-	le.PutUint32(b[0x3c:], 0x80)
-	copy(b[0x80:], "PE\x00\x00")
-	le.PutUint16(b[0x84:], 0x8664)
-	le.PutUint16(b[0x86:], 1)
-	le.PutUint16(b[0x94:], 240)
-	le.PutUint16(b[0x98:], 0x20b)
-	le.PutUint32(b[0x98+32:], 0x1000)
-	le.PutUint32(b[0x98+36:], 0x200)
-	le.PutUint32(b[0x98+56:], 0x2000)
-	le.PutUint32(b[0x98+60:], 0x400)
-	le.PutUint16(b[0x98+68:], 10)
-	le.PutUint32(b[0x98+108:], 16)
-	sec := b[0x98+240:]
-	copy(sec, ".text")
-	le.PutUint32(sec[8:], 0x200)
-	le.PutUint32(sec[12:], 0x1000)
-	le.PutUint32(sec[16:], 0x200)
-	le.PutUint32(sec[20:], 0x400)
-	return b
-}
-
 // keyFiles are made once: that takes a while.
 var keyFiles = func() map[string][]byte {
 	files, err := MakeKeys(time.Now())
@@ -85,7 +60,7 @@ func run(t *testing.T, dir string, args ...string) (string, error) {
 // program.
 func TestSign(t *testing.T) {
 	s := signer(t)
-	for name, p := range map[string][]byte{"plain": program(), "odd length": append(program(), 1, 2, 3)} {
+	for name, p := range map[string][]byte{"plain": testenv.EFIProgram(), "odd length": append(testenv.EFIProgram(), 1, 2, 3)} {
 		signed, err := s.Sign(p, when)
 		if err != nil {
 			t.Fatal(err)
@@ -114,7 +89,7 @@ func TestSign(t *testing.T) {
 
 // A program that sbsign signed has the digest that we would sign.
 func TestDigest(t *testing.T) {
-	dir := write(t, map[string][]byte{"plain": program(), "db.crt": keyFiles["db.crt"], "db.key": keyFiles["db.key"]})
+	dir := write(t, map[string][]byte{"plain": testenv.EFIProgram(), "db.crt": keyFiles["db.crt"], "db.key": keyFiles["db.key"]})
 	if out, err := run(t, dir, "sbsign", "--key", "db.key", "--cert", "db.crt", "--output", "signed", "plain"); err != nil {
 		t.Fatalf("sbsign: %v\n%s", err, out)
 	}
@@ -218,14 +193,14 @@ func TestRefusals(t *testing.T) {
 			return b
 		},
 	} {
-		if _, err := signer(t).Sign(change(program()), when); err == nil {
+		if _, err := signer(t).Sign(change(testenv.EFIProgram()), when); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
 }
 
 func FuzzSign(f *testing.F) {
-	f.Add(program())
+	f.Add(testenv.EFIProgram())
 	s := signer(f)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if signed, err := s.Sign(b, when); err == nil {

@@ -2,7 +2,6 @@ package update
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"os"
 	"path/filepath"
@@ -13,31 +12,13 @@ import (
 	"goldsmith/internal/bootentry"
 	"goldsmith/internal/command"
 	"goldsmith/internal/release"
+	"goldsmith/internal/testenv"
 	"goldsmith/internal/uki"
 )
 
 // fakeUKI is a unified kernel image as far as uki.Parse looks.
 func fakeUKI(version string) []byte {
-	stub := make([]byte, 0x800)
-	le := binary.LittleEndian
-	copy(stub, "MZ")
-	le.PutUint32(stub[0x3c:], 0x80)
-	copy(stub[0x80:], "PE\x00\x00")
-	le.PutUint16(stub[0x84:], 0x8664)
-	le.PutUint16(stub[0x86:], 1)      // sections
-	le.PutUint16(stub[0x94:], 240)    // optional header
-	le.PutUint16(stub[0x98:], 0x20b)  // PE32+
-	le.PutUint32(stub[0xb8:], 0x1000) // section alignment
-	le.PutUint32(stub[0xbc:], 0x200)  // file alignment
-	le.PutUint32(stub[0xd4:], 0x400)  // headers
-	le.PutUint32(stub[0x104:], 16)    // data directories
-	s := stub[0x98+240:]
-	copy(s, ".text")
-	le.PutUint32(s[8:], 0x200)
-	le.PutUint32(s[12:], 0x1000)
-	le.PutUint32(s[16:], 0x200)
-	le.PutUint32(s[20:], 0x400)
-	b, err := uki.Build(stub, uki.Image{Cmdline: "roothash=" + version, Linux: []byte("kernel " + version), Initrd: []byte("initrd")})
+	b, err := uki.Build(testenv.EFIProgram(), uki.Image{Cmdline: "roothash=" + version, Linux: []byte("kernel " + version), Initrd: []byte("initrd")})
 	if err != nil {
 		panic(err)
 	}
