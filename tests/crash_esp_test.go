@@ -76,26 +76,18 @@ func (l *lab) choose(esp string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		if env[bootentry.EnvTry] != "" && env[bootentry.EnvLeft] != "0" && env[bootentry.EnvLeft] != "" {
-			return env[bootentry.EnvTry], nil
-		}
-		return env[bootentry.EnvGood], nil
+		id, _ := env.Choice()
+		return id, nil
 	}
 	list, err := entries(esp)
 	if err != nil {
 		return "", err
 	}
-	if len(list) == 0 {
+	first, ok := bootentry.Choice(list)
+	if !ok {
 		return "", errors.New("systemd-boot finds nothing to start")
 	}
-	bad := func(e bootentry.Entry) int { return map[bool]int{true: 1}[e.Counted && e.Left == 0] }
-	slices.SortFunc(list, func(x, y bootentry.Entry) int {
-		if c := bad(x) - bad(y); c != 0 {
-			return c
-		}
-		return -bootentry.CompareVersions(x.ID, y.ID)
-	})
-	return list[0].ID, nil
+	return first.ID, nil
 }
 
 // whole tells whether a version's files and root are all there.

@@ -1,6 +1,6 @@
 // Package bootentry names the bootable versions of an image as the two boot
-// loaders see them, and orders versions. It is pure: it reads and writes no
-// files.
+// loaders see them, orders versions, and says which one a boot loader starts. It
+// is pure: it reads and writes no files.
 //
 // A version has the ID NAME_VERSION. On the EFI partition it is
 //

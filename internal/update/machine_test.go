@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -192,33 +193,26 @@ func (b *bench) choose() string {
 	if b.bios {
 		env, err := bootentry.ParseEnv(b.read(bootentry.EnvFile))
 		b.must(err)
-		if left := env[bootentry.EnvLeft]; env[bootentry.EnvTry] != "" && left > "0" {
-			env[bootentry.EnvLeft] = string(left[0] - 1)
+		id, left := env.Choice()
+		if left > 0 {
+			env[bootentry.EnvLeft] = strconv.Itoa(left - 1)
 			out, err := env.Bytes()
 			b.must(err)
 			b.must(os.WriteFile(filepath.Join(b.esp, bootentry.EnvFile), out, 0o600))
-			return env[bootentry.EnvTry]
 		}
-		return env[bootentry.EnvGood]
+		return id
 	}
 	e := &esp{dir: b.esp}
 	list, err := e.entries()
 	b.must(err)
-	slices.SortFunc(list, func(x, y bootentry.Entry) int {
-		bad := func(e bootentry.Entry) int { return map[bool]int{true: 1}[e.Counted && e.Left == 0] }
-		if c := bad(x) - bad(y); c != 0 {
-			return c
-		}
-		return -bootentry.CompareVersions(x.ID, y.ID)
-	})
-	if len(list) == 0 {
+	first, ok := bootentry.Choice(list)
+	if !ok {
 		b.t.Fatal("nothing to start: a brick")
 	}
-	first := list[0]
 	if first.Counted && first.Left > 0 {
 		next := first
 		next.Left, next.Done = next.Left-1, next.Done+1
-		b.must(os.Rename(filepath.Join(b.esp, bootentry.Dir, first.File()), filepath.Join(b.esp, bootentry.Dir, next.File())))
+		b.must(os.Rename(e.path(bootentry.Dir, first.File()), e.path(bootentry.Dir, next.File())))
 	}
 	return first.ID
 }
