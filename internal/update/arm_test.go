@@ -69,3 +69,39 @@ func TestStagedBesideItsName(t *testing.T) {
 	}
 	b.must(b.Install(t.Context(), img, Options{}))
 }
+
+// What runs has no starts left while an older image waits for its first one.
+// Another image that is installed meanwhile, and does not come up, must find it
+// startable.
+func TestInstallInsteadOfOlder(t *testing.T) {
+	ctx := t.Context()
+	both(t, func(t *testing.T, b *bench) {
+		v1, v2, v3 := b.image("1", 0), b.image("2", 0), b.image("3", 0)
+		proved(b, v1, v2)
+		b.must(b.Install(ctx, v1, Options{})) // the last good one may be older
+		b.must(b.Install(ctx, v3, Options{}))
+		for range bootentry.Tries {
+			if id := b.start(v1, v2, v3); id != "demo_3" {
+				t.Fatalf("%s was started", id)
+			}
+		}
+		if id := b.start(v1, v2, v3); id != "demo_2" {
+			t.Errorf("after version 3 failed, %s starts: %s", id, b.files())
+		}
+	})
+}
+
+// Without its own kernel image a machine could not return, and would lose the
+// image that it may have been started from.
+func TestInstallNeedsWhatRuns(t *testing.T) {
+	both(t, func(t *testing.T, b *bench) {
+		b.must(os.Rename(filepath.Join(b.esp, bootentry.Dir, "demo_1.efi"), filepath.Join(b.esp, bootentry.Dir, "demo_0.efi")))
+		err := b.Install(t.Context(), b.image("2", 0), Options{})
+		if err == nil || !strings.Contains(err.Error(), "no kernel image demo_1") || !strings.Contains(b.files(), "demo_0.efi") {
+			t.Errorf("%v, %s", err, b.files())
+		}
+		if r, err := load(b.State); err != nil || r != nil {
+			t.Errorf("recorded: %+v, %v", r, err)
+		}
+	})
+}

@@ -213,7 +213,7 @@ func (m *Machine) checkReturn(r *Record, d *slotDisk, e *esp) (Finding, error) {
 // that did not fail, and the next one finds it.
 func (m *Machine) forget(r *Record, e *esp) error {
 	running := r.Slots[r.Good].ID()
-	if err := e.disarm(running); err != nil {
+	if err := e.good(running); err != nil {
 		return err
 	}
 	r.Slots[r.Trial.Slot], r.Trial = &Slot{State: Empty}, nil

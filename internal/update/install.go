@@ -169,7 +169,8 @@ func (m *Machine) install(ctx context.Context, r *Record, d *slotDisk, e *esp, i
 	if err := r.save(m.state()); err != nil {
 		return err
 	}
-	if err := e.disarm(running); err != nil {
+	// What runs has a counter, too, while an older image waits for its start.
+	if err := e.good(running); err != nil {
 		return err
 	}
 	if err := e.clean(running); err != nil {
@@ -199,27 +200,31 @@ func (m *Machine) install(ctx context.Context, r *Record, d *slotDisk, e *esp, i
 	return nil
 }
 
-// disarm has the boot loaders start what runs.
-func (e *esp) disarm(running string) error {
-	return e.setEnv(func(env bootentry.Env) {
-		env[bootentry.EnvGood] = running
-		delete(env, bootentry.EnvTry)
-		delete(env, bootentry.EnvLeft)
-	})
-}
-
-// room says whether the image fits, before anything is changed.
+// room says whether the image fits beside what runs, before anything is
+// changed.
 func (m *Machine) room(d *slotDisk, e *esp, name, id, running string, img Image) error {
 	rel := img.Release
-	for part, need := range map[string]int64{"root-" + name: rel.Root.Size, "verity-" + name: verity.Size(rel.Root.Size)} {
-		p, err := d.part(part)
+	for _, part := range []struct {
+		name string
+		need int64
+	}{{"root-" + name, rel.Root.Size}, {"verity-" + name, verity.Size(rel.Root.Size)}} {
+		p, err := d.part(part.name)
 		if err != nil {
 			return err
 		}
-		if p.Size < need {
-			return command.BadInput(fmt.Errorf("image %s needs %d MiB in partition %s, which has %d", img.Digest, mib(need), part, mib(p.Size)),
+		if p.Size < part.need {
+			return command.BadInput(fmt.Errorf("image %s needs %d MiB in partition %s, which has %d",
+				img.Digest, mib(part.need), part.name, mib(p.Size)),
 				"build the first image with larger slots, and deploy it anew")
 		}
+	}
+	found, err := e.find(running)
+	if err != nil {
+		return err
+	}
+	if len(found) == 0 {
+		return command.BadInput(fmt.Errorf("EFI partition: no kernel image %s, which runs: nothing could be returned to", running),
+			"put it back, or deploy the machine anew")
 	}
 	free, err := e.free()
 	if err != nil {

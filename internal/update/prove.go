@@ -111,10 +111,7 @@ func (m *Machine) Disarm(ctx context.Context) (done bool, err error) {
 func (m *Machine) disarm(r *Record, e *esp) error {
 	run, t := r.Slots[m.Boot.Slot], r.Trial
 	s := r.Slots[t.Slot]
-	if err := e.disarm(run.ID()); err != nil {
-		return err
-	}
-	if err := e.rename(bootentry.Entry{ID: run.ID()}); err != nil {
+	if err := e.good(run.ID()); err != nil {
 		return err
 	}
 	id, version := s.ID(), s.Version
@@ -163,15 +160,7 @@ func (m *Machine) giveUp(r *Record, e *esp) error {
 
 // giveUp makes the boot loaders start the good version.
 func (e *esp) giveUp(bad string, good *Slot) error {
-	err := e.setEnv(func(env bootentry.Env) {
-		env[bootentry.EnvGood] = good.ID()
-		delete(env, bootentry.EnvTry)
-		delete(env, bootentry.EnvLeft)
-	})
-	if err != nil {
-		return err
-	}
-	if err := e.rename(bootentry.Entry{ID: good.ID()}); err != nil {
+	if err := e.good(good.ID()); err != nil {
 		return err
 	}
 	return e.remove(bad)
