@@ -147,12 +147,16 @@ func (a *app) run(ctx context.Context, io command.IO, words []string) error {
 		return err
 	}
 	out := applycfg.Output{Dir: a.output, State: a.state, DryRun: a.dryRun, Diff: a.diff, Keep: a.keep, Tell: os.Getenv(changedFiles),
-		Waiting: func() { a.say(io, "waiting for another run to end") }}
+		Waiting: func() { a.say(io, "waiting for another run to end") },
+		Warn:    func(err error) { a.say(io, "%v", err) }}
 	switch {
 	case a.print:
 		fmt.Fprintln(io.Stdout, a.templates)
 		return nil
 	case a.rollback:
+		if a.diff {
+			out.Secrets = a.secrets(ctx, io)
+		}
 		changes, err := out.Rollback(ctx)
 		return a.report(io, changes, err)
 	case a.markGood:
@@ -160,27 +164,17 @@ func (a *app) run(ctx context.Context, io command.IO, words []string) error {
 	case a.recover:
 		return out.Recover(ctx)
 	}
-	s := applycfg.FromEnvironment(a.metadata, a.list)
-	s.Fallback, s.Deprecated = a.fallback, func(path string) {
-		a.say(io, "deprecated: the list of metadata files is %s; collectcfg writes %s", path, applycfg.DefaultList)
-	}
-	doc, err := s.LoadContext(ctx)
+	doc, err := a.load(ctx, io)
 	if err != nil {
 		return err
 	}
-	rules, err := schema.Read(schema.Dir(a.templates))
-	if err != nil {
-		return err
-	}
-	doc = rules.WithDefaults(doc)
 	switch {
 	case a.key.text != nil:
 		return a.printKey(io, doc)
 	case a.boolKey.text != nil:
 		return a.truth(doc)
 	}
-	a.rules = rules
-	if err := rules.Refuse(a.templates, doc); err != nil {
+	if err := a.rules.Refuse(a.templates, doc); err != nil {
 		return err
 	}
 	if doc, err = applycfg.Subhash(doc, a.subhash); err != nil {
@@ -191,6 +185,47 @@ func (a *app) run(ctx context.Context, io command.IO, words []string) error {
 		return nil
 	}
 	return a.apply(ctx, io, doc, out)
+}
+
+// load reads metadata and the templates' schema.
+func (a *app) load(ctx context.Context, io command.IO) (*metadata.Object, error) {
+	s := applycfg.FromEnvironment(a.metadata, a.list)
+	s.Fallback, s.Deprecated = a.fallback, func(path string) {
+		a.say(io, "deprecated: the list of metadata files is %s; collectcfg writes %s", path, applycfg.DefaultList)
+	}
+	doc, err := s.LoadContext(ctx)
+	if err != nil {
+		return nil, err
+	}
+	a.rules, err = schema.Read(schema.Dir(a.templates))
+	return a.rules.WithDefaults(doc), err
+}
+
+// secrets are those of the metadata; nil, when these cannot be read: to go back
+// must be possible without.
+func (a *app) secrets(ctx context.Context, io command.IO) *applycfg.Secrets {
+	doc, err := a.load(ctx, io)
+	if err == nil {
+		doc, err = applycfg.Subhash(doc, a.subhash)
+	}
+	if err != nil {
+		a.say(io, "no line is shown, as it is not known what is secret: %v", err)
+		return nil
+	}
+	return a.tree().FindSecrets(doc)
+}
+
+// tree is the directory of templates, with what its schema says of secrets.
+func (a *app) tree() applycfg.Templates {
+	t := applycfg.Templates{Dir: a.templates, Strict: a.strict, Secret: a.rules.Secrets(a.subhash)}
+	if a.rules != nil {
+		for _, k := range a.rules.Keys {
+			if k.Secret {
+				t.Marked = append(t.Marked, k.Name)
+			}
+		}
+	}
+	return t
 }
 
 // check refuses what the original would take for something that nobody means.
@@ -212,8 +247,7 @@ func (a *app) check(words []string) error {
 }
 
 func (a *app) apply(ctx context.Context, io command.IO, doc *metadata.Object, out applycfg.Output) error {
-	t := applycfg.Templates{Dir: a.templates, Strict: a.strict, Secret: a.rules.Secrets(a.subhash)}
-	files, err := t.Render(ctx, doc)
+	files, err := a.tree().Render(ctx, doc)
 	if err != nil {
 		return err
 	}
@@ -241,10 +275,10 @@ func (a *app) report(io command.IO, changes []applycfg.Change, err error) error 
 			continue
 		case a.json:
 		case a.dryRun:
-			fmt.Fprintf(&lines, "%s %s\n", c.Action, c.Path)
+			fmt.Fprintf(&lines, "%s %s\n", c.Action, command.Plain(c.Path))
 			printDiff(&lines, c)
 		default:
-			fmt.Fprintf(&lines, "%s: %s %s\n", a.name, c.Action, c.Path)
+			fmt.Fprintf(&lines, "%s: %s %s\n", a.name, c.Action, command.Plain(c.Path))
 		}
 		result.Changes = append(result.Changes, c)
 	}
@@ -270,7 +304,7 @@ func printDiff(w io.Writer, c applycfg.Change) {
 	if c.Diff == "" {
 		return
 	}
-	before, after := c.Path, c.Path
+	before, after := command.Plain(c.Path), command.Plain(c.Path)
 	switch c.Action {
 	case applycfg.Created:
 		before = "/dev/null"

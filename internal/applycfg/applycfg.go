@@ -62,6 +62,9 @@ type Templates struct {
 	// Secret says at and below which dotted keys values are secrets, which are
 	// in no error; nil means SecretName.
 	Secret func(key string) bool
+	// Marked are the keys that a schema calls secret, whether the metadata have
+	// them or not.
+	Marked []string
 	// Strict makes it an error when a template shows a key that the metadata
 	// have not, or have as null. Sections may ask for such a key.
 	Strict bool
@@ -76,7 +79,7 @@ type File struct {
 	Body    []byte
 	Control Control
 
-	shown *shown
+	shown shown // nil: nobody knows
 }
 
 // controlSuffix ends the names of control files.
@@ -88,9 +91,6 @@ const controlSuffix = ".oac"
 func (t Templates) Render(ctx context.Context, doc *metadata.Object) ([]File, error) {
 	r := &renderer{Templates: t, doc: doc}
 	r.make = r.file
-	if r.Secret == nil {
-		r.Secret = SecretName
-	}
 	err := r.directory(ctx, "")
 	if err != nil {
 		return nil, err
@@ -103,7 +103,7 @@ func (t Templates) Render(ctx context.Context, doc *metadata.Object) ([]File, er
 // Shown is the file's text as it may be shown: with secrets masked. Of what an
 // executable template makes of metadata with secrets, every line is one; so it
 // is with Templates.Original, which knows no schema.
-func (f *File) Shown() string { return strings.Join(f.shown.lines(string(f.Body)), "") }
+func (f *File) Shown() string { return strings.Join(maskedLines(f.shown, string(f.Body)), "") }
 
 // Parsed is a template that was read and not rendered.
 type Parsed struct {
@@ -142,7 +142,7 @@ func (t Templates) Parse() ([]Parsed, error) {
 type renderer struct {
 	Templates
 	doc      *metadata.Object
-	found    *secrets // of the metadata, when somebody has asked
+	found    *Secrets // of the metadata, when somebody has asked
 	accounts accounts
 	at       place // of the template that is being made
 	make     func(ctx context.Context, rel string) (File, error)
@@ -216,9 +216,9 @@ func sorted(dir *os.File, err error) ([]fs.DirEntry, error) {
 
 // secrets finds the metadata's secrets when they are asked for: to write files
 // where nothing is remembered takes none.
-func (r *renderer) secrets() *secrets {
+func (r *renderer) secrets() *Secrets {
 	if r.found == nil {
-		r.found = findSecrets(r.doc, r.Secret)
+		r.found = r.FindSecrets(r.doc)
 	}
 	return r.found
 }

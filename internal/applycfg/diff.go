@@ -21,13 +21,13 @@ func (r *root) diff(j *job, was proof) string {
 	}
 	after := string(j.body)
 	ops := edits(lines(before), lines(after))
-	masked, public := j.shown.lines(after), was.of(before)
+	masked, public := maskedLines(j.shown, after), was.of(before)
 	for i := range ops {
 		e := &ops[i]
 		switch {
 		case e.kind != '-':
 			e.text = strings.TrimSuffix(masked[e.atB], "\n")
-		case !public(e.text) || j.shown != nil && j.shown.hide(e.text) != e.text:
+		case !public(e.atA) || j.shown != nil && j.shown.hide(e.text) != e.text:
 			e.text = stars(e.text)
 		}
 	}

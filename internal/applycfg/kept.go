@@ -85,7 +85,7 @@ func (o Output) Rollback(ctx context.Context) (changes []Change, err error) {
 		return nil, err
 	}
 	o.Keep = false
-	return o.change(ctx, func(r *root, _ bool) ([]job, error) { return r.compareKept(dir) }, (*state).forgetKept)
+	return o.change(ctx, func(r *root, _ bool) ([]job, error) { return r.compareKept(dir, o.Secrets) }, (*state).forgetKept)
 }
 
 func (s *state) forgetKept() error {
@@ -102,9 +102,9 @@ func (s *state) forgetKept() error {
 }
 
 // keepOld keeps what is about to be replaced. What was kept before is older,
-// and stays.
-// So does what is known of it.
-func (s *state) keepOld(r *root, todo []*job, known record) error {
+// and stays. So does what is known of it, under the keys that were secret both
+// times. Holds says that what is known now holds.
+func (s *state) keepOld(r *root, todo []*job, known *record, holds bool) error {
 	all, err := readKept(s.dir)
 	if err != nil {
 		return err
@@ -113,6 +113,10 @@ func (s *state) keepOld(r *root, todo []*job, known record) error {
 	for _, k := range all {
 		had[k.path] = true
 	}
+	if len(public.files) == 0 {
+		public.keys = known.keys
+	}
+	public.keys = public.keys.meet(known.keys)
 	if err := os.Mkdir(s.path(keptDir), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
@@ -121,8 +125,8 @@ func (s *state) keepOld(r *root, todo []*job, known record) error {
 		if had[j.path] {
 			continue
 		}
-		if p, ok := known[j.path]; ok {
-			public[j.path] = p
+		if p, ok := known.files[j.path]; ok && holds {
+			public.files[j.path] = p
 		}
 		k, err := s.keepOne(r, j, len(all))
 		if err != nil {
@@ -133,9 +137,9 @@ func (s *state) keepOld(r *root, todo []*job, known record) error {
 	if len(all) == before {
 		return nil
 	}
-	if len(public) > 0 {
+	if len(public.files) > 0 {
 		if err := public.write(s.path(keptRecord), r, nil); err != nil {
-			return err
+			s.forgotten(err)
 		}
 	}
 	if err := syncfs(s.path(keptDir)); err != nil {
@@ -212,23 +216,28 @@ func readKept(dir string) ([]kept, error) {
 }
 
 // compareKept finds out what is to be done so that everything is again as it
-// was kept.
-func (r *root) compareKept(dir string) ([]job, error) {
+// was kept. Now are the secrets that are known of today.
+func (r *root) compareKept(dir string, now *Secrets) ([]job, error) {
 	all, err := readKept(dir)
 	if err != nil {
 		return nil, err
 	}
 	jobs, known := make([]job, len(all)), readRecord(filepath.Join(dir, keptRecord), r)
+	under := known.keys.meet(readRecord(filepath.Join(dir, recordName), r).keys)
+	if now != nil {
+		under = now.keys()
+	}
+	if !known.covers(under) {
+		known = &record{}
+	}
 	for i, k := range all {
 		j := &jobs[i]
-		*j = job{path: k.path, mode: k.mode, uid: k.uid, gid: k.gid, action: Updated}
+		*j = job{path: k.path, mode: k.mode, uid: k.uid, gid: k.gid, action: Updated,
+			shown: &recalled{known.files[k.path], under, now}}
 		switch k.kind {
 		case "file":
 			if j.body, err = os.ReadFile(filepath.Join(dir, keptDir, k.content)); err != nil {
 				return nil, err
-			}
-			if p, ok := known[k.path]; ok {
-				j.shown = &shown{mask: p.mask, hide: func(text string) string { return text }}
 			}
 		case "link":
 			j.link = k.content

@@ -30,6 +30,11 @@ type Output struct {
 	// Tell is a file to which the paths of files that changed are added, one a
 	// line; it must be there. Empty: nobody is told.
 	Tell string
+	// Secrets are those of the machine's metadata, for Rollback with Diff; nil
+	// shows nothing.
+	Secrets *Secrets
+	// Warn, when set, is called with what went wrong and fails nothing.
+	Warn func(error)
 	// Waiting, when set, is called when another process is writing below Dir
 	// and has to be waited for.
 	Waiting func()
@@ -129,7 +134,9 @@ func (o Output) change(ctx context.Context, plan func(r *root, all bool) ([]job,
 		return o.report(r, jobs), nil
 	}
 	if !pending(jobs) && err == nil && after == nil && !o.interrupted(r) {
-		return o.report(r, jobs), nil
+		if dir, temporary := o.stateDir(r); temporary || !outgrown(dir, r, jobs) {
+			return o.report(r, jobs), nil
+		}
 	}
 	s, err := o.lockState(ctx, r)
 	if err != nil {
@@ -144,10 +151,10 @@ func (o Output) change(ctx context.Context, plan func(r *root, all bool) ([]job,
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if pending(jobs) {
-		if err := s.transact(ctx, r, jobs); err != nil {
-			return nil, err
-		}
+	if !pending(jobs) {
+		s.renew(r, jobs)
+	} else if err := s.transact(ctx, r, jobs); err != nil {
+		return nil, err
 	}
 	if after != nil {
 		if err := after(s); err != nil {
@@ -168,15 +175,18 @@ func pending(jobs []job) bool {
 
 func (o Output) report(r *root, jobs []job) []Change {
 	changes := make([]Change, len(jobs))
-	var known record
+	known := &record{}
 	if o.DryRun && o.Diff {
 		dir, _ := o.stateDir(r)
 		known = readRecord(filepath.Join(dir, recordName), r)
+		if !known.covers(keysOf(jobs, known.keys)) {
+			known = &record{}
+		}
 	}
 	for i := range jobs {
 		changes[i] = Change{Path: r.path(jobs[i].path), Action: jobs[i].action}
 		if o.DryRun && o.Diff && jobs[i].action != Unchanged {
-			changes[i].Diff = r.diff(&jobs[i], known[jobs[i].path])
+			changes[i].Diff = r.diff(&jobs[i], known.files[jobs[i].path])
 		}
 	}
 	return changes
@@ -190,7 +200,7 @@ type job struct {
 	link     string // the target, where the file is to be a symbolic link
 	mode     uint32 // permission bits it is to have
 	uid, gid int    // -1: those that a new file gets
-	shown    *shown
+	shown    shown  // nil: nothing is
 
 	old   status // what is there now
 	there bool   // something is

@@ -1,86 +1,143 @@
 package applycfg
 
 import (
-	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // The record says what of the files that were written is public, so that it can
-// be shown when it is about to be replaced. It has hashes of what is public
-// only, and none of it says anything of another content: a record that is old,
-// or lost, hides more and shows no more.
+// be shown when it is about to be replaced. It says nothing of another content
+// than it was made of, and nothing once other keys are secret: a record that is
+// old, or lost, hides more and shows no more.
 const (
 	recordName = "public"
 	recordNew  = "public.new" // of a run that is not over
-	recordHead = "applycfg public 1\n"
+	recordHead = "applycfg public 2\n"
 )
 
-// Bounds of a record: of one file's lines, and of all of it in bytes.
+// Bounds of a record: of one file's secret lines, of the keys of secrets, and of
+// all of it in bytes.
 const (
-	maxPublicLines = 4096
-	maxRecord      = 4 << 20
+	maxHidden = 4096
+	maxKeys   = 64 << 10
+	maxRecord = 4 << 20
 )
 
 // record has a proof for paths below an output directory.
-type record map[string]proof
-
-// proof tells what of a file is public. The zero value says nothing.
-type proof struct {
-	all   string   // the SHA-256 in hexadecimal of a content of which everything is
-	lines []string // hashes of lines that are
+type record struct {
+	keys  keySet // whose values were known to be secret
+	files map[string]proof
 }
 
-// prove says what of a content is public, given its lines as they may be shown.
-func prove(body string, shown []string) proof {
-	if strings.Join(shown, "") == body {
-		sum := sha256.Sum256([]byte(body))
-		return proof{all: hex.EncodeToString(sum[:])}
+// covers says that the record still holds where other keys are secret: all of
+// them were when it was made.
+func (known *record) covers(keys keySet) bool { return known.keys.has(keys) }
+
+// keySet are short digests of dotted keys, sorted: a key may be a secret, too.
+type keySet []uint64
+
+// newKeySet tells those that have a secret from those that a schema has.
+func newKeySet(paths, marked []string) keySet {
+	set := make(keySet, 0, len(paths)+len(marked))
+	add := func(text string) {
+		sum := sha256.Sum256([]byte(text))
+		set = append(set, binary.BigEndian.Uint64(sum[:]))
 	}
-	var p proof
-	seen := map[string]bool{}
-	for i, l := range lines(body) {
-		h := hashLine(l)
-		if l == shown[i] && !seen[h] && len(p.lines) < maxPublicLines {
-			seen[h] = true
-			p.lines = append(p.lines, h)
+	for _, p := range paths {
+		add("value " + p)
+	}
+	for _, m := range marked {
+		add("schema " + m)
+	}
+	slices.Sort(set)
+	return slices.Compact(set)
+}
+
+// has says that others are all in the set.
+func (set keySet) has(others keySet) bool { return len(set.meet(others)) == len(others) }
+
+// meet are those that are in both sets.
+func (set keySet) meet(other keySet) keySet {
+	var both keySet
+	for _, k := range other {
+		if _, ok := slices.BinarySearch(set, k); ok {
+			both = append(both, k)
 		}
+	}
+	return both
+}
+
+// proof tells what of a content is public. The zero value says nothing.
+type proof struct {
+	sum    string // the content's SHA-256 in hexadecimal
+	hidden []int  // lines that are not public, from 1 on, in order
+}
+
+func digest(body string) string {
+	sum := sha256.Sum256([]byte(body))
+	return hex.EncodeToString(sum[:])
+}
+
+// prove says what of a content is public, given it as it may be shown.
+func prove(body, masked string) proof {
+	var p proof
+	if masked != body {
+		a, b := lines(body), lines(masked)
+		if len(a) != len(b) {
+			return proof{}
+		}
+		for i := range a {
+			if a[i] != b[i] {
+				p.hidden = append(p.hidden, i+1)
+			}
+		}
+		if len(p.hidden) > maxHidden {
+			return proof{}
+		}
+	}
+	p.sum = digest(body)
+	return p
+}
+
+// and is what two proofs of one content agree about. Of two contents, the first
+// counts.
+func (p proof) and(other proof) proof {
+	if p.sum == other.sum {
+		p.hidden = append(slices.Clone(p.hidden), other.hidden...)
+		slices.Sort(p.hidden)
+		p.hidden = slices.Compact(p.hidden)
 	}
 	return p
 }
 
-// hashLine is eight bytes of a line's SHA-256, in hexadecimal.
-func hashLine(line string) string {
-	sum := sha256.Sum256([]byte(strings.TrimSuffix(line, "\n")))
-	return hex.EncodeToString(sum[:8])
-}
-
-// of tells which lines of a content are public.
-func (p proof) of(body string) func(line string) bool {
-	if p.all != "" {
-		sum := sha256.Sum256([]byte(body))
-		all := hex.EncodeToString(sum[:]) == p.all
-		return func(string) bool { return all }
+// of tells which lines of a content, from 0 on, are public.
+func (p proof) of(body string) func(line int) bool {
+	if p.sum == "" || p.sum != digest(body) {
+		return func(int) bool { return false }
 	}
-	known := map[string]bool{}
-	for _, h := range p.lines {
-		known[h] = true
+	return func(line int) bool {
+		_, no := slices.BinarySearch(p.hidden, line+1)
+		return !no
 	}
-	return func(line string) bool { return known[hashLine(line)] }
 }
 
 // mask masks the other lines.
 func (p proof) mask(body string) string {
 	public := p.of(body)
 	var b strings.Builder
-	for l := range strings.Lines(body) {
-		if !public(l) {
+	for i, l := range lines(body) {
+		if !public(i) {
 			l = stars(l)
 		}
 		b.WriteString(l)
@@ -90,32 +147,55 @@ func (p proof) mask(body string) string {
 
 // readRecord reads the record of an output directory. One that is not there, or
 // is none, or another directory's, says nothing.
-func readRecord(path string, r *root) record {
-	known := record{}
+func readRecord(path string, r *root) *record {
 	b, err := os.ReadFile(path)
-	text, ok := strings.CutPrefix(string(b), recordHead+"dir "+quotedDir(r)+"\n")
+	text, ok := strings.CutPrefix(string(b), recordHead+"dir "+quotedDir(r)+"\nkeys")
 	if err != nil || !ok || len(b) > maxRecord {
-		return known
+		return &record{files: map[string]proof{}}
+	}
+	known, ok := parseRecord(text)
+	if !ok {
+		return &record{files: map[string]proof{}}
+	}
+	return known
+}
+
+// parseRecord reads what follows the word "keys".
+func parseRecord(text string) (*record, bool) {
+	known := &record{files: map[string]proof{}}
+	list, text, _ := strings.Cut(text, "\n")
+	for _, word := range strings.Fields(list) {
+		k, err := strconv.ParseUint(word, 16, 64)
+		if err != nil || len(known.keys) > 0 && k <= known.keys[len(known.keys)-1] {
+			return nil, false
+		}
+		known.keys = append(known.keys, k)
 	}
 	for line := range strings.Lines(text) {
-		if line == fmt.Sprintf("end %d\n", len(known)) {
-			return known
+		if count, ok := strings.CutPrefix(line, "end "); ok {
+			return known, count == strconv.Itoa(len(known.files))+"\n"
 		}
-		what, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
-		hashes, rest, _ := strings.Cut(rest, " ")
-		name, rest, ok := quoted(rest)
-		switch {
-		case !ok || rest != "":
-			return record{}
-		case what == "all" && len(hashes) == 2*sha256.Size:
-			known[name] = proof{all: hashes}
-		case what == "lines":
-			known[name] = proof{lines: strings.Split(hashes, ",")}
-		default:
-			return record{}
+		line, ok := strings.CutPrefix(line, "file ")
+		sum, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		numbers, rest, _ := strings.Cut(rest, " ")
+		name, rest, isName := quoted(rest)
+		p := proof{sum: sum}
+		for n := range strings.SplitSeq(numbers, ",") {
+			i, err := strconv.Atoi(n)
+			if n == "-" && numbers == "-" {
+				break
+			}
+			if err != nil || len(p.hidden) > 0 && i <= p.hidden[len(p.hidden)-1] {
+				return nil, false
+			}
+			p.hidden = append(p.hidden, i)
 		}
+		if !ok || !isName || rest != "" || len(sum) != 2*sha256.Size {
+			return nil, false
+		}
+		known.files[name] = p
 	}
-	return record{}
+	return nil, false
 }
 
 // quotedDir is the absolute path of the output directory.
@@ -129,51 +209,132 @@ func quotedDir(r *root) string {
 
 // write writes a record: that of the first paths, and of others as long as
 // there is room.
-func (known record) write(path string, r *root, first []job) error {
-	var b bytes.Buffer
-	b.WriteString(recordHead + "dir " + quotedDir(r) + "\n")
+func (known *record) write(path string, r *root, first []job) error {
+	if len(known.keys) > maxKeys {
+		known = &record{}
+	}
+	b := make([]byte, 0, 256+17*len(known.keys)+128*len(known.files))
+	b = append(append(append(b, recordHead+"dir "...), quotedDir(r)...), "\nkeys"...)
+	for _, k := range known.keys {
+		b = fmt.Appendf(b, " %016x", k)
+	}
+	b = append(b, '\n')
 	n := 0
-	done := map[string]bool{}
-	put := func(name string) {
-		p, ok := known[name]
-		if !ok || done[name] {
-			return
+	put := func(name string, p proof) {
+		line := append(append(append(b, "file "...), p.sum...), ' ')
+		for i, h := range p.hidden {
+			if i > 0 {
+				line = append(line, ',')
+			}
+			line = strconv.AppendInt(line, int64(h), 10)
 		}
-		done[name] = true
-		what, hashes := "all", p.all
-		if p.all == "" {
-			what, hashes = "lines", strings.Join(p.lines, ",")
+		if p.hidden == nil {
+			line = append(line, '-')
 		}
-		if hashes == "" || b.Len()+len(hashes)+6*len(name) > maxRecord-1024 {
-			return
+		line = append(appendQuoted(append(line, ' '), name), '\n')
+		if len(line) <= maxRecord-1024 {
+			b = line
+			n++
 		}
-		fmt.Fprintf(&b, "%s %s %s\n", what, hashes, appendQuoted(nil, name))
-		n++
 	}
+	done := make(map[string]bool, len(first))
 	for i := range first {
-		put(first[i].path)
+		name := first[i].path
+		if p, ok := known.files[name]; ok && !done[name] {
+			done[name] = true
+			put(name, p)
+		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(known)) {
-		put(name)
+	for _, name := range slices.Sorted(maps.Keys(known.files)) {
+		if !done[name] {
+			put(name, known.files[name])
+		}
 	}
-	fmt.Fprintf(&b, "end %d\n", n)
-	return os.WriteFile(path, b.Bytes(), 0o600)
+	return os.WriteFile(path, fmt.Appendf(b, "end %d\n", n), 0o600)
 }
 
 // remember writes the record of the files as they will be. It becomes the
 // record when they have their places. Known is what was known of the files as
-// they are; what is remembered of one that does not change stays.
-func (s *state) remember(r *root, jobs []job, known record) error {
+// they are. Of one that does not change only that stays public which was. When
+// other keys are secret than were, nothing is known of other files.
+func (s *state) remember(r *root, jobs []job, known *record) error {
+	now := record{keysOf(jobs, known.keys), map[string]proof{}}
+	if known.covers(now.keys) {
+		now.files = maps.Clone(known.files)
+	}
 	for i := range jobs {
 		j := &jobs[i]
-		_, ok := known[j.path]
-		switch {
-		case j.action == Unchanged && ok:
-		case j.shown == nil || len(j.body) == 0:
-			delete(known, j.path)
-		default:
-			known[j.path] = prove(string(j.body), j.shown.lines(string(j.body)))
+		if j.shown == nil && j.action == Unchanged {
+			continue
+		}
+		delete(now.files, j.path)
+		if j.shown == nil || len(j.body) == 0 {
+			continue
+		}
+		p := j.shown.prove(string(j.body))
+		if j.action == Unchanged {
+			p = p.and(known.files[j.path])
+		}
+		if p.sum != "" {
+			now.files[j.path] = p
 		}
 	}
-	return known.write(s.path(recordNew), r, jobs)
+	return now.write(s.path(recordNew), r, jobs)
+}
+
+// outgrown says that another key is secret than when a record was made, so that
+// the record says nothing any more.
+func outgrown(dir string, r *root, jobs []job) bool {
+	for _, name := range []string{recordName, keptRecord} {
+		path := filepath.Join(dir, name)
+		if !exists(path) {
+			continue
+		}
+		if known := readRecord(path, r); !known.covers(keysOf(jobs, known.keys)) {
+			return true
+		}
+	}
+	return false
+}
+
+// renew makes the records those of the files as they are, where they are
+// outgrown.
+func (s *state) renew(r *root, jobs []job) {
+	s.renewKept(r, jobs)
+	known := readRecord(s.path(recordName), r)
+	if s.temporary || known.covers(keysOf(jobs, known.keys)) {
+		return
+	}
+	if err := s.remember(r, jobs, known); err != nil {
+		s.forgotten(err)
+		return
+	}
+	s.recordInPlace()
+}
+
+// renewKept removes the record of what is kept, if it is outgrown: nothing tells
+// what of that is secret now.
+func (s *state) renewKept(r *root, jobs []job) {
+	known := readRecord(s.path(keptRecord), r)
+	if !known.covers(keysOf(jobs, known.keys)) {
+		if err := s.remove(keptRecord); err != nil {
+			s.forgotten(err)
+		}
+	}
+}
+
+// recordInPlace gives the new record its place.
+func (s *state) recordInPlace() {
+	if err := ignore(os.Rename(s.path(recordNew), s.path(recordName)), unix.ENOENT); err != nil {
+		s.forgotten(errors.Join(err, s.remove(recordNew)))
+	}
+}
+
+// forgotten tells that a record could not be written, which is no reason to
+// leave a machine without its configuration: the old one says nothing of the
+// new files.
+func (s *state) forgotten(err error) {
+	if s.warn != nil {
+		s.warn(fmt.Errorf("what is public of the files is not remembered, so that --diff hides it: %w", err))
+	}
 }

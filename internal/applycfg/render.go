@@ -50,7 +50,7 @@ func (r *renderer) file(ctx context.Context, rel string) (File, error) {
 	}
 	if t == nil {
 		f.Body, err = r.run(ctx, src)
-		f.shown = r.show(func(*secrets) ([]byte, error) { return nil, errProgram })
+		f.shown = r.show(nil)
 		return f, err
 	}
 	opts := template.Options{Text: metadata.JSON, Partial: partial, Strict: r.Strict}
@@ -61,29 +61,17 @@ func (r *renderer) file(ctx context.Context, rel string) (File, error) {
 		return f, command.BadInput(fmt.Errorf("%s: a value has half of a surrogate pair, which is no character", src),
 			`mend the escape \uD800 to \uDFFF in the metadata`)
 	}
-	f.shown = r.show(func(s *secrets) ([]byte, error) { return t.Render(s.doc, opts) })
+	f.shown = r.show(func(s *Secrets) ([]byte, error) { return t.Render(s.doc, opts) })
 	return f, nil
 }
 
-// errProgram says that nobody knows what a program does with secrets.
-var errProgram = errors.New("made by a program")
-
-// show is what may be shown of a file. again makes the file without secrets.
-func (r *renderer) show(again func(*secrets) ([]byte, error)) *shown {
+// show is what may be shown of a file. again makes the file without secrets;
+// nil says that a program made it.
+func (r *renderer) show(again func(*Secrets) ([]byte, error)) shown {
 	if r.Original {
 		return nil
 	}
-	return &shown{hide: func(text string) string { return r.secrets().hide(text) }, mask: func(body string) string {
-		s := r.secrets()
-		if !s.some {
-			return body
-		}
-		masked, err := again(s)
-		if err != nil {
-			return stars(body)
-		}
-		return s.hide(string(masked))
-	}}
+	return &rendered{r, again}
 }
 
 // place is where a file is: a name in an open directory, and what kind of file

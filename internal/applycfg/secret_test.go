@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -26,6 +27,7 @@ func diffHidesSecrets(t *testing.T, rnd *rand.Rand, dir string) {
 	t.Helper()
 	out := Output{Dir: dir + "/out", State: dir + "/state", Create: true}
 	var secrets []string
+	var now *Secrets
 	render := func(mark string) []File {
 		program := "run*"
 		if rnd.IntN(4) > 0 {
@@ -36,7 +38,9 @@ func diffHidesSecrets(t *testing.T, rnd *rand.Rand, dir string) {
 			"t" + mark + "/" + program: "#!/bin/sh\nsed 's/\\\\n/ x\\n  /g; s/a/b/g'\n"})
 		text, values := randomMetadata(rnd, mark)
 		secrets = append(secrets, values...)
-		files, err := (Templates{Dir: dir + "/t" + mark}).Render(t.Context(), doc(t, text))
+		tree := Templates{Dir: dir + "/t" + mark}
+		now = tree.FindSecrets(doc(t, text))
+		files, err := tree.Render(t.Context(), doc(t, text))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -73,6 +77,7 @@ func diffHidesSecrets(t *testing.T, rnd *rand.Rand, dir string) {
 			t.Fatal(err)
 		}
 	}
+	dry.Secrets = now
 	changes, err := dry.Rollback(t.Context())
 	check("rollback", changes, err)
 	if _, err := out.Rollback(t.Context()); err != nil {
@@ -82,39 +87,82 @@ func diffHidesSecrets(t *testing.T, rnd *rand.Rand, dir string) {
 	check("apply after rollback", changes, err)
 }
 
-// What a record says: only of the lines that it was made of.
+// What a record says: only of the content that it was made of, and not of its
+// secrets.
 func FuzzRecord(f *testing.F) {
 	f.Add("port 1\npassword hunter2\n", "hunter2", "port 2\npassword old\nport 1")
 	f.Add("a\n\nb", "", "a\n\nb")
+	f.Add("", "", "keys 1 2\nfile 00 1,2 \"a\"\nend 1\n")
 	f.Fuzz(func(t *testing.T, body, secret, other string) {
 		r := &root{name: "/x"}
-		shown := &shown{mask: func(body string) string { return replacer(spellings(secret)).Replace(body) }}
-		masked := shown.lines(body)
-		known, path := record{"a b": prove(body, masked)}, t.TempDir()+"/public"
+		masked := newWords(spellings(secret)).mask(body)
+		path := t.TempDir() + "/public"
+		known := &record{newKeySet([]string{secret, "b"}, []string{other}), map[string]proof{"a b": prove(body, masked)}}
 		if err := known.write(path, r, nil); err != nil {
 			t.Fatal(err)
 		}
-		was := readRecord(path, r)["a b"]
-		public := map[string]bool{"": true, hidden: true}
+		read := readRecord(path, r)
+		if !slices.Equal(read.keys, known.keys) || !read.covers(newKeySet([]string{"b"}, nil)) || read.covers(newKeySet([]string{"c"}, nil)) && secret != "c" {
+			t.Errorf("keys %x became %x", known.keys, read.keys)
+		}
+		was := read.files["a b"]
+		if got := was.mask(other); other != body && got != stars(other) {
+			t.Errorf("%q proves %q of %q", body, got, other)
+		}
+		a, b := lines(was.mask(body)), lines(masked)
 		for i, l := range lines(body) {
-			if masked[i] == l {
-				public[strings.TrimSuffix(l, "\n")] = true
-			}
-		}
-		for l := range strings.Lines(was.mask(other)) {
-			if !public[strings.TrimSuffix(l, "\n")] {
-				t.Errorf("%q without %q proves %q of %q", body, secret, l, other)
-			}
-		}
-		for i, l := range lines(was.mask(body)) {
-			if l != masked[i] && l != stars(l) && !public[strings.TrimSuffix(l, "\n")] {
-				t.Errorf("%q without %q proves %q of itself", body, secret, l)
+			if a[i] != l && a[i] != stars(l) || l != b[i] && a[i] == l {
+				t.Errorf("%q without %q proves %q of itself", body, secret, a[i])
 			}
 		}
 		if err := os.WriteFile(path, []byte(recordHead+"dir \"/x\"\n"+other), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		readRecord(path, r)
+	})
+}
+
+// Words are masked wherever they are, also where they overlap, and nothing else
+// is.
+func FuzzMask(f *testing.F) {
+	f.Add("abcdefghij abcdef\nefgh", "abcdefgh efghij efgh")
+	f.Add("aaaaaaaaab", "aaaa aaaab")
+	f.Add(strings.Repeat("x", 600)+strings.Repeat("xy", 400), strings.Repeat("x", 599)+" "+strings.Repeat("xy", 200))
+	f.Fuzz(func(t *testing.T, text, list string) {
+		text, all := strings.ReplaceAll(text, hidden, ""), strings.Fields(list)
+		covered := make([]bool, len(text)+1)
+		for _, w := range newWords(all).list {
+			for i := range len(text) {
+				if strings.HasPrefix(text[i:], w) {
+					for j := range len(w) {
+						covered[i+j] = true
+					}
+				}
+			}
+		}
+		for _, w := range all {
+			for i := range len(text) - len(w) + 1 {
+				if len(w) >= minWord && text[i:i+len(w)] == w && slices.Contains(covered[i:i+len(w)], false) {
+					t.Fatalf("%q is not all of %q", newWords(all).list, w)
+				}
+			}
+		}
+		var want strings.Builder
+		for i := 0; i < len(text); {
+			j := i
+			for j < len(text) && covered[j] == covered[i] {
+				j++
+			}
+			if covered[i] {
+				want.WriteString(stars(text[i:j]))
+			} else {
+				want.WriteString(text[i:j])
+			}
+			i = j
+		}
+		if got := newWords(all).mask(text); got != want.String() {
+			t.Errorf("%q without %q is %q; want %q", text, all, got, want.String())
+		}
 	})
 }
 

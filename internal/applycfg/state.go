@@ -30,6 +30,7 @@ type state struct {
 	id        string // of temporary files
 	keep      bool
 	step      func(string) error
+	warn      func(error)
 	temporary bool // the directory is removed when nothing is left in it
 	lock      *os.File
 }
@@ -76,7 +77,7 @@ func (o Output) lockState(ctx context.Context, r *root) (*state, error) {
 		if err != nil {
 			return nil, err
 		}
-		s := &state{dir: dir, id: sum(dir), step: o.step, temporary: temporary, lock: lock}
+		s := &state{dir: dir, id: sum(dir), step: o.step, warn: o.Warn, temporary: temporary, lock: lock}
 		s.sweep()
 		s.keep = o.Keep || exists(s.path(keptIndex))
 		if err := s.recover(r); err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 
@@ -29,12 +28,10 @@ func (s *state) transact(ctx context.Context, r *root, jobs []job) error {
 			todo = append(todo, j)
 		}
 	}
-	var known record
-	if !s.temporary {
-		known = readRecord(s.path(recordName), r)
-	}
+	known := readRecord(s.path(recordName), r)
+	s.renewKept(r, jobs)
 	if s.keep {
-		if err := s.keepOld(r, todo, known); err != nil {
+		if err := s.keepOld(r, todo, known, known.covers(keysOf(jobs, known.keys))); err != nil {
 			return err
 		}
 	}
@@ -43,7 +40,9 @@ func (s *state) transact(ctx context.Context, r *root, jobs []job) error {
 	}
 	err := s.prepare(ctx, r, todo)
 	if err == nil && !s.temporary {
-		err = s.remember(r, jobs, known)
+		if err := s.remember(r, jobs, known); err != nil {
+			s.forgotten(errors.Join(err, s.remove(recordNew)))
+		}
 	}
 	if err == nil {
 		err = s.write(commitName, todo)
@@ -65,8 +64,8 @@ func (s *state) conclude(r *root, todo []*job) error {
 	if err := s.discard(r, todo); err != nil {
 		return err
 	}
-	err := ignore(os.Rename(s.path(recordNew), s.path(recordName)), unix.ENOENT)
-	return errors.Join(err, s.remove(prepareName), s.remove(commitName))
+	s.recordInPlace()
+	return errors.Join(s.remove(prepareName), s.remove(commitName))
 }
 
 // abandon ends a change that is not to be made. The journal goes first:
