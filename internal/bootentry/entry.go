@@ -40,9 +40,25 @@ type Entry struct {
 // ID is the entry ID of an image's version.
 func ID(name, version string) string { return name + "_" + version }
 
-// idForm is what image names and versions may hold; a name has no underscore.
-// There is no "+": it starts the counter.
-var idForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]{0,63}_[A-Za-z0-9][A-Za-z0-9._~-]{0,63}$`)
+// What image names and versions may hold (docs/formats.md): nothing that could
+// be a path or an option. A name has no underscore: that ends it in an ID. There
+// is no "+": it starts the counter.
+const (
+	nameForm    = `[A-Za-z0-9][A-Za-z0-9.-]{0,63}`
+	versionForm = `[A-Za-z0-9][A-Za-z0-9._~-]{0,63}`
+)
+
+var (
+	onlyName    = regexp.MustCompile(`^` + nameForm + `$`)
+	onlyVersion = regexp.MustCompile(`^` + versionForm + `$`)
+	idForm      = regexp.MustCompile(`^` + nameForm + `_` + versionForm + `$`)
+)
+
+// IsName tells whether an image may be called that.
+func IsName(s string) bool { return onlyName.MatchString(s) }
+
+// IsVersion tells whether a version may be called that.
+func IsVersion(s string) bool { return onlyVersion.MatchString(s) }
 
 // SplitID takes an ID apart.
 func SplitID(id string) (name, version string, ok bool) {

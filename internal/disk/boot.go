@@ -73,7 +73,7 @@ func (c *Config) initramfs(ctx context.Context, kernel string, live initramfs.Li
 	}
 	compress := func() ([]byte, error) {
 		var out bytes.Buffer
-		err := initramfs.Compress(stopper{ctx, &out}, archive.Bytes())
+		err := initramfs.Compress(ctxWriter{ctx, &out}, archive.Bytes())
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
@@ -84,19 +84,6 @@ func (c *Config) initramfs(ctx context.Context, kernel string, live initramfs.Li
 	}
 	sum := sha256.Sum256(archive.Bytes())
 	return c.Memo(initramfs.Compression+hex.EncodeToString(sum[:]), compress)
-}
-
-// stopper ends a long computation when its output is no longer wanted.
-type stopper struct {
-	ctx context.Context
-	w   *bytes.Buffer
-}
-
-func (s stopper) Write(b []byte) (int, error) {
-	if err := s.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return s.w.Write(b)
 }
 
 // readProgram reads a file that must be an EFI program, as a kernel with its

@@ -38,13 +38,14 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
 
+	"goldsmith/internal/bootentry"
 	"goldsmith/internal/command"
 	"goldsmith/internal/erofs"
+	"goldsmith/internal/release"
 	"goldsmith/internal/secureboot"
 	"goldsmith/internal/tree"
 	"goldsmith/internal/verity"
@@ -155,17 +156,12 @@ func (c *Config) writeRoot(f *os.File, w *target, l *Layout, root *tree.Tree) er
 	}
 	tree.Used = used
 	a.GUID, tree.GUID = formatGUID(hash[:16]), formatGUID(hash[16:])
-	l.Root = Root{
+	l.Root = release.Root{
 		Offset: a.Start, Size: res.Size, RootHash: hex.EncodeToString(hash[:]),
 		Salt: hex.EncodeToString(p.Salt), UUID: formatGUID(p.UUID[:]),
 	}
 	return nil
 }
-
-var (
-	nameForm    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]{0,63}$`)
-	versionForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._~-]{0,63}$`)
-)
 
 // check reports what the user must mend. In a file name on the EFI partition
 // "+" would start a boot counter, so neither name nor version may have one.
@@ -174,9 +170,9 @@ func (c *Config) check() error {
 		return command.BadInput(fmt.Errorf(format, args...), "")
 	}
 	switch {
-	case !nameForm.MatchString(c.Name):
+	case !bootentry.IsName(c.Name):
 		return bad("image name %q: want up to 64 letters, digits, dots and dashes", c.Name)
-	case !versionForm.MatchString(c.Version):
+	case !bootentry.IsVersion(c.Version):
 		return bad("image version %q: want up to 64 letters, digits, dots, dashes, underscores and tildes", c.Version)
 	case c.Root == nil:
 		return bad("no root file tree")

@@ -12,21 +12,11 @@ import (
 
 // Layout describes a disk. Sizes and offsets are in bytes.
 type Layout struct {
-	Size       int64       `json:"size"`
-	GUID       string      `json:"disk_guid"`
-	Partitions []Partition `json:"partitions"`
-	Root       Root        `json:"root"`
-	Boot       Boot        `json:"boot"`
-}
-
-// Root is the root file system in root-a, as its dm-verity tree in verity-a
-// covers it.
-type Root struct {
-	Offset   int64  `json:"offset"`
-	Size     int64  `json:"size"`      // a multiple of 4096
-	RootHash string `json:"root_hash"` // SHA-256, in hexadecimal
-	Salt     string `json:"salt"`      // in hexadecimal
-	UUID     string `json:"uuid"`      // of the tree's superblock
+	Size       int64        `json:"size"`
+	GUID       string       `json:"disk_guid"`
+	Partitions []Partition  `json:"partitions"`
+	Root       release.Root `json:"root"` // what is in root-a and verity-a
+	Boot       Boot         `json:"boot"`
 }
 
 // Partition describes one partition and what is in it.
@@ -68,9 +58,8 @@ type Boot struct {
 // Describe fills in what machines need to take only the root and the kernel
 // image out of the disk.
 func (l *Layout) Describe(r *release.Release) {
-	r.Root = &release.Root{
-		Offset: l.Root.Offset, Size: l.Root.Size, RootHash: l.Root.RootHash, Salt: l.Root.Salt, UUID: l.Root.UUID,
-	}
+	root := l.Root
+	r.Root = &root
 	r.UKI = &release.UKI{ID: l.Boot.ID, Offset: l.Boot.UKIOffset, Size: l.Boot.UKISize, SHA256: l.Boot.UKISHA256}
 }
 

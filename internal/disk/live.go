@@ -9,6 +9,7 @@ import (
 	"os"
 	"time"
 
+	"goldsmith/internal/bootentry"
 	"goldsmith/internal/command"
 	"goldsmith/internal/fat"
 	"goldsmith/internal/initramfs"
@@ -66,7 +67,7 @@ func WriteInitrd(ctx context.Context, w io.Writer, c Config, root string) error 
 	return initramfs.Archive(ctxWriter{ctx, w}, t, c.Time)
 }
 
-// ctxWriter ends a copy when ctx does.
+// ctxWriter ends what writes to it, a copy or a long computation, when ctx does.
 type ctxWriter struct {
 	ctx context.Context
 	w   io.Writer
@@ -139,7 +140,7 @@ func (c Config) writeISO(ctx context.Context, w *target, root *os.File) error {
 		when = time.Unix(0, 0)
 	}
 	if err := iso9660.WriteHead(w, iso9660.Volume{
-		Label: iso9660.Label(c.Name + "_" + c.Version), Size: l.Size, Time: when, Files: files, Boot: "ESP.IMG",
+		Label: iso9660.Label(bootentry.ID(c.Name, c.Version)), Size: l.Size, Time: when, Files: files, Boot: "ESP.IMG",
 	}); err != nil {
 		return err
 	}

@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+
+	"goldsmith/internal/bootentry"
 )
 
 // MediaType is that of the description in an OCI manifest, Format what its
@@ -86,13 +88,7 @@ func Parse(text []byte) (*Release, error) {
 	return r, r.Check()
 }
 
-// The forms are those of image definitions (docs/formats.md): nothing in them
-// can be a path, an option or a boot counter.
-var (
-	nameForm    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]{0,63}$`)
-	versionForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._~-]{0,63}$`)
-	uuidForm    = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
-)
+var uuidForm = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 
 const (
 	block   = 4096
@@ -109,11 +105,11 @@ func (r *Release) Check() error {
 	switch {
 	case r.Format != Format:
 		return bad("format %q: want %q", r.Format, Format)
-	case !nameForm.MatchString(r.Name):
+	case !bootentry.IsName(r.Name):
 		return bad("name %q", r.Name)
-	case !versionForm.MatchString(r.Version):
+	case !bootentry.IsVersion(r.Version):
 		return bad("version %q", r.Version)
-	case !nameForm.MatchString(r.Arch):
+	case !bootentry.IsName(r.Arch):
 		return bad("arch %q", r.Arch)
 	case r.Disk.Size <= 0 || r.Disk.Size > maxDisk || !isHex(r.Disk.SHA256, 32):
 		return bad("disk of %d bytes with SHA-256 %q", r.Disk.Size, r.Disk.SHA256)
@@ -129,7 +125,7 @@ func (r *Release) Check() error {
 		return bad("salt %q", r.Root.Salt)
 	case !uuidForm.MatchString(r.Root.UUID):
 		return bad("uuid %q", r.Root.UUID)
-	case r.UKI.ID != r.Name+"_"+r.Version:
+	case r.UKI.ID != bootentry.ID(r.Name, r.Version):
 		return bad("uki of %q", r.UKI.ID)
 	case !r.inside(r.UKI.Offset, r.UKI.Size) || r.UKI.Size > maxUKI || !isHex(r.UKI.SHA256, 32):
 		return bad("uki of %d bytes at %d with SHA-256 %q", r.UKI.Size, r.UKI.Offset, r.UKI.SHA256)

@@ -119,7 +119,7 @@ func (p *Policy) read(root *os.Root, name string) error {
 		return p.revoke(string(text))
 	case minimumFile:
 		p.minimum = strings.TrimSpace(string(text))
-		if _, _, ok := bootentry.SplitID(bootentry.ID("x", p.minimum)); !ok {
+		if !bootentry.IsVersion(p.minimum) {
 			return fmt.Errorf("%.80q is no version", p.minimum)
 		}
 		return nil

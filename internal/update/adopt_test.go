@@ -4,6 +4,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"goldsmith/internal/bootentry"
 )
 
 // A disk that was written over an old one finds the record of that.
@@ -49,7 +51,7 @@ func TestRecordLostOnTrial(t *testing.T) {
 			if f, err := b.Check(ctx); err != nil || !f.Trial {
 				t.Fatalf("%+v, %v", f, err)
 			}
-			for range Tries - 1 {
+			for range bootentry.Tries - 1 {
 				b.start(v1, v2)
 			}
 			if id := b.start(v1, v2); id != "demo_1" {

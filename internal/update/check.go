@@ -164,7 +164,7 @@ func (m *Machine) checkTrial(r *Record, e *esp) (Finding, error) {
 		t.Boots, t.Runs = append(t.Boots, m.BootID), 0
 	}
 	// One start more than the boot loader counts: by kexec, without it.
-	if len(t.Boots) > Tries+1 {
+	if len(t.Boots) > bootentry.Tries+1 {
 		reason := fmt.Sprintf("it was started %d times without proving itself: the boot loader does not count", len(t.Boots)-1)
 		m.recordBad(r, reason)
 		return Finding{Trial: true, Restart: true}, m.giveUp(r, e)
@@ -341,8 +341,8 @@ func (e *esp) counted(id string) string {
 		}
 	}
 	if env, err := e.env(); err == nil && env[bootentry.EnvTry] == id {
-		if left, err := strconv.Atoi(env[bootentry.EnvLeft]); err == nil && left < Tries {
-			return fmt.Sprintf("GRUB started it %d times, %d were left", Tries-left, left)
+		if left, err := strconv.Atoi(env[bootentry.EnvLeft]); err == nil && left < bootentry.Tries {
+			return fmt.Sprintf("GRUB started it %d times, %d were left", bootentry.Tries-left, left)
 		}
 	}
 	return ""

@@ -246,7 +246,7 @@ func (e *esp) staged() bool {
 
 // name gives the staged kernel image its name, with all tries.
 func (e *esp) name(id string) error {
-	entry := bootentry.Entry{ID: id, Counted: true, Left: Tries}
+	entry := bootentry.Entry{ID: id, Counted: true, Left: bootentry.Tries}
 	cut()
 	if err := os.Rename(e.path(bootentry.Dir, stagingName), e.path(bootentry.Dir, entry.File())); err != nil {
 		return err
@@ -302,7 +302,7 @@ func (e *esp) placeBIOS(id string) error {
 		return err
 	}
 	return e.setEnv(func(env bootentry.Env) {
-		env[bootentry.EnvTry], env[bootentry.EnvLeft] = id, strconv.Itoa(Tries)
+		env[bootentry.EnvTry], env[bootentry.EnvLeft] = id, strconv.Itoa(bootentry.Tries)
 	})
 }
 

@@ -234,12 +234,12 @@ func (m *Machine) armAgain(r *Record, e *esp, name string) error {
 	}
 	err := e.setEnv(func(env bootentry.Env) {
 		env[bootentry.EnvGood] = run.ID()
-		env[bootentry.EnvTry], env[bootentry.EnvLeft] = s.ID(), fmt.Sprint(Tries)
+		env[bootentry.EnvTry], env[bootentry.EnvLeft] = s.ID(), fmt.Sprint(bootentry.Tries)
 	})
 	if err != nil {
 		return err
 	}
-	if err := e.rename(bootentry.Entry{ID: s.ID(), Counted: true, Left: Tries}); err != nil {
+	if err := e.rename(bootentry.Entry{ID: s.ID(), Counted: true, Left: bootentry.Tries}); err != nil {
 		return err
 	}
 	if bootentry.CompareVersions(s.Version, run.Version) < 0 {

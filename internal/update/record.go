@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"goldsmith/internal/atomicfile"
+	"goldsmith/internal/bootentry"
 )
 
 // recordFormat is what a record's member "format" says.
@@ -56,7 +57,7 @@ func (s *Slot) ID() string {
 	if s == nil || s.Name == "" {
 		return ""
 	}
-	return s.Name + "_" + s.Version
+	return bootentry.ID(s.Name, s.Version)
 }
 
 // Trial is an update that was armed.

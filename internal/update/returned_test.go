@@ -17,7 +17,7 @@ func TestReturnCannotBeRecorded(t *testing.T) {
 	both(t, func(t *testing.T, b *bench) {
 		v1, v2 := b.image("1", 0), b.image("2", 0)
 		b.must(b.Install(ctx, v2, Options{}))
-		for range Tries + 1 {
+		for range bootentry.Tries + 1 {
 			b.start(v1, v2)
 		}
 		write = func(string, []byte, os.FileMode) error { return errors.New("no space left on device") }

@@ -37,9 +37,6 @@ const (
 	DefaultBoot  = "/run/goldsmith/boot.json"
 )
 
-// Tries is how often the boot loader starts a slot that has not proved itself.
-const Tries = 3
-
 // MaxRuns is how many configuration runs may fail in one boot of a slot on
 // trial: collectcfg tries again, because a network may come up late.
 const MaxRuns = 3

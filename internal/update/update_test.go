@@ -86,8 +86,8 @@ func TestReturns(t *testing.T) {
 		starts int
 		want   string
 	}{
-		"panic": {starts: Tries, want: "did not come up far enough"},
-		"hang": {starts: Tries, want: "it came up 3 times and did not prove itself",
+		"panic": {starts: bootentry.Tries, want: "did not come up far enough"},
+		"hang": {starts: bootentry.Tries, want: "it came up 3 times and did not prove itself",
 			boot: func(b *bench) { _, err := b.Check(ctx); b.must(err) }},
 		"bad": {starts: 1, want: "health check redis",
 			boot: func(b *bench) {
@@ -107,12 +107,12 @@ func TestReturns(t *testing.T) {
 					}
 				}
 			}},
-		"root": {starts: Tries, want: "slot b is damaged: ", damage: func(b *bench) { b.flip("root-b", 5000) }},
-		"tree": {starts: Tries, want: "slot b is damaged: ", damage: func(b *bench) { b.flip("verity-b", 4100) }},
-		"kernel": {starts: Tries, want: "kernel image on the EFI partition is damaged", damage: func(b *bench) {
+		"root": {starts: bootentry.Tries, want: "slot b is damaged: ", damage: func(b *bench) { b.flip("root-b", 5000) }},
+		"tree": {starts: bootentry.Tries, want: "slot b is damaged: ", damage: func(b *bench) { b.flip("verity-b", 4100) }},
+		"kernel": {starts: bootentry.Tries, want: "kernel image on the EFI partition is damaged", damage: func(b *bench) {
 			b.must(os.WriteFile(filepath.Join(b.esp, bootentry.Dir, "demo_2+3.efi"), []byte("MZ"), 0o600))
 		}},
-		"imginit": {starts: Tries, want: "its imginit reported: no state", boot: func(b *bench) {
+		"imginit": {starts: bootentry.Tries, want: "its imginit reported: no state", boot: func(b *bench) {
 			f, err := os.OpenFile(filepath.Join(b.State, "attempts.jsonl"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 			b.must(err)
 			_, err = f.WriteString(`{"roothash":"` + b.Boot.RootHash + `","boot_id":"` + b.BootID + `","stage":"failed","error":"no state"}` + "\n")
@@ -212,7 +212,7 @@ func TestVersionsGoForward(t *testing.T) {
 			t.Errorf("rolled back, and %s started", id)
 		}
 		// It does not prove itself: version 3 comes again.
-		for range Tries - 1 {
+		for range bootentry.Tries - 1 {
 			b.start(v1, v2, v3)
 		}
 		if id := b.start(v1, v2, v3); id != "demo_3" {
@@ -291,13 +291,13 @@ func TestOwnCount(t *testing.T) {
 	b := newBench(t, false)
 	v1, v2 := b.image("1", 0), b.image("2", 0)
 	b.must(b.Install(ctx, v2, Options{}))
-	for i := range Tries + 2 {
+	for i := range bootentry.Tries + 2 {
 		b.start(v1, v2)
 		e := &esp{dir: b.esp}
-		b.must(e.rename(bootentry.Entry{ID: "demo_2", Counted: true, Left: Tries}))
+		b.must(e.rename(bootentry.Entry{ID: "demo_2", Counted: true, Left: bootentry.Tries}))
 		f, err := b.Check(ctx)
 		b.must(err)
-		if f.Restart != (i == Tries+1) {
+		if f.Restart != (i == bootentry.Tries+1) {
 			t.Errorf("start %d: %+v", i, f)
 		}
 	}
@@ -395,7 +395,7 @@ func TestRollbackWithoutEnv(t *testing.T) {
 	b.must(b.Good(ctx))
 	b.must(os.WriteFile(filepath.Join(b.esp, bootentry.EnvFile), make([]byte, bootentry.EnvSize), 0o600))
 	b.must(b.Rollback(ctx, nil))
-	for range Tries {
+	for range bootentry.Tries {
 		if id := b.start(v1, v2); id != "demo_1" {
 			t.Fatalf("%s started", id)
 		}
