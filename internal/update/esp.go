@@ -117,8 +117,11 @@ func hasEntry(list []bootentry.Entry, want bootentry.Entry) bool {
 }
 
 // remove takes a version away from both boot loaders. One that is not there is
-// no error.
+// no error, nor is none.
 func (e *esp) remove(id string) error {
+	if id == "" {
+		return nil // not the directory with all of them
+	}
 	found, err := e.find(id)
 	if err != nil {
 		return err

@@ -9,7 +9,7 @@ import (
 	"goldsmith/internal/command"
 )
 
-// onTrial is Trial for a record.
+// onTrial is Trial for a record that was read.
 func (m *Machine) onTrial(r *Record) bool { return r.Trial != nil && r.Trial.Slot == m.Boot.Slot }
 
 // Good says that what runs is good: it is what the machine starts from now on,
@@ -143,9 +143,13 @@ func (m *Machine) bad(r *Record, reason string) error {
 }
 
 // recordBad comes before giveUp: the record has the reason. If the power goes
-// between them, the boot loader tries again, and Check sees that it is over.
+// between them, the boot loader tries again, and Check sees that it is over. The
+// first reason counts: what is stopped for the restart fails, too.
 func (m *Machine) recordBad(r *Record, reason string) {
 	s := r.Slots[r.Trial.Slot]
+	if s.State == Failed {
+		return
+	}
 	r.addFailure(Failure{Digest: s.Digest, Version: s.Version, Time: m.now(), Reason: reason})
 	s.State = Failed
 	m.say("version %s in slot %s is bad: %s", s.Version, r.Trial.Slot, shorten(reason))

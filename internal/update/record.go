@@ -152,6 +152,18 @@ func (r *Record) check() error {
 	case r.Trial != nil && (r.Slots[r.Trial.Slot] == nil || r.Trial.Slot == r.Good):
 		return fmt.Errorf("slot %q cannot be on trial", r.Trial.Slot)
 	}
+	for name, s := range r.Slots {
+		if s.Name != "" && !(bootentry.IsName(s.Name) && bootentry.IsVersion(s.Version)) {
+			return fmt.Errorf("slot %s: name %q, version %q", name, s.Name, s.Version)
+		}
+	}
+	if r.Trial == nil {
+		return nil
+	}
+	s := r.Slots[r.Trial.Slot]
+	if s.Name == "" || s.State != Trying && (s.State != Failed || len(r.Failed) == 0) {
+		return fmt.Errorf("slot %s is on trial with name %q and state %q", r.Trial.Slot, s.Name, s.State)
+	}
 	return nil
 }
 

@@ -27,6 +27,7 @@ import (
 	"strings"
 	"time"
 
+	"goldsmith/internal/bootentry"
 	"goldsmith/internal/command"
 	"goldsmith/internal/filelock"
 )
@@ -138,7 +139,7 @@ func (m *Machine) locked(ctx context.Context, f func(r *Record) error) (err erro
 	return f(r)
 }
 
-// Record returns what is recorded about the slots.
+// record is what is recorded about the slots.
 func (m *Machine) record() (*Record, error) {
 	r, err := load(m.state())
 	if err != nil {
@@ -164,11 +165,13 @@ func (m *Machine) newRecord() *Record {
 	}}
 }
 
-// running is the name and version of the image that runs.
+// running is the name and version of the image that runs; both are empty when it
+// does not say them.
 func (m *Machine) running() (name, version string) {
 	var manifest struct{ Name, Version string }
 	text, err := os.ReadFile(filepath.Join(cmp.Or(m.Root, "/"), "usr/share/goldsmith/manifest.json"))
-	if err != nil || json.Unmarshal(text, &manifest) != nil {
+	if err != nil || json.Unmarshal(text, &manifest) != nil ||
+		!bootentry.IsName(manifest.Name) || !bootentry.IsVersion(manifest.Version) {
 		return "", ""
 	}
 	return manifest.Name, manifest.Version

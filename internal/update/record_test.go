@@ -1,0 +1,73 @@
+package update
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// What a record says is used to name files and to index lists: one that no
+// update wrote is put aside at the next start.
+func TestRecordThatMeansNothing(t *testing.T) {
+	const start = `{"format":"goldsmith.slots/1","good":"a","slots":{"a":{"state":"good","name":"demo","version":"1"},"b":`
+	for name, text := range map[string]string{
+		"nothing":             "",
+		"another format":      `{"format":"goldsmith.slots/2"}`,
+		"one slot":            `{"format":"goldsmith.slots/1","good":"a","slots":{"a":{"state":"good"}}}`,
+		"trial of the good":   start + `{"state":"empty"}},"trial":{"slot":"a"}}`,
+		"trial of nothing":    start + `{"state":"empty"}},"trial":{"slot":"b"}}`,
+		"trial without name":  start + `{"state":"trying"}},"trial":{"slot":"b"}}`,
+		"failed for nothing":  start + `{"state":"failed","name":"demo","version":"2"}},"trial":{"slot":"b"}}`,
+		"name that is a path": start + `{"state":"good","name":"../..","version":"2"}}}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, true)
+			b.must(os.MkdirAll(b.State, 0o700))
+			file := filepath.Join(b.State, "slots.json")
+			b.must(os.WriteFile(file, []byte(text), 0o600))
+			if r, err := load(b.State); !errors.Is(err, errRecord) {
+				t.Errorf("load: %+v, %v", r, err)
+			}
+			files := b.files()
+			if f, err := b.Check(t.Context()); err != nil || f != (Finding{}) || b.files() != files {
+				t.Errorf("%+v, %v, %s", f, err, b.files())
+			}
+			if _, err := os.Stat(file + ".unreadable"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A service that is stopped for the return fails its configuration run, too.
+func TestFirstReasonStays(t *testing.T) {
+	ctx := t.Context()
+	b := newBench(t, false)
+	v1, v2 := b.image("1", 0), b.image("2", 0)
+	b.must(b.Install(ctx, v2, Options{}))
+	b.start(v1, v2)
+	if _, err := b.Check(ctx); err != nil {
+		t.Fatal(err)
+	}
+	b.must(b.Bad(ctx, "first"))
+	b.must(b.Bad(ctx, "second"))
+	for range MaxRuns {
+		if _, err := b.FailedRun(ctx, "third"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r := b.load(); len(r.Failed) != 1 || r.Failed[0].Reason != "first" {
+		t.Errorf("%+v", r.Failed)
+	}
+}
+
+func TestRemoveNothing(t *testing.T) {
+	b := newBench(t, true)
+	e, err := openESP(b.esp)
+	b.must(err)
+	files := b.files()
+	if err := e.remove(""); err != nil || b.files() != files {
+		t.Errorf("%v, %s", err, b.files())
+	}
+}
