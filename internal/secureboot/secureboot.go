@@ -127,6 +127,9 @@ func parse(program []byte) (*portable, error) {
 		if at+size != int64(len(b)) {
 			return nil, errors.New("it has a signature that is not at its end")
 		}
+		if at < int64(p.dir+8) {
+			return nil, errors.New("it has a signature over its headers")
+		}
 		p.b = b[:at]
 	}
 	return p, p.contiguous(opt)

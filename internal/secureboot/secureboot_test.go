@@ -192,6 +192,11 @@ func TestRefusals(t *testing.T) {
 			b[0x98+112+33], b[0x98+112+36] = 4, 8
 			return b
 		},
+		"signature over the headers": func(b []byte) []byte {
+			le.PutUint32(b[0x98+112+32:], 0x40)
+			le.PutUint32(b[0x98+112+36:], uint32(len(b)-0x40))
+			return b
+		},
 	} {
 		if _, err := signer(t).Sign(change(testenv.EFIProgram()), when); err == nil {
 			t.Errorf("%s: no error", name)
