@@ -130,7 +130,8 @@ func keepAttempt(state string, a attempt) error {
 	return atomicfile.Write(name, bytes.Join(lines, nil), 0o600)
 }
 
-// readBounded reads the end of a plain file; a missing one is empty.
+// readBounded reads a file, of one that is too long the beginning; a missing one
+// is empty.
 func readBounded(name string) ([]byte, error) {
 	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {

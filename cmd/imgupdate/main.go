@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -114,7 +115,7 @@ func printStatus(io command.IO, s update.Status) error {
 		if t := s.Record.Trial; t != nil && t.Slot == name {
 			note = strings.TrimSpace(note + " on trial")
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", name, slot.State, or(slot.Version, "-"), or(slot.Digest, "-"), note)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", name, slot.State, cmp.Or(slot.Version, "-"), cmp.Or(slot.Digest, "-"), note)
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -124,13 +125,6 @@ func printStatus(io command.IO, s update.Status) error {
 		fmt.Fprintf(io.Stdout, "failed: version %s (%s): %s\n", f.Version, f.Digest, f.Reason)
 	}
 	return nil
-}
-
-func or(s, otherwise string) string {
-	if s == "" {
-		return otherwise
-	}
-	return s
 }
 
 func checkCommand() *command.Command {
@@ -160,12 +154,13 @@ func checkCommand() *command.Command {
 	}
 }
 
-// tellConsole says something where somebody may look who has no login.
+// tellConsole says something where somebody may look who has no login. A reason
+// in it may be a program's words.
 func tellConsole(line string) {
 	f, err := os.OpenFile("/dev/console", os.O_WRONLY, 0)
 	if err != nil {
 		return // there is none
 	}
 	defer f.Close()
-	fmt.Fprintf(f, "%s\r\n", line)
+	fmt.Fprintf(f, "%s\r\n", command.Plain(line))
 }

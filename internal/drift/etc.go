@@ -33,7 +33,7 @@ func (e Etc) Check() ([]Drift, error) {
 		}
 	}
 	var now, was unix.Stat_t
-	if err := errors.Join(unix.Lstat(c.upper("/etc"), &now), unix.Lstat(c.image("/etc"), &was)); err != nil {
+	if err := errors.Join(lstat(c.upper("/etc"), &now), lstat(c.image("/etc"), &was)); err != nil {
 		return nil, err
 	}
 	if detail := attributes(&now, &was); detail != "" && !keeps(c.Kept, "/etc") {
@@ -77,8 +77,8 @@ func (c *checker) directory(dir string) error {
 
 func (c *checker) entry(path string) error {
 	var now, was unix.Stat_t
-	if err := unix.Lstat(c.upper(path), &now); err != nil {
-		return &os.PathError{Op: "lstat", Path: c.upper(path), Err: err}
+	if err := lstat(c.upper(path), &now); err != nil {
+		return err
 	}
 	inImage := unix.Lstat(c.image(path), &was) == nil
 	switch {
@@ -98,6 +98,13 @@ func (c *checker) entry(path string) error {
 		c.add(Changed, path, detail)
 	}
 	return err
+}
+
+func lstat(path string, st *unix.Stat_t) error {
+	if err := unix.Lstat(path, st); err != nil {
+		return &os.PathError{Op: "lstat", Path: path, Err: err}
+	}
+	return nil
 }
 
 // subdirectory looks at a directory of the upper layer. One that the image has

@@ -105,7 +105,7 @@ func (l *Layout) index() (*v1.IndexManifest, error) {
 }
 
 // lock keeps other processes from changing the layout until the returned
-// function is called. It is held for moments only.
+// function is called. It is held for moments, and as long as an image is pulled.
 func (l *Layout) lock() (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(l.dir, ".lock"), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
