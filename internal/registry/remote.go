@@ -84,32 +84,16 @@ func (l *Layout) PushAttached(ctx context.Context, digest, ref string) error {
 // registry into the layout, without its disk, and returns its digest. That is
 // enough to attach something to it.
 func (l *Layout) PullDescription(ctx context.Context, ref string) (string, error) {
-	from, err := name.ParseReference(ref)
+	img, d, err := find(ctx, ref)
 	if err != nil {
-		return "", badRef(ref, err)
-	}
-	img, err := remote.Image(from, options(ctx)...)
-	if err != nil {
-		return "", explain(ref, err)
-	}
-	raw, err := img.RawManifest()
-	if err != nil {
-		return "", explain(ref, err)
+		return "", err
 	}
 	m, err := img.Manifest()
 	if err != nil {
 		return "", explain(ref, err)
 	}
-	h, err := img.Digest()
-	if err != nil {
-		return "", explain(ref, err)
-	}
-	_, err = parseImage(h, m)
-	if err == nil && m.Config.Size > release.MaxSize {
-		err = fmt.Errorf("image %s: its description has %d bytes", h, m.Config.Size)
-	}
-	if err != nil {
-		return "", command.BadInput(fmt.Errorf("%s: %w", ref, err), "name an image that imgbuild has made")
+	if m.Config.Size > release.MaxSize {
+		return "", foreign(ref, fmt.Errorf("image %s: its description has %d bytes", d.Digest, m.Config.Size))
 	}
 	config, err := img.RawConfigFile()
 	if err != nil {
@@ -118,36 +102,23 @@ func (l *Layout) PullDescription(ctx context.Context, ref string) (string, error
 	if _, err := l.putBytes(config, string(m.Config.MediaType)); err != nil {
 		return "", err
 	}
-	d, err := l.putBytes(raw, string(m.MediaType))
+	raw, err := img.RawManifest()
 	if err != nil {
+		return "", explain(ref, err)
+	}
+	if _, err := l.putBytes(raw, string(m.MediaType)); err != nil {
 		return "", err
 	}
-	d.ArtifactType = m.ArtifactType
-	return h.String(), l.list(d)
+	return d.Digest.String(), l.list(d)
 }
 
 // Pull copies an image from a registry into the layout and returns its digest.
 // ref is HOST/REPOSITORY:TAG or HOST/REPOSITORY@DIGEST. Everything is verified
 // on its way; what is no image of ours is refused before its disk is fetched.
 func (l *Layout) Pull(ctx context.Context, ref string) (string, error) {
-	from, err := name.ParseReference(ref)
+	img, d, err := find(ctx, ref)
 	if err != nil {
-		return "", badRef(ref, err)
-	}
-	img, err := remote.Image(from, options(ctx)...)
-	if err != nil {
-		return "", explain(ref, err)
-	}
-	h, err := img.Digest()
-	if err != nil {
-		return "", explain(ref, err)
-	}
-	m, err := img.Manifest()
-	if err != nil {
-		return "", explain(ref, err)
-	}
-	if _, err := parseImage(h, m); err != nil {
-		return "", command.BadInput(fmt.Errorf("%s: %w", ref, err), "name an image that imgbuild has made")
+		return "", err
 	}
 	unlock, err := l.lock()
 	if err != nil {
@@ -158,11 +129,42 @@ func (l *Layout) Pull(ctx context.Context, ref string) (string, error) {
 	if err != nil {
 		return "", explain(ref, err)
 	}
+	return d.Digest.String(), l.list(d)
+}
+
+// find asks a registry for an image of ours, and returns it with the descriptor
+// by which an index lists it. Only its manifest is fetched.
+func find(ctx context.Context, ref string) (v1.Image, v1.Descriptor, error) {
+	bad := func(err error) (v1.Image, v1.Descriptor, error) { return nil, v1.Descriptor{}, err }
+	from, err := name.ParseReference(ref)
+	if err != nil {
+		return bad(badRef(ref, err))
+	}
+	img, err := remote.Image(from, options(ctx)...)
+	if err != nil {
+		return bad(explain(ref, err))
+	}
 	raw, err := img.RawManifest()
 	if err != nil {
-		return "", err
+		return bad(explain(ref, err))
 	}
-	return h.String(), l.list(v1.Descriptor{MediaType: m.MediaType, Size: int64(len(raw)), Digest: h, ArtifactType: m.ArtifactType})
+	m, err := img.Manifest()
+	if err != nil {
+		return bad(explain(ref, err))
+	}
+	h, err := img.Digest()
+	if err != nil {
+		return bad(explain(ref, err))
+	}
+	if _, err := parseImage(h, m); err != nil {
+		return bad(foreign(ref, err))
+	}
+	return img, v1.Descriptor{MediaType: m.MediaType, Size: int64(len(raw)), Digest: h, ArtifactType: m.ArtifactType}, nil
+}
+
+// foreign says that what ref names is no image of ours.
+func foreign(ref string, err error) error {
+	return command.BadInput(fmt.Errorf("%s: %w", ref, err), "name an image that imgbuild has made")
 }
 
 func parseRef(ref string, h v1.Hash) (name.Reference, error) {
@@ -184,7 +186,9 @@ func badRef(ref string, err error) error {
 }
 
 func options(ctx context.Context) []remote.Option {
-	return []remote.Option{remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithUserAgent("goldsmith")}
+	return []remote.Option{
+		remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithUserAgent("goldsmith"),
+	}
 }
 
 // explain says what to do about a registry's answer.
