@@ -10,25 +10,12 @@
 # there is measured, too.
 set -eu -o pipefail
 cd "$(dirname "$0")/.."
+. ci/bench/begin.sh
 
-json=
-case ${1:-} in
-    '') ;;
-    --json) json=1 ;;
-    *)
-        echo "bench-config.sh: '$1' is not known; there is --json" >&2
-        exit 2
-        ;;
-esac
-for program in bin/applycfg /usr/bin/os-apply-config /usr/bin/time; do
-    if [ ! -x "$program" ]; then
-        echo "bench-config.sh: $program is not there: make deps build" >&2
-        exit 3
-    fi
-done
+options "$@"
+needs bin/applycfg /usr/bin/os-apply-config /usr/bin/time
 bin=$PWD/bin
-work=$(mktemp -d "${BENCH_DIR:-${TMPDIR:-/tmp}}/bench-XXXXXX")
-trap 'rm -rf "$work"' EXIT
+scratch
 cd "$work"
 
 # A loop that copies the files of a directory into another one.
@@ -111,8 +98,7 @@ measure() {
     }
     if ! { time runs "$@"; } 2>"$work/times"; then
         tail -n 5 log >&2
-        echo "bench-config.sh: $name: failed; its last lines are above" >&2
-        exit 1
+        fail 1 "$name: failed; its last lines are above"
     fi
     mkdir -p fresh-rss
     rss=$(/usr/bin/time -f %M "${@//fresh/fresh-rss}" 2>&1 >log | tail -n 1)

@@ -5,27 +5,16 @@
 # something. After "make build", with what ci/install-deps.sh installs.
 #
 #   ci/bench-refresh.sh [--json]
+#
+# BENCH_DIR is where to work, a temporary directory by default.
 set -eu -o pipefail
 cd "$(dirname "$0")/.."
+. ci/bench/begin.sh
 
-json=
-case ${1:-} in
-    '') ;;
-    --json) json=1 ;;
-    *)
-        echo "bench-refresh.sh: '$1' is not known; there is --json" >&2
-        exit 2
-        ;;
-esac
-for program in bin/refreshcfg /usr/bin/os-refresh-config /usr/bin/dib-run-parts /usr/bin/time; do
-    if [ ! -x "$program" ]; then
-        echo "bench-refresh.sh: $program is not there: make deps build" >&2
-        exit 3
-    fi
-done
+options "$@"
+needs bin/refreshcfg /usr/bin/os-refresh-config /usr/bin/dib-run-parts /usr/bin/time
 bin=$PWD/bin
-work=$(mktemp -d "${TMPDIR:-/tmp}/bench-XXXXXX")
-trap 'rm -rf "$work"' EXIT
+scratch
 cd "$work"
 for phase in pre-configure configure post-configure migration; do
     mkdir -p "base/$phase.d"
@@ -52,8 +41,7 @@ measure() {
     }
     if ! { time runs "$@"; } 2>./times; then
         tail -n 5 log >&2
-        echo "bench-refresh.sh: $name: failed; its last lines are above" >&2
-        exit 1
+        fail 1 "$name: failed; its last lines are above"
     fi
     rss=$(/usr/bin/time -o rss -f %M "$@" >log 2>&1 && cat rss)
     awk -v name="$name" -v n="$times" -v rss="$rss" '{ printf "%s\t%.1f\t%.1f\t%.1f\n", name, ($2 + $3) * 1000 / n, $1 * 1000 / n, rss / 1024 }' times >>rows

@@ -10,34 +10,16 @@
 # BENCH_DIR is where to work (15 GB), a temporary directory by default.
 set -eu -o pipefail
 cd "$(dirname "$0")/.."
+. ci/bench/begin.sh
 
-json=
-case ${1:-} in
-    '') ;;
-    --json) json=1 ;;
-    *)
-        echo "bench-update.sh: '$1' is not known; there is --json" >&2
-        exit 2
-        ;;
-esac
-for program in casync jq; do
-    if ! command -v "$program" >/dev/null; then
-        echo "bench-update.sh: $program is not there: make deps" >&2
-        exit 3
-    fi
-done
-if [ ! -x bin/imgbuild ]; then
-    echo "bench-update.sh: bin/imgbuild is not there: make build" >&2
-    exit 3
-fi
+options "$@"
+needs casync jq bin/imgbuild
 mapfile -t kernels < <(apt-cache search --names-only '^linux-image-6\.1\.0-[0-9]+-amd64$' | cut -d ' ' -f 1 | sort -V | tail -n 2)
 if [ ${#kernels[@]} -ne 2 ]; then
-    echo "bench-update.sh: the mirror does not have two kernels of Debian 12: apt-get update" >&2
-    exit 3
+    fail 3 "the mirror does not have two kernels of Debian 12: apt-get update"
 fi
 
-work=$(mktemp -d "${BENCH_DIR:-${TMPDIR:-/tmp}}/bench-XXXXXX")
-trap 'rm -rf "$work"' EXIT
+scratch
 export TMPDIR=$work
 layout=oci:$work/oci
 
@@ -53,8 +35,7 @@ image() {
             bin/imgbuild sign "$layout:$1" --key "$work/keys/release.key"
     } >"$work/log" 2>&1 || {
         tail -n 20 "$work/log" >&2
-        echo "bench-update.sh: '$1': failed; its last lines are above" >&2
-        exit 1
+        fail 1 "'$1': failed; its last lines are above"
     }
     tail -n 1 "$work/log"
 }

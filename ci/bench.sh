@@ -11,34 +11,21 @@
 # to work (5 GB), a temporary directory by default.
 set -eu -o pipefail
 cd "$(dirname "$0")/.."
+. ci/bench/begin.sh
 
-json=
-case ${1:-} in
-    '') ;;
-    --json) json=1 ;;
-    *)
-        echo "bench.sh: '$1' is not known; there is --json" >&2
-        exit 2
-        ;;
-esac
+options "$@"
 peers=" ${BENCH_PEERS-mmdebstrap} "
 for p in $peers; do
     if [[ $p != mmdebstrap && $p != dib ]]; then
-        echo "bench.sh: BENCH_PEERS: '$p' is not known; there are mmdebstrap and dib" >&2
-        exit 2
+        fail 2 "BENCH_PEERS: '$p' is not known; there are mmdebstrap and dib"
     fi
 done
 if [ "$(id -u)" -ne 0 ]; then
-    echo "bench.sh: needs root, as diskimage-builder and mmdebstrap are measured with it" >&2
-    exit 3
+    fail 3 "needs root, as diskimage-builder and mmdebstrap are measured with it"
 fi
-if [ ! -x bin/imgbuild ]; then
-    echo "bench.sh: bin/imgbuild is not there: make build" >&2
-    exit 3
-fi
+needs bin/imgbuild
 
-work=$(mktemp -d "${BENCH_DIR:-${TMPDIR:-/tmp}}/bench-XXXXXX")
-trap 'rm -rf "$work"' EXIT
+scratch
 export TMPDIR=$work
 rows=$work/rows
 
@@ -52,8 +39,7 @@ measure() {
     # them up.
     if ! { time "$@" >"$work/log" 2>&1; } 2>"$work/time"; then
         tail -n 20 "$work/log" >&2
-        echo "bench.sh: $name: failed; its last lines are above" >&2
-        exit 1
+        fail 1 "$name: failed; its last lines are above"
     fi
     awk -v name="$name" '{ printf "%s\t%.2f\t%.2f\n", name, $1, $2 + $3 }' "$work/time" >>"$rows"
 }
