@@ -258,10 +258,7 @@ func (w *watched) wait(t *testing.T, machine func(context.Context) error) time.D
 func TestOnTerminal(t *testing.T) {
 	need(t, true)
 	testenv.Need(t, "script", "timeout")
-	bin, err := filepath.Abs("../bin/disk-image-create")
-	if err != nil {
-		t.Fatal(err)
-	}
+	bin := built(t, "disk-image-create")
 	dir := t.TempDir()
 	cmd := exec.Command("timeout", "240", "script", "-qec", bin+" -n -t raw -o "+dir+"/t fake-os; cat", "/dev/null")
 	cmd.Env = append(append(os.Environ(), dibEnv(t)...), "DIB_IMAGE_SIZE=0.2", "DIB_JOURNAL_SIZE=8")
@@ -321,10 +318,7 @@ func TestEnvironmentIsTheOriginals(t *testing.T) {
 		}
 		return dir
 	}
-	ours, err := filepath.Abs("../bin/disk-image-create")
-	if err != nil {
-		t.Fatal(err)
-	}
+	ours := built(t, "disk-image-create")
 	theirDir := dump("unshare", "--mount", "/usr/bin/python3", original)
 	ourDir := dump(ours)
 	// Not ours to have, or another text of the same meaning: where things lie,

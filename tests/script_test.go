@@ -15,10 +15,7 @@ import (
 func TestScripts(t *testing.T) {
 	need(t, true)
 	testenv.Need(t, "git", "unshare")
-	bin, err := filepath.Abs("../bin")
-	if err != nil {
-		t.Fatal(err)
-	}
+	bin := built(t, "")
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(e *testscript.Env) error {

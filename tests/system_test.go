@@ -39,6 +39,27 @@ func need(t *testing.T, inCore bool) {
 	ready(t)
 }
 
+// rounds skips a test outside of the torture tier, and is how many rounds that
+// has.
+func rounds(t *testing.T) int {
+	t.Helper()
+	if *torture == 0 {
+		t.Skip("torture tier: make torture N=…")
+	}
+	ready(t)
+	return *torture
+}
+
+// built is the path of a program that "make build" made; "" is where they are.
+func built(t *testing.T, name string) string {
+	t.Helper()
+	path, err := filepath.Abs(filepath.Join("../bin", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 // ready checks what every tier but the fast one needs.
 func ready(t *testing.T) {
 	t.Helper()
@@ -74,11 +95,7 @@ func (p program) run(t *testing.T) (int, string) {
 
 func (p program) command(t *testing.T) (*exec.Cmd, *bytes.Buffer) {
 	t.Helper()
-	bin, err := filepath.Abs(filepath.Join("../bin", p.args[0]))
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(bin, p.args[1:]...)
+	cmd := exec.Command(built(t, p.args[0]), p.args[1:]...)
 	cmd.Env = append(os.Environ(), p.env...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -200,11 +217,7 @@ func TestInterruptAtAnyMoment(t *testing.T) {
 }
 
 func TestTortureInterrupts(t *testing.T) {
-	if *torture == 0 {
-		t.Skip("torture tier: make torture N=…")
-	}
-	ready(t)
-	interrupts(t, *torture)
+	interrupts(t, rounds(t))
 }
 
 func interrupts(t *testing.T, rounds int) {

@@ -22,11 +22,7 @@ func TestKilledApply(t *testing.T) {
 }
 
 func TestTortureKilledApply(t *testing.T) {
-	if *torture == 0 {
-		t.Skip("torture tier: make torture N=…")
-	}
-	ready(t)
-	killApply(t, *torture)
+	killApply(t, rounds(t))
 }
 
 // applyFiles is how many files a set has.
@@ -41,11 +37,7 @@ type applyBed struct {
 
 func newApplyBed(t *testing.T) *applyBed {
 	t.Helper()
-	bin, err := filepath.Abs("../bin/applycfg")
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := &applyBed{t, bin, t.TempDir(), rand.New(rand.NewPCG(*seed, 2))}
+	b := &applyBed{t, built(t, "applycfg"), t.TempDir(), rand.New(rand.NewPCG(*seed, 2))}
 	put := func(path, text string) {
 		path = filepath.Join(b.dir, path)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {

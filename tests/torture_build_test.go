@@ -23,11 +23,7 @@ func TestKilledBuilds(t *testing.T) {
 }
 
 func TestTortureKilledBuilds(t *testing.T) {
-	if *torture == 0 {
-		t.Skip("torture tier: make torture N=…")
-	}
-	ready(t)
-	killBuilds(t, *torture)
+	killBuilds(t, rounds(t))
 }
 
 // manySteps is an element whose hooks each change the tree.
@@ -45,89 +41,118 @@ chmod 755 elements/many/*.d/*
 printf 'name: t\nrelease: test\nelements: [fake-os, many]\noutputs: [erofs, tar.zst]\n' >image.yaml
 `
 
-func killBuilds(t *testing.T, rounds int) {
-	testenv.Need(t, "unshare")
-	dir := t.TempDir()
-	make := exec.Command("sh", "-c", manySteps)
-	make.Dir = dir
-	if out, err := make.CombinedOutput(); err != nil {
+// buildBed is an image definition with elements, and one cache for all builds.
+type buildBed struct {
+	t               *testing.T
+	bin, dir, fakes string
+	mark            string // in the environment of all that a build starts
+}
+
+func newBuildBed(t *testing.T) *buildBed {
+	t.Helper()
+	b := &buildBed{t: t, bin: built(t, "imgbuild"), dir: t.TempDir()}
+	b.mark = fmt.Sprintf("GOLDSMITH_TEST_MARK=%d-builds", os.Getpid())
+	files := exec.Command("sh", "-c", manySteps)
+	files.Dir = b.dir
+	if out, err := files.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	fake, err := filepath.Abs("testdata/dib")
-	if err != nil {
+	var err error
+	if b.fakes, err = filepath.Abs("testdata/dib"); err != nil {
 		t.Fatal(err)
 	}
-	bin, err := filepath.Abs("../bin/imgbuild")
-	if err != nil {
-		t.Fatal(err)
+	return b
+}
+
+// command is a build into the directory out, and what it says.
+func (b *buildBed) command(out string, more ...string) (*exec.Cmd, *bytes.Buffer) {
+	cmd := exec.Command(b.bin, append([]string{"build", "image.yaml", "-o", out, "--cache", "cache"}, more...)...)
+	cmd.Dir = b.dir
+	cmd.Env = append(os.Environ(), b.mark, "ELEMENTS_PATH="+b.dir+"/elements:"+b.fakes)
+	var text bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &text, &text
+	return cmd, &text
+}
+
+func (b *buildBed) start(out string, more ...string) (*exec.Cmd, *bytes.Buffer) {
+	b.t.Helper()
+	cmd, text := b.command(out, more...)
+	if err := cmd.Start(); err != nil {
+		b.t.Fatal(err)
 	}
-	mark := fmt.Sprintf("GOLDSMITH_TEST_MARK=%d-builds", os.Getpid())
-	start := func(out string, more ...string) (*exec.Cmd, *bytes.Buffer) {
-		cmd := exec.Command(bin, append([]string{"build", "image.yaml", "-o", out, "--cache", "cache"}, more...)...)
-		cmd.Dir = dir
-		cmd.Env = append(os.Environ(), mark, "ELEMENTS_PATH="+dir+"/elements:"+fake)
-		var text bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &text, &text
-		return cmd, &text
+	return cmd, text
+}
+
+func (b *buildBed) build(out string) {
+	b.t.Helper()
+	if cmd, text := b.command(out); cmd.Run() != nil {
+		b.t.Fatalf("a build after one that was killed: %s", text)
 	}
-	build := func(out string, more ...string) {
-		t.Helper()
-		if cmd, text := start(out, more...); cmd.Run() != nil {
-			t.Fatalf("a build after one that was killed: %s", text)
+}
+
+func (b *buildBed) digests(out string) string { return digests(b.t, filepath.Join(b.dir, out)) }
+
+// next builds after a build that was killed, every fourth time two at once.
+func (b *buildBed) next(round int) {
+	b.t.Helper()
+	if round%4 != 3 {
+		b.build("out2")
+		return
+	}
+	other, said := b.start("other")
+	b.build("out2")
+	if err := other.Wait(); err != nil {
+		b.t.Fatalf("the other of two builds: %v\n%s", err, said)
+	}
+}
+
+// clean checks what all builds have left behind, and removes their outputs.
+func (b *buildBed) clean(round int) {
+	b.t.Helper()
+	left, _ := filepath.Glob(b.dir + "/cache/work/*")
+	if len(left) > 1 || len(left) == 1 && !strings.HasSuffix(left[0], "work.lock") {
+		b.t.Errorf("round %d: left in the cache: %q", round, left)
+	}
+	if mounts, _ := os.ReadFile("/proc/self/mounts"); bytes.Contains(mounts, []byte(b.dir)) {
+		b.t.Errorf("round %d: a mount is left:\n%s", round, mounts)
+	}
+	checkGone(b.t, b.mark, b.dir)
+	for _, out := range []string{"out", "out2", "other"} {
+		if err := os.RemoveAll(filepath.Join(b.dir, out)); err != nil {
+			b.t.Fatal(err)
 		}
 	}
+}
+
+func killBuilds(t *testing.T, rounds int) {
+	testenv.Need(t, "unshare")
+	b := newBuildBed(t)
 	began := time.Now()
-	build("reference")
+	b.build("reference")
 	longest := time.Since(began) * 5 / 4
-	want := digests(t, dir+"/reference")
+	want := b.digests("reference")
 	rnd := rand.New(rand.NewPCG(*seed, 1))
 	for i := range rounds {
-		more := []string{}
+		var more []string
 		if i%3 != 0 { // one in three goes on from where the last one was killed
 			more = append(more, "--refresh")
 		}
-		out := "out"
-		cmd, text := start(out, more...)
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
+		cmd, text := b.start("out", more...)
 		moment := time.Duration(rnd.Int64N(int64(longest)))
 		time.Sleep(moment)
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-		checkGone(t, mark, dir)                                    // its locks live a moment longer than it
-		for line := range strings.Lines(digests(t, dir+"/"+out)) { // killed between two renames, some are there
+		checkGone(t, b.mark, b.dir)                         // its locks live a moment longer than it
+		for line := range strings.Lines(b.digests("out")) { // killed between two renames, some are there
 			if !strings.Contains(want, line) {
 				t.Fatalf("round %d: killed after %s: wrong output:\n%s\nwant\n%s\n%s", i, moment, line, want, text)
 			}
 		}
-		if i%4 == 3 { // two at once
-			other, said := start("other")
-			if err := other.Start(); err != nil {
-				t.Fatal(err)
-			}
-			build("out2")
-			if err := other.Wait(); err != nil {
-				t.Fatalf("the other of two builds: %v\n%s", err, said)
-			}
-		} else {
-			build("out2")
-		}
-		if got := digests(t, dir+"/out2"); got != want {
+		b.next(i)
+		if got := b.digests("out2"); got != want {
 			t.Fatalf("round %d: killed after %s: the next build has other outputs:\n%s\nwant\n%s", i, moment, got, want)
 		}
-		if left, _ := filepath.Glob(dir + "/cache/work/*"); len(left) > 1 || len(left) == 1 && !strings.HasSuffix(left[0], "work.lock") {
-			t.Errorf("round %d: left in the cache: %q", i, left)
-		}
-		if mounts, _ := os.ReadFile("/proc/self/mounts"); bytes.Contains(mounts, []byte(dir)) {
-			t.Errorf("round %d: a mount is left:\n%s", i, mounts)
-		}
-		checkGone(t, mark, dir)
-		for _, d := range []string{"out", "out2", "other"} {
-			if err := os.RemoveAll(dir + "/" + d); err != nil {
-				t.Fatal(err)
-			}
-		}
+		b.clean(i)
 	}
 	t.Logf("%d rounds, killed up to %s after the start", rounds, longest)
 }
