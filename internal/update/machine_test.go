@@ -24,6 +24,7 @@ import (
 
 	"goldsmith/internal/bootentry"
 	"goldsmith/internal/release"
+	"goldsmith/internal/testenv"
 	"goldsmith/internal/uki"
 	"goldsmith/internal/verity"
 )
@@ -128,8 +129,14 @@ func content(version string) []byte {
 	return b
 }
 
-// kernel is the unified kernel image of a version.
-func kernel(version string) []byte { return fakeUKI(version) }
+// kernel is the unified kernel image of a version, as far as uki.Parse looks.
+func kernel(version string) []byte {
+	b, err := uki.Build(testenv.EFIProgram(), uki.Image{Cmdline: "roothash=" + version, Linux: []byte("kernel " + version), Initrd: []byte("initrd")})
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
 
 // image is a version as an update; variant makes another image of it.
 func (b *bench) image(version string, variant int) Image {
@@ -261,4 +268,9 @@ func (b *bench) files() string {
 		return err
 	}))
 	return strings.Join(slices.Sorted(maps.Keys(found)), " ")
+}
+
+func both(t *testing.T, f func(t *testing.T, b *bench)) {
+	t.Run("uefi", func(t *testing.T) { f(t, newBench(t, false)) })
+	t.Run("bios", func(t *testing.T) { f(t, newBench(t, true)) })
 }
