@@ -30,7 +30,8 @@ func TestMetadataReachesMachines(t *testing.T) {
 	need(t, false)
 	for _, image := range []string{"plain", "cloud-init"} {
 		dir := t.TempDir()
-		build := program{[]string{"imgbuild", "build", "-o", dir, "testdata/configure/" + image + ".yaml"}, []string{elements(t)}}
+		build := program{[]string{"imgbuild", "build", "-o", dir, "testdata/configure/" + image + ".yaml"},
+			[]string{elements(t)}}
 		if status, _ := build.run(t); status != 0 {
 			t.Fatalf("%s: status %d", image, status)
 		}
@@ -75,7 +76,8 @@ type cloud struct {
 
 // keys are the metadata that goldsmith's programs understand.
 func (c *cloud) keys() map[string]string {
-	return map[string]string{"completion-signal": "http://" + serviceAddress + "/signal", "completion-token": "token of " + c.instance}
+	return map[string]string{"completion-signal": "http://" + serviceAddress + "/signal",
+		"completion-token": "token of " + c.instance}
 }
 
 // userData hands the keys over the way that cloud-init has for files.
@@ -243,7 +245,8 @@ func (c *cloud) run(cmd *exec.Cmd, console string, stop chan struct{}) error {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return err
 	}
-	for _, args := range [][]string{{"ip", "link", "set", "lo", "up"}, {"ip", "address", "add", serviceAddress + "/32", "dev", "lo"}} {
+	for _, args := range [][]string{{"ip", "link", "set", "lo", "up"},
+		{"ip", "address", "add", serviceAddress + "/32", "dev", "lo"}} {
 		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
 			return fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, out)
 		}

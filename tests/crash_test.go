@@ -134,10 +134,12 @@ func (l *lab) run(images, boots int) {
 		}
 		l.touched(e)
 		if chosen {
-			l.crash(i, []float64{0, 1, l.random.Float64()}[l.random.IntN(3)], len(l.boots) < boots && l.images%each == each/2)
+			l.crash(i, []float64{0, 1, l.random.Float64()}[l.random.IntN(3)],
+				len(l.boots) < boots && l.images%each == each/2)
 		}
 	}
-	l.t.Logf("%d writes and flushes, %d flushes; %d crash images, %d bricks", len(l.log.Entries), flushes, l.images, l.bricks)
+	l.t.Logf("%d writes and flushes, %d flushes; %d crash images, %d bricks",
+		len(l.log.Entries), flushes, l.images, l.bricks)
 	for _, raw := range l.boots {
 		signal, console := l.r.follow(l.t, raw, l.r.digest["good-migration"], l.firmware, nil)
 		if !strings.Contains(signal, `"Status":"SUCCESS"`) {

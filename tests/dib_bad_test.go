@@ -14,7 +14,8 @@ func TestDiskTooSmall(t *testing.T) {
 	dir, cache := t.TempDir(), t.TempDir()
 	mark := "GOLDSMITH_TEST_MARK=bad-" + filepath.Base(dir)
 	env := append(dibEnv(t), mark, "XDG_CACHE_HOME="+cache, "DIB_IMAGE_SIZE=0.008", "DIB_JOURNAL_SIZE=4")
-	status, out := program{[]string{"disk-image-create", "-n", "-o", filepath.Join(dir, "t"), "-t", "raw", "fake-os"}, env}.run(t)
+	status, out := program{[]string{"disk-image-create", "-n", "-o", filepath.Join(dir, "t"), "-t", "raw",
+		"fake-os"}, env}.run(t)
 	if status != 1 || !strings.Contains(out, "\ndisk-image-create: ") {
 		t.Errorf("status %d; want 1, with one line", status)
 	}
@@ -46,8 +47,10 @@ func TestCutOffSource(t *testing.T) {
 	env := append(dibEnv(t), mark, "XDG_CACHE_HOME="+cache, "HOME="+cache)
 	env[0] += ":" + filepath.Dir(element)
 	made := filepath.Join(dir, "made")
-	status, out := program{[]string{"disk-image-create", "-n", "-o", filepath.Join(made, "t"), "-t", "tar", "fake-os", "source"}, env}.run(t)
-	if status != 1 || !strings.Contains(out, "source-repository-source:1: source: ") || !strings.Contains(out, "no tarball, or a broken one") {
+	status, out := program{[]string{"disk-image-create", "-n", "-o", filepath.Join(made, "t"), "-t", "tar", "fake-os",
+		"source"}, env}.run(t)
+	if status != 1 || !strings.Contains(out, "source-repository-source:1: source: ") ||
+		!strings.Contains(out, "no tarball, or a broken one") {
 		t.Errorf("status %d; want 1, with the file, the line and what is wrong", status)
 	}
 	checkEmpty(t, made, mark, cache)

@@ -29,8 +29,10 @@ type realBuild struct {
 }
 
 var realBuilds = []realBuild{
-	{"efi", []string{"debian-minimal", "vm", "block-device-efi"}, nil, []testbed.Firmware{testbed.UEFI, testbed.BIOS}, 0},
-	{"mbr", []string{"debian-minimal", "vm", "block-device-mbr", "cloud-init"}, nil, []testbed.Firmware{testbed.BIOS}, 0},
+	{"efi", []string{"debian-minimal", "vm", "block-device-efi"}, nil,
+		[]testbed.Firmware{testbed.UEFI, testbed.BIOS}, 0},
+	{"mbr", []string{"debian-minimal", "vm", "block-device-mbr", "cloud-init"}, nil,
+		[]testbed.Firmware{testbed.BIOS}, 0},
 	{"lvm", []string{"debian-minimal", "vm", "block-device-efi-lvm", "lvm-root"},
 		[]string{"DIB_IMAGE_SIZE=48"}, []testbed.Firmware{testbed.UEFI}, 0},
 }
@@ -61,7 +63,8 @@ func TestRamdisk(t *testing.T) {
 	dir := t.TempDir()
 	name := filepath.Join(dir, "deploy")
 	run(t, []string{"ramdisk-image-create", "-o", name, "debian-minimal", "ramdisk-login"}, dibEnv(t), 0)
-	took := boot(t, []string{"-kernel", name + ".kernel", "-initrd", name + ".initramfs", "-append", "console=ttyS0"}, "login:")
+	took := boot(t, []string{"-kernel", name + ".kernel", "-initrd", name + ".initramfs", "-append",
+		"console=ttyS0"}, "login:")
 	t.Logf("ramdisk: login after %.0f s", took.Seconds())
 }
 
@@ -73,8 +76,10 @@ func TestFakeOS(t *testing.T) {
 	dir := t.TempDir()
 	image := filepath.Join(dir, "fake")
 	env := append(dibEnv(t), "DIB_IMAGE_SIZE=0.2", "DIB_JOURNAL_SIZE=8")
-	run(t, []string{"disk-image-create", "-n", "-o", image, "-t", "raw,qcow2,tar", "--root-label", "fake", "fake-os"}, env, 0)
-	for _, cmd := range [][]string{{"e2fsck", "-fn", image + ".raw"}, {"qemu-img", "compare", image + ".raw", image + ".qcow2"}} {
+	run(t, []string{"disk-image-create", "-n", "-o", image, "-t", "raw,qcow2,tar", "--root-label", "fake",
+		"fake-os"}, env, 0)
+	for _, cmd := range [][]string{{"e2fsck", "-fn", image + ".raw"},
+		{"qemu-img", "compare", image + ".raw", image + ".qcow2"}} {
 		if out, err := exec.Command(cmd[0], cmd[1:]...).CombinedOutput(); err != nil {
 			t.Errorf("%v: %v\n%s", cmd, err, out)
 		}
@@ -102,7 +107,8 @@ func TestKilledMachine(t *testing.T) {
 	cache := t.TempDir()
 	mark := "GOLDSMITH_TEST_MARK=dib-" + filepath.Base(dir)
 	env := append(dibEnv(t), mark, "XDG_CACHE_HOME="+cache)
-	cmd, out := program{[]string{"disk-image-create", "-n", "-o", filepath.Join(dir, "fake"), "-t", "raw", "fake-os"}, env}.command(t)
+	cmd, out := program{[]string{"disk-image-create", "-n", "-o", filepath.Join(dir, "fake"), "-t", "raw",
+		"fake-os"}, env}.command(t)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +182,8 @@ func checkDisk(t *testing.T, image string) {
 	if err := json.Unmarshal(text, &m); err != nil {
 		t.Fatal(err)
 	}
-	if len(m.Outputs) == 0 || m.Outputs[0].Path != name+".qcow2" || !strings.HasPrefix(string(sums), m.Outputs[0].SHA256) {
+	if len(m.Outputs) == 0 || m.Outputs[0].Path != name+".qcow2" ||
+		!strings.HasPrefix(string(sums), m.Outputs[0].SHA256) {
 		t.Errorf("manifest %+v and checksum %s do not agree", m.Outputs, sums)
 	}
 }
@@ -197,7 +204,8 @@ func boot(t *testing.T, args []string, words ...string) time.Duration {
 	t.Helper()
 	console := &watched{words: words, seen: make(chan struct{})}
 	accel := testbed.Accelerator(t.Context())
-	all := append([]string{"-nodefaults", "-no-reboot", "-display", "none", "-machine", "q35", "-accel", accel, "-cpu", "max",
+	all := append([]string{"-nodefaults", "-no-reboot", "-display", "none", "-machine", "q35", "-accel",
+		accel, "-cpu", "max",
 		"-smp", "2", "-m", "1536", "-device", "virtio-rng-pci", "-serial", "stdio"}, args...)
 	return console.wait(t, func(ctx context.Context) error {
 		cmd := exec.CommandContext(ctx, "qemu-system-x86_64", all...)
@@ -293,9 +301,11 @@ func TestDefinitionWithBlockDevice(t *testing.T) {
 		}
 	}
 	shell("sgdisk -v i.raw", "No problems found")
-	shell("dd if=i.raw of=esp bs=1M skip=1 count=64 status=none; mtype -i esp ::/EFI/devices", "/dev/vda /dev/vda3 system /boot/efi|/ http://10.0.2.2:9\n")
+	shell("dd if=i.raw of=esp bs=1M skip=1 count=64 status=none; mtype -i esp ::/EFI/devices",
+		"/dev/vda /dev/vda3 system /boot/efi|/ http://10.0.2.2:9\n")
 	shell("dd if=i.raw of=root bs=1M skip=81 status=none; e2fsck -fn root", "")
-	shell("debugfs -R 'cat /etc/fstab' root 2>/dev/null", "LABEL=system / ext4 defaults 0 1\nLABEL=MKFS_ESP /boot/efi vfat umask=0077 0 2\n")
+	shell("debugfs -R 'cat /etc/fstab' root 2>/dev/null",
+		"LABEL=system / ext4 defaults 0 1\nLABEL=MKFS_ESP /boot/efi vfat umask=0077 0 2\n")
 	shell("debugfs -R 'stat /etc/ssh/ssh_host_test_key' root 2>&1", "File not found")
 	shell("debugfs -R 'stat /etc/machine-id' root 2>&1", "Size: 0")
 }
@@ -324,10 +334,12 @@ func TestEnvironmentIsTheOriginals(t *testing.T) {
 	// Not ours to have, or another text of the same meaning: where things lie,
 	// shells in between, tracing, sudo's marks, and the array's order.
 	differs := map[string]bool{
-		"PS4": true, "BASH_FUNC__ps4%%": true, "SHLVL": true, "PWD": true, "OLDPWD": true, "_": true, "HOME": true, "DUMP": true,
+		"PS4": true, "BASH_FUNC__ps4%%": true, "SHLVL": true, "PWD": true, "OLDPWD": true, "_": true,
+		"HOME": true, "DUMP": true,
 		"ELEMENTS_PATH": true, "_LIB": true, "BASH_FUNC_die%%": true, "BASH_FUNC_get_image_element_array%%": true,
 		"IMAGE_ELEMENT": true, "DIB_IMAGE_CACHE": true, "DIB_LOCKFILES": true, "DIB_BLOCK_DEVICE_PARAMS_YAML": true,
-		"TMP_BUILD_DIR": true, "TMP_HOOKS_PATH": true, "TMP_IMAGE_DIR": true, "TMP_MOUNT_PATH": true, "TARGET_ROOT": true,
+		"TMP_BUILD_DIR": true, "TMP_HOOKS_PATH": true, "TMP_IMAGE_DIR": true, "TMP_MOUNT_PATH": true,
+		"TARGET_ROOT": true,
 	}
 	insideOnly := map[string]bool{
 		"PATH": true, "USER": true, "LOGNAME": true, "MAIL": true,

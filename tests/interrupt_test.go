@@ -77,7 +77,8 @@ func interrupt(t *testing.T, dir string, round int, signal syscall.Signal, momen
 		t.Fatalf("%s after %s: still there a minute later\n%s", signal, moment, out)
 	}
 	status := cmd.ProcessState.ExitCode()
-	t.Logf("round %d: %s after %.1f s, gone after %.1f s, status %d", round, signal, moment.Seconds(), time.Since(asked).Seconds(), status)
+	t.Logf("round %d: %s after %.1f s, gone after %.1f s, status %d",
+		round, signal, moment.Seconds(), time.Since(asked).Seconds(), status)
 	if signal == syscall.SIGINT && status != 130 {
 		t.Errorf("%s after %s: status %d; want 130\n%s", signal, moment, status, out)
 	}

@@ -17,7 +17,8 @@ func TestRootless(t *testing.T) {
 	need(t, true)
 	testenv.Need(t, "newuidmap", "setpriv", "unshare", "qemu-system-x86_64")
 	for _, tt := range []struct{ name, definition, output string }{
-		{"debian", `{name: t, release: bookworm, elements: [debian], packages: [iputils-ping], outputs: [erofs, tar]}`, "erofs tar"},
+		{"debian", `{name: t, release: bookworm, elements: [debian], packages: [iputils-ping], outputs: [erofs, tar]}`,
+			"erofs tar"},
 		{"disk", `{name: t, release: bookworm, elements: [fake-os, fake-disk], outputs: [raw, tar],
 environment: {DIB_IMAGE_SIZE: "0.2", DIB_JOURNAL_SIZE: "8"}}`, "tar"},
 	} {
@@ -57,7 +58,8 @@ func userDir(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
-	for _, from := range []string{"../bin", "../elements", "../templates", "testdata/dib", "../cmd/imgbuild/testdata/as-user.sh"} {
+	for _, from := range []string{"../bin", "../elements", "../templates", "testdata/dib",
+		"../cmd/imgbuild/testdata/as-user.sh"} {
 		if out, err := exec.Command("cp", "-a", from, dir).CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}

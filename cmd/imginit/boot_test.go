@@ -34,7 +34,8 @@ func TestCmdline(t *testing.T) {
 	if got, err := c.rootGUID(); err != nil || got != "0011aabb-1111-2222-3333-444455556666" {
 		t.Errorf("rootGUID() = %q, %v", got, err)
 	}
-	for _, s := range []string{"", "quiet", "root=/dev/sda1", "root=PARTUUID=1", "root=LABEL=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"} {
+	for _, s := range []string{"", "quiet", "root=/dev/sda1", "root=PARTUUID=1",
+		"root=LABEL=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"} {
 		if _, err := parseCmdline(s).rootGUID(); err == nil {
 			t.Errorf("rootGUID of %q: no error", s)
 		}
@@ -66,12 +67,15 @@ func TestRootHash(t *testing.T) {
 
 // What internal/initramfs writes must be what this package reads.
 func TestPlan(t *testing.T) {
-	if liveDisk != string(initramfs.LiveDisk) || liveFile != string(initramfs.LiveFile) || liveRoot != "/"+initramfs.LiveRootPath {
+	if liveDisk != string(initramfs.LiveDisk) || liveFile != string(initramfs.LiveFile) ||
+		liveRoot != "/"+initramfs.LiveRootPath {
 		t.Error("the words for a live system are not internal/initramfs's")
 	}
-	w := initramfs.Plan{Live: initramfs.LiveFile, Kernel: "6.1", State: []string{"/var", "/srv/data"}, Load: []string{"erofs"},
+	w := initramfs.Plan{Live: initramfs.LiveFile, Kernel: "6.1",
+		State: []string{"/var", "/srv/data"}, Load: []string{"erofs"},
 		Modules: map[string]*initramfs.Module{
-			"erofs": {Needs: []string{"libcrc32c"}}, "libcrc32c": {Before: []string{"crc32c_intel"}}, "crc32c_intel": {},
+			"erofs": {Needs: []string{"libcrc32c"}}, "libcrc32c": {Before: []string{"crc32c_intel"}},
+			"crc32c_intel": {},
 		},
 		Aliases: []initramfs.Alias{{Pattern: "cpu:type:x86,*", Module: "crc32c_intel"}},
 	}
@@ -79,12 +83,15 @@ func TestPlan(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := &plan{live: liveFile, kernel: "6.1", state: w.State, load: w.Load, aliases: []alias{{"cpu:type:x86,*", "crc32c_intel"}},
+	want := &plan{live: liveFile, kernel: "6.1", state: w.State, load: w.Load,
+		aliases: []alias{{"cpu:type:x86,*", "crc32c_intel"}},
 		modules: map[string]*module{
-			"erofs": {needs: []string{"libcrc32c"}}, "libcrc32c": {before: []string{"crc32c_intel"}}, "crc32c_intel": {},
+			"erofs": {needs: []string{"libcrc32c"}}, "libcrc32c": {before: []string{"crc32c_intel"}},
+			"crc32c_intel": {},
 		}}
 	equal := cmp.Comparer(func(a, b *module) bool {
-		return strings.Join(a.needs, " ") == strings.Join(b.needs, " ") && strings.Join(a.before, " ") == strings.Join(b.before, " ")
+		return strings.Join(a.needs, " ") == strings.Join(b.needs, " ") &&
+			strings.Join(a.before, " ") == strings.Join(b.before, " ")
 	})
 	if diff := cmp.Diff(want, p, cmp.AllowUnexported(plan{}, alias{}), equal); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)

@@ -70,10 +70,12 @@ func TestVerityRequest(t *testing.T) {
 		t.Errorf("without salt: %q", got)
 	}
 	b := mapper{name: "root", uuid: "U"}.request(targetSpec("verity", 72, want))
-	if len(b)%8 != 0 || len(b) < dmHeader+dmTarget+len(want)+1 || string(b[48:53]) != "root\x00" || string(b[176:178]) != "U\x00" {
+	if len(b)%8 != 0 || len(b) < dmHeader+dmTarget+len(want)+1 || string(b[48:53]) != "root\x00" ||
+		string(b[176:178]) != "U\x00" {
 		t.Errorf("request of %d bytes: %q", len(b), b[:200])
 	}
-	if spec := string(b[dmHeader:]); spec[8] != 72 || spec[24:31] != "verity\x00" || !strings.HasPrefix(spec[dmTarget:], want+"\x00") {
+	if spec := string(b[dmHeader:]); spec[8] != 72 || spec[24:31] != "verity\x00" ||
+		!strings.HasPrefix(spec[dmTarget:], want+"\x00") {
 		t.Errorf("target %q", spec)
 	}
 }

@@ -48,7 +48,8 @@ func TestFreshEtc(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	keep := []string{"/etc/machine-id", "/etc/ssh/ssh_host_*", "/etc/kept", "/etc/gone", "/etc/link/x", "/etc/none", "/etc/kept/sub", "/etc/own/x"}
+	keep := []string{"/etc/machine-id", "/etc/ssh/ssh_host_*", "/etc/kept", "/etc/gone", "/etc/link/x", "/etc/none",
+		"/etc/kept/sub", "/etc/own/x"}
 	dir := filepath.Join(t.TempDir(), "etc")
 	image := t.TempDir() // which has no directory ssh, but one called own
 	for name, mode := range map[string]fs.FileMode{".": 0o755, "own": 0o751 | fs.ModeSetgid} {
@@ -70,7 +71,8 @@ func TestFreshEtc(t *testing.T) {
 	if got := layer(t, upper); got != "" {
 		t.Errorf("the first layer has %s", got)
 	}
-	for _, name := range []string{"machine-id", "ssh/ssh_host_rsa_key", "ssh/sshd_config", "kept/a", "kept/sub/b", "edited", "real/x", "own/x"} {
+	for _, name := range []string{"machine-id", "ssh/ssh_host_rsa_key", "ssh/sshd_config", "kept/a", "kept/sub/b",
+		"edited", "real/x", "own/x"} {
 		put(t, filepath.Join(upper, name))
 	}
 	if err := os.Chmod(filepath.Join(upper, "ssh"), 0o711); err != nil {

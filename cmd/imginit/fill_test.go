@@ -99,7 +99,8 @@ func TestAnotherImageThatDoesNotFit(t *testing.T) {
 func TestResetState(t *testing.T) {
 	state := t.TempDir()
 	c := &console{out: &bytes.Buffer{}}
-	for _, name := range []string{"etc/upper/x", "fs/var/y", "filled", "boot/slots.json", "boot/attempts.jsonl", "boot/cache/z", "lost+found/w"} {
+	for _, name := range []string{"etc/upper/x", "fs/var/y", "filled", "boot/slots.json", "boot/attempts.jsonl",
+		"boot/cache/z", "lost+found/w"} {
 		put(t, filepath.Join(state, name))
 	}
 	if err := resetState(c, state); err != nil {

@@ -53,7 +53,8 @@ func growPartition(d *rootDisk, p *gpt.Partition) (int64, error) {
 		return 0, err
 	}
 	part := unix.BlkpgPartition{Start: p.Start, Length: size, Pno: int32(p.Number)}
-	arg := unix.BlkpgIoctlArg{Op: unix.BLKPG_RESIZE_PARTITION, Datalen: int32(unsafe.Sizeof(part)), Data: (*byte)(unsafe.Pointer(&part))}
+	arg := unix.BlkpgIoctlArg{Op: unix.BLKPG_RESIZE_PARTITION, Datalen: int32(unsafe.Sizeof(part)),
+		Data: (*byte)(unsafe.Pointer(&part))}
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, disk.Fd(), unix.BLKPG, uintptr(unsafe.Pointer(&arg))); errno != 0 {
 		return 0, fmt.Errorf("tell the kernel: %w", errno)
 	}

@@ -21,7 +21,8 @@ type loader struct {
 }
 
 func newLoader(p *plan, args cmdline, c *console) *loader {
-	l := &loader{plan: p, args: args, console: c, done: map[string]error{}, seen: map[string]bool{}, insert: insertModule}
+	l := &loader{plan: p, args: args, console: c, done: map[string]error{}, seen: map[string]bool{},
+		insert: insertModule}
 	for _, list := range args {
 		if names, ok := strings.CutPrefix(list, "modprobe.blacklist="); ok {
 			for _, n := range strings.Split(names, ",") {

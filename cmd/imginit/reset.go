@@ -69,7 +69,8 @@ func resetState(c *console, state string) error {
 	if err := emptyBut(state, "boot", "lost+found"); err != nil {
 		return err
 	}
-	if err := emptyBut(filepath.Dir(request), append(slices.Clone(keptByReset), filepath.Base(request))...); err != nil {
+	if err := emptyBut(filepath.Dir(request),
+		append(slices.Clone(keptByReset), filepath.Base(request))...); err != nil {
 		return err
 	}
 	if err := syncAll(state); err != nil {

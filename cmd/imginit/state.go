@@ -208,7 +208,8 @@ func bindState(c *console, f *factory, path string) error {
 func mountTmp() error {
 	const dir = sysroot + "/tmp"
 	var st unix.Stat_t
-	if err := unix.Lstat(dir, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR || unix.Access(dir, unix.W_OK) != unix.EROFS {
+	if err := unix.Lstat(dir, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR ||
+		unix.Access(dir, unix.W_OK) != unix.EROFS {
 		return nil
 	}
 	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=1777,size=50%"); err != nil {

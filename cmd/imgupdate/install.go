@@ -35,7 +35,8 @@ const (
 func (f *installFlags) declareShared(fs *flag.FlagSet) {
 	f.declare(fs)
 	fs.StringVar(&f.trust, "trust", trust.Dir, "`directory` of the keys that may sign images")
-	fs.StringVar(&f.quiesce, "quiesce", update.DefaultQuiesce, "`directory` of programs that stop services before the restart")
+	fs.StringVar(&f.quiesce, "quiesce", update.DefaultQuiesce,
+		"`directory` of programs that stop services before the restart")
 	fs.StringVar(&f.cache, "cache", defaultCache, "`directory` for what was fetched, until it is installed")
 }
 
@@ -72,7 +73,8 @@ func installCommand() *command.Command {
 }
 
 // install installs an image. It is not armed when it runs already.
-func (f *installFlags) install(ctx context.Context, io command.IO, m *update.Machine, ref string) (armed bool, err error) {
+func (f *installFlags) install(ctx context.Context, io command.IO, m *update.Machine,
+	ref string) (armed bool, err error) {
 	progress := command.NewProgress("imgupdate", io, false)
 	defer progress.Close()
 	src, err := fetch.Open(ctx, ref)
@@ -113,7 +115,9 @@ type transfer struct {
 }
 
 // verified is an image whose signature counts on this machine.
-func (f *installFlags) verified(ctx context.Context, progress *command.Progress, src *fetch.Image) (*update.Image, *transfer, error) {
+func (f *installFlags) verified(
+	ctx context.Context, progress *command.Progress, src *fetch.Image,
+) (*update.Image, *transfer, error) {
 	policy, err := trust.Load(f.trust)
 	if err != nil {
 		return nil, nil, err
@@ -137,11 +141,13 @@ func (f *installFlags) verified(ctx context.Context, progress *command.Progress,
 			stats, err := src.Write(ctx, p, dst, fetch.Options{Seeds: asSeeds(seeds), Cache: f.cache})
 			t.Size += stats.Size
 			t.Fetched = src.Fetched()
-			step.Done(err, fmt.Sprintf("%.1f of %.1f MiB fetched", float64(stats.Fetched)/(1<<20), float64(stats.Size)/(1<<20)))
+			step.Done(err, fmt.Sprintf("%.1f of %.1f MiB fetched", float64(stats.Fetched)/(1<<20),
+				float64(stats.Size)/(1<<20)))
 			return err
 		}
 	}
-	return &update.Image{Digest: src.Digest(), Release: &rel, Root: part(fetch.Root, "root"), UKI: part(fetch.UKI, "kernel")}, t, nil
+	return &update.Image{Digest: src.Digest(), Release: &rel, Root: part(fetch.Root, "root"),
+		UKI: part(fetch.UKI, "kernel")}, t, nil
 }
 
 func asSeeds(seeds []update.Seed) []fetch.Seed {
@@ -168,9 +174,11 @@ func followCommand() *command.Command {
 		Example: "imgupdate follow",
 		Flags: func(set *flag.FlagSet) {
 			f.declareShared(set)
-			set.StringVar(&f.list, "os-config-files", "", "JSON `file` that lists the metadata files; empty means "+applycfg.DefaultList)
+			set.StringVar(&f.list, "os-config-files", "",
+				"JSON `file` that lists the metadata files; empty means "+applycfg.DefaultList)
 			set.StringVar(&f.failure, "failure", defaultFailure, "`file` that says why an image could not be installed")
-			set.DurationVar(&f.timeout, "timeout", defaultTimeout, "how long it may take to install an image, such as 90s")
+			set.DurationVar(&f.timeout, "timeout", defaultTimeout,
+				"how long it may take to install an image, such as 90s")
 		},
 		Run: f.run(func(ctx context.Context, io command.IO, m *update.Machine) error {
 			if f.timeout <= 0 {
@@ -202,7 +210,8 @@ func (f *installFlags) followInTime(ctx context.Context, io command.IO, m *updat
 	defer stop()
 	armed, err = f.follow(limited, io, m)
 	if err != nil && limited.Err() != nil && ctx.Err() == nil {
-		err = command.Hint(fmt.Errorf("not installed in %s: %w", f.timeout, err), "what was fetched is kept for the next configuration run")
+		err = command.Hint(fmt.Errorf("not installed in %s: %w", f.timeout, err),
+			"what was fetched is kept for the next configuration run")
 	}
 	return armed, err
 }

@@ -65,7 +65,9 @@ func (o *options) machine(io command.IO) (*update.Machine, error) {
 }
 
 // run is a command that works on the machine and takes no words.
-func (o *options) run(f func(ctx context.Context, io command.IO, m *update.Machine) error) func(context.Context, command.IO, []string) error {
+func (o *options) run(
+	f func(ctx context.Context, io command.IO, m *update.Machine) error,
+) func(context.Context, command.IO, []string) error {
 	return func(ctx context.Context, io command.IO, words []string) error {
 		if len(words) > 0 {
 			return command.Usage(fmt.Sprintf("unexpected argument %q", words[0]), "see 'imgupdate --help'")
@@ -115,7 +117,8 @@ func printStatus(io command.IO, s update.Status) error {
 		if t := s.Record.Trial; t != nil && t.Slot == name {
 			note = strings.TrimSpace(note + " on trial")
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", name, slot.State, cmp.Or(slot.Version, "-"), cmp.Or(slot.Digest, "-"), note)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", name, slot.State, cmp.Or(slot.Version, "-"),
+			cmp.Or(slot.Digest, "-"), note)
 	}
 	if err := w.Flush(); err != nil {
 		return err

@@ -88,7 +88,8 @@ func machine(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(os.MkdirAll(filepath.Dir(name), 0o755))
 		ts.Check(os.WriteFile(name, program, 0o644))
 	}
-	boot, err := json.Marshal(map[string]string{"root_hash": l.Root.RootHash, "slot": "a", "disk": file, "firmware": "uefi"})
+	boot, err := json.Marshal(map[string]string{"root_hash": l.Root.RootHash, "slot": "a",
+		"disk": file, "firmware": "uefi"})
 	ts.Check(err)
 	ts.Check(os.WriteFile(filepath.Join(dir, "boot.json"), boot, 0o600))
 	manifest := filepath.Join(dir, "root/usr/share/goldsmith/manifest.json")
@@ -123,7 +124,8 @@ func publish(ts *testscript.TestScript, neg bool, args []string) {
 	key := signer(ts, ts.MkAbs(args[2]))
 	envelope, err := trust.Sign(digest, trust.Predicate{Name: "demo", Version: args[1], Arch: runtime.GOARCH}, key)
 	ts.Check(err)
-	_, err = images.Attach(digest, registry.SignatureType, nil, registry.Blob{Title: trust.Title, MediaType: trust.MediaType, Content: envelope})
+	_, err = images.Attach(digest, registry.SignatureType, nil,
+		registry.Blob{Title: trust.Title, MediaType: trust.MediaType, Content: envelope})
 	ts.Check(err)
 }
 

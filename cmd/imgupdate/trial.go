@@ -29,8 +29,10 @@ func proveCommand() *command.Command {
 		Flags: func(fs *flag.FlagSet) {
 			o.declare(fs)
 			fs.StringVar(&o.health, "health", update.DefaultHealth, "`directory` of the checks")
-			fs.StringVar(&list, "os-config-files", "", "JSON `file` that lists the metadata files; empty means "+applycfg.DefaultList)
-			fs.StringVar(&failure, "failure", defaultFailure, "`file` in which 'imgupdate follow' said why an image could not be installed")
+			fs.StringVar(&list, "os-config-files", "",
+				"JSON `file` that lists the metadata files; empty means "+applycfg.DefaultList)
+			fs.StringVar(&failure, "failure", defaultFailure,
+				"`file` in which 'imgupdate follow' said why an image could not be installed")
 		},
 		Run: o.run(func(ctx context.Context, io command.IO, m *update.Machine) error {
 			checks, err := m.RunHealth(ctx, o.health)
@@ -66,7 +68,8 @@ func sayFailed(ctx context.Context, m *update.Machine, list, failure string) err
 	case err != nil:
 		return err
 	case state == update.HasBeen:
-		return command.Hint(fmt.Errorf("image %s (version %s) failed on this machine, which runs the one before: %s", want.Digest, f.Version, f.Reason),
+		return command.Hint(fmt.Errorf("image %s (version %s) failed on this machine, which runs the one before: %s",
+			want.Digest, f.Version, f.Reason),
 			"name another image.digest in the metadata, or try once more: imgupdate install --retry")
 	case state == update.Runs:
 		return nil
@@ -197,7 +200,8 @@ func rollbackCommand() *command.Command {
 		Flags: func(fs *flag.FlagSet) {
 			o.declare(fs)
 			fs.StringVar(&o.trust, "trust", trust.Dir, "`directory` that says which images are revoked")
-			fs.StringVar(&o.quiesce, "quiesce", update.DefaultQuiesce, "`directory` of programs that stop services first")
+			fs.StringVar(&o.quiesce, "quiesce", update.DefaultQuiesce,
+				"`directory` of programs that stop services first")
 			fs.BoolVar(&kexec, "kexec", false, "start it without the firmware")
 		},
 		Run: o.run(func(ctx context.Context, _ command.IO, m *update.Machine) error {
@@ -238,7 +242,8 @@ func mayRun(m *update.Machine, dir string) error {
 		return command.BadInput(fmt.Errorf("image %s is revoked by the one that runs", s.Digest), hint)
 	}
 	if oldest := policy.Minimum(); s.Version != "" && oldest != "" && bootentry.CompareVersions(s.Version, oldest) < 0 {
-		return command.BadInput(fmt.Errorf("version %s is older than %s, the oldest that is allowed", s.Version, oldest), hint)
+		return command.BadInput(fmt.Errorf("version %s is older than %s, the oldest that is allowed",
+			s.Version, oldest), hint)
 	}
 	return nil
 }

@@ -54,7 +54,8 @@ func verifyCommand() *command.Command {
 				}
 			}
 			if n := len(v.Drift); n > 0 {
-				return command.Hint(fmt.Errorf("drift: %d", n), "a restart makes /etc anew; docs/boot.md says what is kept")
+				return command.Hint(fmt.Errorf("drift: %d", n),
+					"a restart makes /etc anew; docs/boot.md says what is kept")
 			}
 			return nil
 		}),

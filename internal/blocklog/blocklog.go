@@ -52,7 +52,8 @@ func Read(r io.ReaderAt, size int64) (*Log, error) {
 	}
 	le := binary.LittleEndian
 	sector := int64(le.Uint32(super[24:]))
-	if le.Uint64(super) != Magic || le.Uint64(super[8:]) != 1 || sector < 512 || sector > 1<<16 || sector&(sector-1) != 0 {
+	if le.Uint64(super) != Magic || le.Uint64(super[8:]) != 1 || sector < 512 || sector > 1<<16 ||
+		sector&(sector-1) != 0 {
 		return nil, errors.New("log of writes: not a log of version 1")
 	}
 	l := &Log{r: r}

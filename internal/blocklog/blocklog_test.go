@@ -57,7 +57,8 @@ func (m memory) String() string {
 func blank() memory { return bytes.Repeat([]byte{'.'}, 4*sector) }
 
 func TestReplay(t *testing.T) {
-	b := record(write{0, 1, 0, 'a'}, write{1, 2, 0, 'b'}, write{0, 0, Flush, 0}, write{1, 1, 0, 'c'}, write{1, 1, FUA, 'd'}, write{3, 1, 0, 'e'}, write{2, 1, Discard, 0})
+	b := record(write{0, 1, 0, 'a'}, write{1, 2, 0, 'b'}, write{0, 0, Flush, 0}, write{1, 1, 0, 'c'},
+		write{1, 1, FUA, 'd'}, write{3, 1, 0, 'e'}, write{2, 1, Discard, 0})
 	l, err := Read(bytes.NewReader(append(b, make([]byte, 3*sector)...)), int64(len(b)+3*sector))
 	if err != nil || len(l.Entries) != 7 {
 		t.Fatalf("%d entries, %v", len(l.Entries), err)
@@ -66,7 +67,8 @@ func TestReplay(t *testing.T) {
 	r := NewReplay(l, d)
 	random := rand.New(rand.NewPCG(1, 1))
 	for i, want := range []struct{ none, all string }{
-		{"....", "a..."}, {"....", "abb."}, {"abb.", "abb."}, {"abb.", "acb."}, {"adb.", "adb."}, {"adb.", "adbe"}, {"adb.", "adbe"},
+		{"....", "a..."}, {"....", "abb."}, {"abb.", "abb."}, {"abb.", "acb."}, {"adb.", "adb."}, {"adb.", "adbe"},
+		{"adb.", "adbe"},
 	} {
 		if _, more, err := r.Next(); !more || err != nil {
 			t.Fatal(i, more, err)
@@ -126,7 +128,8 @@ func TestTorn(t *testing.T) {
 
 func TestReadRefuses(t *testing.T) {
 	good := record(write{0, 1, 0, 'a'})
-	for name, b := range map[string][]byte{"empty": nil, "no magic": make([]byte, sector), "sector size": append(bytes.Clone(good[:24]), 1, 0, 0, 0)} {
+	for name, b := range map[string][]byte{"empty": nil, "no magic": make([]byte, sector),
+		"sector size": append(bytes.Clone(good[:24]), 1, 0, 0, 0)} {
 		if _, err := Read(bytes.NewReader(b), int64(len(b))); err == nil {
 			t.Errorf("%s: taken", name)
 		}

@@ -120,7 +120,8 @@ func TestEnv(t *testing.T) {
 		t.Errorf("%v (-want +got):\n%s", err, diff)
 	}
 	for name, e := range map[string]Env{
-		"line break": {"a": "b\nc"}, "no name": {"": "a"}, "name": {"a-b": "c"}, "large": {"a": strings.Repeat("x", 500)},
+		"line break": {"a": "b\nc"}, "no name": {"": "a"}, "name": {"a-b": "c"},
+		"large": {"a": strings.Repeat("x", 500)},
 	} {
 		if b, err := e.Bytes(); err == nil {
 			t.Errorf("%s: got %q", name, b)
@@ -163,7 +164,8 @@ func TestEnvTool(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := ParseEnv(b)
-	if diff := cmp.Diff(Env{EnvGood: "demo_1", EnvTry: "demo_2", EnvLeft: "2", "odd": `c\d`}, got); err != nil || diff != "" {
+	if diff := cmp.Diff(Env{EnvGood: "demo_1", EnvTry: "demo_2", EnvLeft: "2", "odd": `c\d`},
+		got); err != nil || diff != "" {
 		t.Errorf("%v (-want +got):\n%s", err, diff)
 	}
 	if err := os.WriteFile(file+"2", nil, 0o600); err != nil {

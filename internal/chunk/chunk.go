@@ -96,7 +96,8 @@ func cutAll(ctx context.Context, c *cutter, work, order chan<- *job, free <-chan
 
 // newEncoder makes frames without a checksum: the index has a better one.
 func newEncoder() (*zstd.Encoder, error) {
-	return zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderCRC(false))
+	return zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault),
+		zstd.WithEncoderCRC(false))
 }
 
 func pack(work <-chan *job) error {

@@ -67,7 +67,8 @@ func TestChunksAreTheDisk(t *testing.T) {
 		disk, cuts := draw(rt)
 		blob, x := write(t, disk, cuts...)
 		if x.Size() != int64(len(disk)) || x.PackedSize() != int64(len(blob)) {
-			rt.Fatalf("the index describes %d and %d bytes; want %d and %d", x.Size(), x.PackedSize(), len(disk), len(blob))
+			rt.Fatalf("the index describes %d and %d bytes; want %d and %d",
+				x.Size(), x.PackedSize(), len(disk), len(blob))
 		}
 		d, err := NewDecoder()
 		if err != nil {
@@ -158,8 +159,10 @@ func TestCutsFollowContent(t *testing.T) {
 	// At an odd place, zeros are found where they are found in a partition.
 	_, z := write(t, slices.Concat(noise(6, 5001), old), 5001)
 	in, err := z.Range(5001, int64(len(old)))
-	if err != nil || len(in) != len(x) || slices.ContainsFunc(in, func(c Chunk) bool { return !c.Zeros() && !known[c.Sum] }) {
-		t.Errorf("behind 5001 bytes and a forced cut, chunks are %d instead of %d, or others (%v)", len(in), len(x), err)
+	if err != nil || len(in) != len(x) ||
+		slices.ContainsFunc(in, func(c Chunk) bool { return !c.Zeros() && !known[c.Sum] }) {
+		t.Errorf("behind 5001 bytes and a forced cut, chunks are %d instead of %d, or others (%v)",
+			len(in), len(x), err)
 	}
 	if mean := len(old) / len(x); mean < averageData/2 || mean > 2*averageData {
 		t.Errorf("chunks have %d bytes on average", mean)
@@ -176,7 +179,8 @@ func TestRange(t *testing.T) {
 	if all, err := x.Range(0, 1<<20); len(all) != len(x) || err != nil {
 		t.Errorf("the whole disk = %d of %d chunks, %v", len(all), len(x), err)
 	}
-	for _, r := range [][2]int64{{1, 100}, {0, 100}, {0, 0}, {300 << 10, -5}, {0, 1<<20 + 1}, {1 << 20, 1}, {-1, 1 << 20}} {
+	for _, r := range [][2]int64{{1, 100}, {0, 100}, {0, 0}, {300 << 10, -5}, {0, 1<<20 + 1}, {1 << 20, 1},
+		{-1, 1 << 20}} {
 		if got, err := x.Range(r[0], r[1]); err == nil {
 			t.Errorf("Range(%d, %d) = %v; want an error", r[0], r[1], got)
 		}
@@ -225,7 +229,8 @@ func TestBadFrame(t *testing.T) {
 	defer d.Close()
 	damaged := slices.Clone(blob[:x[0].Packed])
 	damaged[len(damaged)/2] ^= 1
-	for name, frame := range map[string][]byte{"damaged": damaged, "none": {}, "half": blob[:100], "a gigabyte": zeroFrame(MaxZeros)} {
+	for name, frame := range map[string][]byte{"damaged": damaged, "none": {}, "half": blob[:100],
+		"a gigabyte": zeroFrame(MaxZeros)} {
 		got, err := d.Chunk(x[0], frame, nil)
 		if err == nil {
 			t.Errorf("%s: gives %d bytes", name, len(got))
@@ -244,7 +249,8 @@ func (f failing) Write([]byte) (int, error) { return 0, f.err }
 func TestErrorsEndIt(t *testing.T) {
 	want := errors.New("the disk is broken")
 	disk := noise(1, 10<<20)
-	if _, err := Write(t.Context(), io.Discard, io.MultiReader(bytes.NewReader(disk), failing{want})); !errors.Is(err, want) {
+	if _, err := Write(t.Context(), io.Discard,
+		io.MultiReader(bytes.NewReader(disk), failing{want})); !errors.Is(err, want) {
 		t.Errorf("a reader's error: %v", err)
 	}
 	if _, err := Write(t.Context(), failing{want}, bytes.NewReader(disk)); !errors.Is(err, want) {

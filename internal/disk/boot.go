@@ -183,7 +183,8 @@ func (c *Config) osRelease() ([]byte, error) {
 			return nil, err
 		}
 		for line := range strings.Lines(string(text)) {
-			if line = strings.TrimSpace(line); !strings.HasPrefix(line, "IMAGE_ID=") && !strings.HasPrefix(line, "IMAGE_VERSION=") {
+			if line = strings.TrimSpace(line); !strings.HasPrefix(line, "IMAGE_ID=") &&
+				!strings.HasPrefix(line, "IMAGE_VERSION=") {
 				fmt.Fprintln(&b, line)
 			}
 		}

@@ -195,7 +195,8 @@ func (c *Config) finalRoot() *tree.Tree {
 	}
 	links := []string{"vmlinuz", "vmlinuz.old", "initrd.img", "initrd.img.old"}
 	t.RemoveFunc(func(e *tree.Entry) bool {
-		return strings.HasPrefix(e.Path, "boot/") && !strings.HasPrefix(e.Path, "boot/config-") || e.Kind() == tree.ModeSymlink && slices.Contains(links, e.Path)
+		return strings.HasPrefix(e.Path, "boot/") && !strings.HasPrefix(e.Path, "boot/config-") ||
+			e.Kind() == tree.ModeSymlink && slices.Contains(links, e.Path)
 	})
 	for _, dir := range append([]string{"boot", "dev", "etc", "proc", "run", "sys", "tmp"}, c.directories()...) {
 		dir = tree.Clean(dir)
@@ -229,7 +230,8 @@ func (c *Config) plan(content, fixed, kernel int64) (*Layout, error) {
 			"make the root slot larger, or leave its size out")
 	}
 	if espSize < fixed+kernel {
-		return nil, command.BadInput(fmt.Errorf("the EFI partition needs %d MiB, it has %d", ceilMiB(fixed+kernel), espSize/mib),
+		return nil, command.BadInput(fmt.Errorf("the EFI partition needs %d MiB, it has %d",
+			ceilMiB(fixed+kernel), espSize/mib),
 			"make it larger, or leave its size out")
 	}
 	trees := roundUp(verity.Size(slot), mib)
@@ -242,7 +244,8 @@ func (c *Config) plan(content, fixed, kernel int64) (*Layout, error) {
 		}
 		state = max(state, (c.Size-sum)/mib*mib)
 		if sum+state > c.Size {
-			return nil, command.BadInput(fmt.Errorf("a disk of %d MiB is too small: this image needs %d", c.Size/mib, ceilMiB(sum+state)),
+			return nil, command.BadInput(fmt.Errorf("a disk of %d MiB is too small: this image needs %d",
+				c.Size/mib, ceilMiB(sum+state)),
 				"make the disk larger, or leave its size out")
 		}
 	}

@@ -45,14 +45,16 @@ func sampleRoot() *tree.Tree {
 	t.AddFile(lib+"kernel/ext4.ko", 0o644, []byte("ext4"))
 	t.AddFile("usr/lib/os-release", 0o644, []byte("ID=debian\nPRETTY_NAME=\"Debian\"\nIMAGE_VERSION=old\n"))
 	t.AddFile(ManifestFile, 0o644, []byte(`{"name":"demo"}`))
-	t.AddFile("var/lib/dpkg/status", 0o644, []byte("Package: zlib1g\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1:1.2\n\n"))
+	t.AddFile("var/lib/dpkg/status", 0o644,
+		[]byte("Package: zlib1g\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1:1.2\n\n"))
 	t.AddFile("var/big", 0o644, bytes.Repeat([]byte("big"), 1<<20))
 	t.Add(&tree.Entry{Path: "var/big2", LinkTo: "var/big"})
 	return t
 }
 
 func sampleConfig() Config {
-	return Config{Name: "demo", Version: "1.2", Root: sampleRoot(), Init: []byte("init"), Time: time.Unix(1700000000, 0),
+	return Config{Name: "demo", Version: "1.2", Root: sampleRoot(), Init: []byte("init"),
+		Time:    time.Unix(1700000000, 0),
 		ESPSize: 40 * mib, StateSize: 16 * mib, Cmdline: " extra=1 "}
 }
 
@@ -117,7 +119,8 @@ func TestLayout(t *testing.T) {
 	}
 	var got []Partition
 	for _, p := range table.Partitions {
-		got = append(got, Partition{Number: p.Number, Name: p.Name, Type: p.Type, GUID: p.GUID, Start: p.Start, Size: p.Size, attributes: p.Attributes})
+		got = append(got, Partition{Number: p.Number, Name: p.Name, Type: p.Type, GUID: p.GUID, Start: p.Start,
+			Size: p.Size, attributes: p.Attributes})
 	}
 	var want []Partition
 	for _, p := range l.Partitions {
@@ -131,7 +134,8 @@ func TestLayout(t *testing.T) {
 	if both := strings.ReplaceAll(a.GUID+l.part("verity-a").GUID, "-", ""); both != l.Root.RootHash {
 		t.Errorf("root and tree have the GUIDs %s, the root hash is %s", both, l.Root.RootHash)
 	}
-	if want := "root=PARTUUID=" + a.GUID + " roothash=" + l.Root.RootHash + " ro "; !strings.HasPrefix(l.Boot.Cmdline, want) {
+	if want := "root=PARTUUID=" + a.GUID + " roothash=" + l.Root.RootHash +
+		" ro "; !strings.HasPrefix(l.Boot.Cmdline, want) {
 		t.Errorf("command line %q, want %q", l.Boot.Cmdline, want)
 	}
 	if l.Root.Offset != a.Start || l.Root.Size != a.Used {
@@ -140,7 +144,8 @@ func TestLayout(t *testing.T) {
 	if l.part("root-b").Size != a.Size || a.Size%slotUnit != 0 {
 		t.Errorf("slots of %d and %d bytes", a.Size, l.part("root-b").Size)
 	}
-	if !strings.HasSuffix(l.Boot.Cmdline, " extra=1") || l.Boot.UKI != "EFI/Linux/demo_1.2.efi" || l.Boot.Kernel != version {
+	if !strings.HasSuffix(l.Boot.Cmdline, " extra=1") || l.Boot.UKI != "EFI/Linux/demo_1.2.efi" ||
+		l.Boot.Kernel != version {
 		t.Errorf("boot: %+v", l.Boot)
 	}
 }
@@ -165,7 +170,8 @@ func TestTools(t *testing.T) {
 		}
 	}
 	uki := run(t, "mtype", "-i", esp, "::/"+l.Boot.UKI)
-	for _, want := range []string{l.Boot.Cmdline, "ID=debian", "IMAGE_ID=demo\nIMAGE_VERSION=1.2\n", version, "MZ kernel"} {
+	for _, want := range []string{l.Boot.Cmdline, "ID=debian", "IMAGE_ID=demo\nIMAGE_VERSION=1.2\n",
+		version, "MZ kernel"} {
 		if !strings.Contains(uki, want) {
 			t.Errorf("%q is missing in the kernel image", want)
 		}
@@ -218,7 +224,8 @@ func TestSizes(t *testing.T) {
 	c := sampleConfig()
 	c.ESPSize, c.StateSize, c.Time = 0, 0, time.Time{}
 	l, err := c.plan(100*mib, 2*mib, 20*mib)
-	if err != nil || l.part("esp").Size != 128*mib || l.part("root-a").Size != 128*mib || l.part("state").Size != 1024*mib {
+	if err != nil || l.part("esp").Size != 128*mib || l.part("root-a").Size != 128*mib ||
+		l.part("state").Size != 1024*mib {
 		t.Errorf("defaults: %+v, %v", l, err)
 	}
 	if v := l.part("verity-a").Size; v != l.part("verity-b").Size || v != 2*mib {
@@ -235,7 +242,8 @@ func TestSizes(t *testing.T) {
 	if l, err = c.plan(100*mib, 2*mib, 20*mib); err != nil || l.Size != 500*mib {
 		t.Errorf("disk of 500 MiB: %+v, %v", l, err)
 	}
-	for _, c := range []Config{{Size: 100 * mib}, {RootSlot: 99 * mib}, {ESPSize: 10 * mib}, {Size: 600 * mib, StateSize: 1 << 30}} {
+	for _, c := range []Config{{Size: 100 * mib}, {RootSlot: 99 * mib}, {ESPSize: 10 * mib},
+		{Size: 600 * mib, StateSize: 1 << 30}} {
 		if l, err := c.plan(100*mib, 2*mib, 20*mib); command.Status(err) != command.StatusUsage {
 			t.Errorf("%+v: %+v, %v", c, l, err)
 		}

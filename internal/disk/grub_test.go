@@ -39,7 +39,8 @@ func TestGRUB(t *testing.T) {
 	if diff := cmp.Diff(bootentry.Env{"good": "demo_1.2"}, env); err != nil || diff != "" {
 		t.Errorf("%v\n%s", err, diff)
 	}
-	if boot := run(t, "mtype", "-i", esp, "::/bios/demo_1.2/boot.cfg"); !strings.Contains(boot, "'roothash="+l.Root.RootHash+"'") {
+	if boot := run(t, "mtype", "-i", esp, "::/bios/demo_1.2/boot.cfg"); !strings.Contains(boot,
+		"'roothash="+l.Root.RootHash+"'") {
 		t.Errorf("boot.cfg: %s", boot)
 	}
 	if kernel := run(t, "mtype", "-i", esp, "::/bios/demo_1.2/linux"); !strings.HasPrefix(kernel, "MZ kernel") {

@@ -70,7 +70,8 @@ func Inspect(path string) (*Report, error) {
 		r.note("the primary partition table is damaged; this is the backup")
 	}
 	for _, p := range t.Partitions {
-		q := Partition{Number: p.Number, Name: p.Name, Type: p.Type, GUID: p.GUID, Start: p.Start, Size: p.Size, attributes: p.Attributes}
+		q := Partition{Number: p.Number, Name: p.Name, Type: p.Type, GUID: p.GUID, Start: p.Start, Size: p.Size,
+			attributes: p.Attributes}
 		part := io.NewSectionReader(f, p.Start, p.Size)
 		probe(&q, part)
 		if q.Filesystem == "erofs" && r.OS == nil && r.Packages == nil {

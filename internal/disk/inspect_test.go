@@ -33,7 +33,8 @@ func TestInspect(t *testing.T) {
 	if used := r.Partitions[0].Used; used < l.Partitions[0].Used || used > 2*mib {
 		t.Errorf("%d bytes used on the EFI partition, its files have %d", used, l.Partitions[0].Used)
 	}
-	if len(r.Packages) != 1 || r.Packages[0].Version != "1:1.2" || string(r.Manifest) != `{"name":"demo"}` || r.OS["ID"] != "debian" || r.Notes != nil {
+	if len(r.Packages) != 1 || r.Packages[0].Version != "1:1.2" || string(r.Manifest) != `{"name":"demo"}` ||
+		r.OS["ID"] != "debian" || r.Notes != nil {
 		text, _ := json.Marshal(r)
 		t.Errorf("report: %s", text)
 	}

@@ -102,7 +102,8 @@ var le = binary.LittleEndian
 const sector = 512
 
 func writeTable(w *target, l *Layout) error {
-	t := &gpt.Table{GUID: strings.ToUpper(l.GUID), ProtectiveMBR: true, LogicalSectorSize: sector, PhysicalSectorSize: sector}
+	t := &gpt.Table{GUID: strings.ToUpper(l.GUID), ProtectiveMBR: true, LogicalSectorSize: sector,
+		PhysicalSectorSize: sector}
 	for _, p := range l.Partitions {
 		t.Partitions = append(t.Partitions, &gpt.Partition{
 			Index: p.Number, Name: p.Name, Type: gpt.Type(strings.ToUpper(p.Type)), GUID: strings.ToUpper(p.GUID),

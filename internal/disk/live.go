@@ -116,7 +116,8 @@ func (c Config) writeISO(ctx context.Context, w *target, root *os.File) error {
 		return err
 	}
 	l := &Layout{GUID: formatGUID(c.digest("iso")), Partitions: []Partition{
-		{Number: 1, Name: "root", Type: typeRoot, GUID: formatGUID(sum.Sum(nil)), Start: mib, Size: size, attributes: readOnly},
+		{Number: 1, Name: "root", Type: typeRoot, GUID: formatGUID(sum.Sum(nil)), Start: mib, Size: size,
+			attributes: readOnly},
 		{Number: 2, Name: "esp", Type: typeESP, GUID: formatGUID(c.digest("iso-esp")), Start: mib + roundUp(size, mib)},
 	}}
 	esp := &l.Partitions[1]

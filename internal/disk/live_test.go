@@ -89,7 +89,8 @@ func TestWriteISO(t *testing.T) {
 	esp := &Partition{Name: "esp", Start: table.Partitions[1].Start, Size: table.Partitions[1].Size}
 	path := extract(t, name, esp)
 	run(t, "mdir", "-i", path, "::EFI/BOOT/BOOTX64.EFI")
-	out := run(t, "xorriso", "-abort_on", "WARNING", "-indev", name, "-report_el_torito", "plain", "-report_system_area", "plain")
+	out := run(t, "xorriso", "-abort_on", "WARNING", "-indev", name, "-report_el_torito", "plain",
+		"-report_system_area", "plain")
 	for _, part := range []string{"'DEMO_1_2'", "UEFI  y   none", "El Torito img path :   1  /ESP.IMG",
 		"GPT partition path :   1  /ROOT.SQUASHFS", "GPT partition path :   2  /ESP.IMG"} {
 		if !strings.Contains(out, part) {
@@ -112,7 +113,8 @@ func TestWriteISOFails(t *testing.T) {
 	}
 	c := liveConfig()
 	c.Root.Remove(efiDir)
-	if err := WriteISO(t.Context(), f, c, packedRoot(t)); err == nil || !strings.Contains(err.Error(), "linuxx64.efi.stub") {
+	if err := WriteISO(t.Context(), f, c, packedRoot(t)); err == nil ||
+		!strings.Contains(err.Error(), "linuxx64.efi.stub") {
 		t.Errorf("without a stub: %v", err)
 	}
 }
@@ -159,7 +161,8 @@ func TestLiveRoot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.Lookup("boot/vmlinuz-"+version) != nil || got.Lookup("srv") == nil || got.Lookup("var/big").Kind() != tree.ModeRegular {
+	if got.Lookup("boot/vmlinuz-"+version) != nil || got.Lookup("srv") == nil ||
+		got.Lookup("var/big").Kind() != tree.ModeRegular {
 		t.Error("the kernel is there, or something else is not")
 	}
 	c := liveConfig()

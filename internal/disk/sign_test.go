@@ -38,7 +38,8 @@ func TestSecureBoot(t *testing.T) {
 		run(t, "mcopy", "-o", "-i", esp, "::/"+p, file)
 		run(t, "sbverify", "--cert", filepath.Join(dir, "db.crt"), file)
 	}
-	if conf := run(t, "mtype", "-i", esp, "::/loader/loader.conf"); !strings.Contains(conf, "secure-boot-enroll force\n") {
+	if conf := run(t, "mtype", "-i", esp, "::/loader/loader.conf"); !strings.Contains(conf,
+		"secure-boot-enroll force\n") {
 		t.Errorf("loader.conf: %s", conf)
 	}
 	if got := run(t, "mtype", "-i", esp, "::/loader/keys/auto/KEK.auth"); got != "KEK" {

@@ -15,7 +15,8 @@ import (
 var DefaultState = []string{"/var", "/home", "/root", "/srv"}
 
 // defaultKept is what every machine keeps of its /etc: who it is.
-var defaultKept = []string{"/etc/.pwd.lock", "/etc/.updated", "/etc/adjtime", "/etc/hostname", "/etc/machine-id", "/etc/ssh/ssh_host_*"}
+var defaultKept = []string{"/etc/.pwd.lock", "/etc/.updated", "/etc/adjtime", "/etc/hostname", "/etc/machine-id",
+	"/etc/ssh/ssh_host_*"}
 
 // StateDir is where packages and elements declare what machines may change: a
 // file each, with a path a line; # starts a comment.

@@ -42,11 +42,13 @@ func TestEtc(t *testing.T) {
 		t.Skip("needs root: what was removed is a device")
 	}
 	image, upper := t.TempDir(), t.TempDir()
-	for _, name := range []string{"same", "edited", "longer", "mode", "gone", "kept", "rendered", "dir/a", "dir/b", "opaque/x", "opaque/y", "type/z"} {
+	for _, name := range []string{"same", "edited", "longer", "mode", "gone", "kept", "rendered", "dir/a", "dir/b",
+		"opaque/x", "opaque/y", "type/z"} {
 		put(t, filepath.Join(image, "etc", name), name)
 	}
 	must(t, os.Symlink("a", filepath.Join(image, "etc/link")), os.Symlink("a", filepath.Join(image, "etc/samelink")))
-	e := Etc{Upper: upper, Image: image, Kept: []string{"/etc/kept", "/etc/machine-id", "/etc/ssh/ssh_host_*", "/etc/whole"}}
+	e := Etc{Upper: upper, Image: image,
+		Kept: []string{"/etc/kept", "/etc/machine-id", "/etc/ssh/ssh_host_*", "/etc/whole"}}
 	must(t, os.Chmod(upper, 0o755))
 	check := func(want string) {
 		t.Helper()
@@ -65,7 +67,8 @@ func TestEtc(t *testing.T) {
 	} {
 		put(t, filepath.Join(upper, name), text)
 	}
-	must(t, os.Symlink("a", filepath.Join(upper, "samelink")), unix.Mknod(filepath.Join(upper, "never"), unix.S_IFCHR, 0))
+	must(t, os.Symlink("a", filepath.Join(upper, "samelink")),
+		unix.Mknod(filepath.Join(upper, "never"), unix.S_IFCHR, 0))
 	e.Rendered = map[string]string{"/etc/rendered": "", "/etc/sub/new": "", "/etc/whole/of/it": "changed"}
 	check("")
 	// What is.
@@ -117,13 +120,17 @@ func TestMounts(t *testing.T) {
 `
 	for _, c := range []struct{ from, to, want string }{
 		{"", "", ""},
-		{"254:0 / / ro,relatime - erofs /dev/mapper/root ro", "8:1 / / rw - ext4 /dev/sda1 rw", "mounted /: ext4 of /dev/sda1: want a read-only erofs"},
-		{"/ / ro,relatime - erofs /dev/mapper/root ro,", "/ / rw - erofs /dev/mapper/root rw,", "mounted /: erofs of /dev/mapper/root: want a read-only erofs"},
+		{"254:0 / / ro,relatime - erofs /dev/mapper/root ro", "8:1 / / rw - ext4 /dev/sda1 rw",
+			"mounted /: ext4 of /dev/sda1: want a read-only erofs"},
+		{"/ / ro,relatime - erofs /dev/mapper/root ro,", "/ / rw - erofs /dev/mapper/root rw,",
+			"mounted /: erofs of /dev/mapper/root: want a read-only erofs"},
 		{"/ /mnt rw", "/ /usr/bin rw", "mounted /usr/bin: tmpfs of tmpfs hides what the image has"},
 		{"/ /mnt rw", "/x /etc/passwd rw", "mounted /etc/passwd: tmpfs of tmpfs hides what the image has"},
-		{"upperdir=/run/goldsmith/state/etc/upper", "upperdir=/tmp/x", "mounted /etc: overlay of overlay: want the overlay with the state partition's layer"},
+		{"upperdir=/run/goldsmith/state/etc/upper", "upperdir=/tmp/x",
+			"mounted /etc: overlay of overlay: want the overlay with the state partition's layer"},
 		{"/ /mnt rw", "/ /var rw", "mounted /var: tmpfs of tmpfs hides the state partition's"},
-		{"28 22 254:6 /fs/srv /srv rw,relatime shared:1 - ext4 /dev/vda6 rw\n", "", "mounted /srv: the state partition is not mounted there"},
+		{"28 22 254:6 /fs/srv /srv rw,relatime shared:1 - ext4 /dev/vda6 rw\n", "",
+			"mounted /srv: the state partition is not mounted there"},
 	} {
 		text := strings.Replace(good, c.from, c.to, 1)
 		if c.from != "" && text == good {

@@ -93,7 +93,8 @@ func (m mount) wrong(image string, state []string) string {
 			return ""
 		}
 	}
-	if entries, err := os.ReadDir(filepath.Join(image, m.at)); err == nil && len(entries) == 0 && !inside(m.at, "/etc") {
+	if entries, err := os.ReadDir(filepath.Join(image, m.at)); err == nil && len(entries) == 0 &&
+		!inside(m.at, "/etc") {
 		return "" // nothing is hidden
 	}
 	return what + " hides what the image has"

@@ -38,12 +38,14 @@ func (l *Layout) putDisk(ctx context.Context, path string, img Image) ([]v1.Desc
 	if err != nil {
 		return nil, err
 	}
-	index, err := chunk.Write(ctx, io.MultiWriter(f, packed), io.TeeReader(command.Reader(ctx, data), raw), img.cuts()...)
+	index, err := chunk.Write(ctx, io.MultiWriter(f, packed),
+		io.TeeReader(command.Reader(ctx, data), raw), img.cuts()...)
 	if err != nil {
 		return nil, fmt.Errorf("pack %s: %w", path, err)
 	}
 	if sum := hex.EncodeToString(raw.Sum(nil)); index.Size() != img.Size || sum != img.SHA256 {
-		return nil, fmt.Errorf("%s: has %d bytes with SHA-256 %s; expected %d bytes with %s", path, index.Size(), sum, img.Size, img.SHA256)
+		return nil, fmt.Errorf("%s: has %d bytes with SHA-256 %s; expected %d bytes with %s",
+			path, index.Size(), sum, img.Size, img.SHA256)
 	}
 	if err := f.Commit(); err != nil {
 		return nil, err

@@ -239,7 +239,8 @@ func (l *Layout) Extract(ctx context.Context, digest, dest string) error {
 	}
 	defer in.Close()
 	packed := sha256.New()
-	z, err := zstd.NewReader(io.TeeReader(command.Reader(ctx, io.LimitReader(in, layer.Size)), packed), zstd.WithDecoderMaxMemory(256<<20))
+	z, err := zstd.NewReader(io.TeeReader(command.Reader(ctx, io.LimitReader(in, layer.Size)), packed),
+		zstd.WithDecoderMaxMemory(256<<20))
 	if err != nil {
 		return err
 	}

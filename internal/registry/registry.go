@@ -307,7 +307,9 @@ func (l *Layout) Resolve(name string) (v1.Hash, error) {
 	case 1:
 		return found[0], nil
 	case 0:
-		return v1.Hash{}, command.Usage(fmt.Sprintf("%s: no image %q", l.dir, name), "'imgpipe status' lists images and tags")
+		return v1.Hash{}, command.Usage(fmt.Sprintf("%s: no image %q", l.dir, name),
+			"'imgpipe status' lists images and tags")
 	}
-	return v1.Hash{}, command.Usage(fmt.Sprintf("%s: %d images begin with %q", l.dir, len(found), name), "give more of the digest")
+	return v1.Hash{}, command.Usage(fmt.Sprintf("%s: %d images begin with %q", l.dir, len(found), name),
+		"give more of the digest")
 }

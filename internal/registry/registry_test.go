@@ -37,8 +37,9 @@ func makeDisk(t *testing.T) (string, Image) {
 	hash := hex.EncodeToString(sum[:])
 	return path, Image{
 		Name: "t", Version: "1", Arch: "amd64", Elements: []string{"a", "b"}, Size: int64(len(raw)), SHA256: hash,
-		Root: &release.Root{Offset: 256 << 10, Size: 128 << 10, RootHash: hash, Salt: hash, UUID: "01234567-89ab-cdef-0123-456789abcdef"},
-		UKI:  &release.UKI{ID: "t_1", Offset: 4096, Size: 5000, SHA256: hash},
+		Root: &release.Root{Offset: 256 << 10, Size: 128 << 10, RootHash: hash, Salt: hash,
+			UUID: "01234567-89ab-cdef-0123-456789abcdef"},
+		UKI: &release.UKI{ID: "t_1", Offset: 4096, Size: 5000, SHA256: hash},
 	}
 }
 
@@ -169,7 +170,8 @@ func TestOldImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := l.Image(h.String())
-	want := Image{Digest: h.String(), Name: "t", Version: "1", Elements: img.Elements, Size: img.Size, SHA256: img.SHA256}
+	want := Image{Digest: h.String(), Name: "t", Version: "1", Elements: img.Elements, Size: img.Size,
+		SHA256: img.SHA256}
 	if d := cmp.Diff(&want, got); d != "" || err != nil {
 		t.Errorf("Image (-want +got): %v\n%s", err, d)
 	}
@@ -186,7 +188,8 @@ func TestWrongDiskIsRefused(t *testing.T) {
 	l := open(t)
 	path, img := makeDisk(t)
 	img.SHA256 = strings.Repeat("0", 64)
-	if _, _, err := l.PutImage(context.Background(), path, img); err == nil || !strings.Contains(err.Error(), "expected") {
+	if _, _, err := l.PutImage(context.Background(), path, img); err == nil ||
+		!strings.Contains(err.Error(), "expected") {
 		t.Errorf("a disk with another digest: %v", err)
 	}
 	if left, _ := filepath.Glob(filepath.Join(l.Dir(), "blobs", "*disk*")); len(left) > 0 {
@@ -241,7 +244,8 @@ func TestStoringAgainMends(t *testing.T) {
 			t.Fatal(err)
 		}
 		blob := map[string]string{
-			"config": m.Config.Digest.Hex, "disk": m.Layers[0].Digest.Hex, "chunks": m.Layers[1].Digest.Hex, "manifest": h.Hex,
+			"config": m.Config.Digest.Hex, "disk": m.Layers[0].Digest.Hex, "chunks": m.Layers[1].Digest.Hex,
+			"manifest": h.Hex,
 		}[part]
 		if err := os.Truncate(filepath.Join(l.Dir(), "blobs", "sha256", blob), 1); err != nil {
 			t.Fatal(err)
@@ -328,7 +332,8 @@ func TestTagsAndNames(t *testing.T) {
 func TestReferrers(t *testing.T) {
 	l := open(t)
 	digest, _, _ := put(t, l)
-	ref, err := l.Attach(digest, EvidenceType, map[string]string{"kind": "k"}, Blob{"evidence.json", "application/json", []byte(`{"a":1}`)})
+	ref, err := l.Attach(digest, EvidenceType, map[string]string{"kind": "k"},
+		Blob{"evidence.json", "application/json", []byte(`{"a":1}`)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -364,7 +369,8 @@ func TestSkopeoCopies(t *testing.T) {
 		t.Fatal(err)
 	}
 	to := filepath.Join(t.TempDir(), "copy")
-	out, err := exec.Command("skopeo", "copy", "--preserve-digests", "oci:"+l.Dir()+":candidate", "oci:"+to+":candidate").CombinedOutput()
+	out, err := exec.Command("skopeo", "copy", "--preserve-digests", "oci:"+l.Dir()+":candidate",
+		"oci:"+to+":candidate").CombinedOutput()
 	if err != nil {
 		t.Fatalf("skopeo: %v\n%s", err, out)
 	}

@@ -159,7 +159,8 @@ func find(ctx context.Context, ref string) (v1.Image, v1.Descriptor, error) {
 	if _, err := parseImage(h, m); err != nil {
 		return bad(foreign(ref, err))
 	}
-	return img, v1.Descriptor{MediaType: m.MediaType, Size: int64(len(raw)), Digest: h, ArtifactType: m.ArtifactType}, nil
+	return img, v1.Descriptor{MediaType: m.MediaType, Size: int64(len(raw)), Digest: h,
+		ArtifactType: m.ArtifactType}, nil
 }
 
 // foreign says that what ref names is no image of ours.

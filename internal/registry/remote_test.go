@@ -127,7 +127,8 @@ func TestRemoteErrors(t *testing.T) {
 		err  error
 		want string
 	}{
-		{"no such image", func() error { _, err := l.Pull(t.Context(), host+"/images/none:x"); return err }(), "MANIFEST_UNKNOWN|NAME_UNKNOWN"},
+		{"no such image", func() error { _, err := l.Pull(t.Context(), host+"/images/none:x"); return err }(),
+			"MANIFEST_UNKNOWN|NAME_UNKNOWN"},
 		{"nobody answers", l.Push(t.Context(), digest, "127.0.0.1:1/images/t:x"), "refused"},
 		{"not a reference", l.Push(t.Context(), digest, "UPPER CASE"), "could not parse"},
 		{"evidence is no image", l.Push(t.Context(), ref, host+"/images/t:x"), "no image"},

@@ -10,8 +10,9 @@ func example() *Release {
 	h := strings.Repeat("ab", 32)
 	return &Release{
 		Format: Format, Name: "demo", Version: "2", Arch: "amd64", Disk: Disk{Size: 1 << 30, SHA256: h},
-		Root: &Root{Offset: 1 << 20, Size: 8192, RootHash: h, Salt: "00ff", UUID: "01234567-89ab-cdef-0123-456789abcdef"},
-		UKI:  &UKI{ID: "demo_2", Offset: 512, Size: 100, SHA256: h},
+		Root: &Root{Offset: 1 << 20, Size: 8192, RootHash: h, Salt: "00ff",
+			UUID: "01234567-89ab-cdef-0123-456789abcdef"},
+		UKI: &UKI{ID: "demo_2", Offset: 512, Size: 100, SHA256: h},
 	}
 }
 
@@ -54,7 +55,8 @@ func TestRefuses(t *testing.T) {
 		}
 	}
 	good, _ := example().Encode()
-	for _, text := range []string{"", "{}", string(good) + "{}", strings.Replace(string(good), `"arch"`, `"more":1,"arch"`, 1), strings.Repeat(" ", MaxSize) + string(good)} {
+	for _, text := range []string{"", "{}", string(good) + "{}",
+		strings.Replace(string(good), `"arch"`, `"more":1,"arch"`, 1), strings.Repeat(" ", MaxSize) + string(good)} {
 		if _, err := Parse([]byte(text)); err == nil {
 			t.Errorf("Parse(%.40q) took it", text)
 		}

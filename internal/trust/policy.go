@@ -66,7 +66,8 @@ func (p *Policy) Revoked(id string) bool { return p.revoked[id] }
 func Load(dir string) (*Policy, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return nil, command.Missing(fmt.Errorf("trusted keys: %w", err), "the image has none: put public keys into it as "+Dir+"/NAME.pub")
+		return nil, command.Missing(fmt.Errorf("trusted keys: %w", err),
+			"the image has none: put public keys into it as "+Dir+"/NAME.pub")
 	}
 	defer root.Close()
 	names, err := list(root)

@@ -95,7 +95,8 @@ func Sign(digest string, p Predicate, keys ...*PrivateKey) ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("signing with key %s: %w", k.Public.ID, err)
 		}
-		e.Signatures = append(e.Signatures, dsse.Signature{KeyID: k.Public.ID, Sig: base64.StdEncoding.EncodeToString(sig)})
+		e.Signatures = append(e.Signatures,
+			dsse.Signature{KeyID: k.Public.ID, Sig: base64.StdEncoding.EncodeToString(sig)})
 	}
 	return json.Marshal(e)
 }
@@ -127,7 +128,8 @@ func (p *Policy) Verify(envelope []byte, digest string) (*Predicate, error) {
 		return nil, fmt.Errorf("signed statement: it is not about image %s", digest)
 	}
 	if p.minimum != "" && bootentry.CompareVersions(s.Predicate.Version, p.minimum) < 0 {
-		return nil, fmt.Errorf("version %s is older than %s, the oldest that is allowed", s.Predicate.Version, p.minimum)
+		return nil, fmt.Errorf("version %s is older than %s, the oldest that is allowed",
+			s.Predicate.Version, p.minimum)
 	}
 	return &s.Predicate, nil
 }

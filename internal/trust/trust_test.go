@@ -106,13 +106,18 @@ func TestRefusals(t *testing.T) {
 		digest   string
 		want     string
 	}{
-		{"unknown key", policy(t, "", "", k), sign(t, image, demo, l), image, "key " + l.Public.ID + ", which is not trusted"},
-		{"revoked key", policy(t, k.Public.ID, "", k), sign(t, image, demo, k), image, "key " + k.Public.ID + ", which is revoked"},
-		{"revoked image", policy(t, "# bad\n"+image+" # it burns\n", "", k), sign(t, image, demo, k), image, image + " is revoked"},
+		{"unknown key", policy(t, "", "", k), sign(t, image, demo, l), image,
+			"key " + l.Public.ID + ", which is not trusted"},
+		{"revoked key", policy(t, k.Public.ID, "", k), sign(t, image, demo, k), image,
+			"key " + k.Public.ID + ", which is revoked"},
+		{"revoked image", policy(t, "# bad\n"+image+" # it burns\n", "", k), sign(t, image, demo, k), image,
+			image + " is revoked"},
 		{"downgrade", policy(t, "", "10\n", k), sign(t, image, demo, k), image, "version 2 is older than 10"},
 		{"another image", policy(t, "", "", k), sign(t, image, demo, k), other, "not about image " + other},
-		{"another's signature", policy(t, "", "", k), []byte(forged), image, "signature of key " + k.Public.ID + " is wrong"},
-		{"no ECDSA signature", policy(t, "", "", p256), []byte(strings.Replace(forged, k.Public.ID, p256.Public.ID, 1)), image, "is wrong"},
+		{"another's signature", policy(t, "", "", k), []byte(forged), image,
+			"signature of key " + k.Public.ID + " is wrong"},
+		{"no ECDSA signature", policy(t, "", "", p256), []byte(strings.Replace(forged, k.Public.ID, p256.Public.ID, 1)),
+			image, "is wrong"},
 		{"nobody's", policy(t, "", "", k), sign(t, image, demo), image, "0 signatures"},
 		{"no key ID", policy(t, "", "", k), []byte(strings.Replace(forged, k.Public.ID, "", 1)), image, "no key ID"},
 		{"no envelope", policy(t, "", "", k), []byte("{}"), image, "payload"},
@@ -120,7 +125,9 @@ func TestRefusals(t *testing.T) {
 		{"too large", policy(t, "", "", k), make([]byte, MaxEnvelope+1), image, "more than"},
 		{"another payload", policy(t, "", "", k), wrap("{}", "text/plain"), image, "text/plain"},
 		{"another statement", policy(t, "", "", k), wrap("{}", payloadType), image, "none about a release"},
-		{"no image", policy(t, "", "", k), wrap(`{"_type":"`+statementType+`","predicateType":"`+predicateType+`","subject":[{}]}`, payloadType), "sha256:", "no digest"},
+		{"no image", policy(t, "", "", k),
+			wrap(`{"_type":"`+statementType+`","predicateType":"`+predicateType+`","subject":[{}]}`,
+				payloadType), "sha256:", "no digest"},
 	} {
 		got, err := tt.policy.Verify(tt.envelope, tt.digest)
 		if err == nil || !strings.Contains(err.Error(), tt.want) {
@@ -136,12 +143,14 @@ func TestOneGoodSignatureSuffices(t *testing.T) {
 	if _, err := p.Verify(sign(t, image, demo, unknown, revoked, good), image); err != nil {
 		t.Error(err)
 	}
-	bad := [][]byte{[]byte("x"), sign(t, image, demo, unknown), sign(t, image, demo, revoked), sign(t, other, demo, good)}
+	bad := [][]byte{[]byte("x"), sign(t, image, demo, unknown), sign(t, image, demo, revoked),
+		sign(t, other, demo, good)}
 	if _, err := p.VerifyAny(append(bad, sign(t, image, demo, good)), image); err != nil {
 		t.Error(err)
 	}
 	_, err := p.VerifyAny(bad, image)
-	for _, want := range []string{unknown.Public.ID + ", which is not trusted", revoked.Public.ID + ", which is revoked", "not about"} {
+	for _, want := range []string{unknown.Public.ID + ", which is not trusted",
+		revoked.Public.ID + ", which is revoked", "not about"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("four bad ones: %v; want %q in it", err, want)
 		}
@@ -239,7 +248,8 @@ func TestBadPolicies(t *testing.T) {
 	}{
 		{"no keys", "README", "x", "no trusted key"},
 		{"not a key", "a.pub", "x", "a.pub: no PEM"},
-		{"a private key", "a.pub", "-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----\n", `"PUBLIC KEY" is needed`},
+		{"a private key", "a.pub", "-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----\n",
+			`"PUBLIC KEY" is needed`},
 		{"two keys", "a.pub", pub + pub, "one key into each file"},
 		{"revoked nonsense", "revoked", "\nall\n", "line 2"},
 		{"no version", "minimum-version", "\n", "no version"},

@@ -61,7 +61,8 @@ func TestStagedBesideItsName(t *testing.T) {
 	uki := img.UKI
 	img.UKI = func(ctx context.Context, dst Target, seeds []Seed) error {
 		for _, name := range strings.Fields(b.files()) {
-			if dir := filepath.Dir(name); dir != bootentry.Dir && dir != bootentry.GrubDir && filepath.Dir(dir) != bootentry.BIOSDir {
+			if dir := filepath.Dir(name); dir != bootentry.Dir && dir != bootentry.GrubDir &&
+				filepath.Dir(dir) != bootentry.BIOSDir {
 				t.Errorf("%s is elsewhere than what it becomes", name)
 			}
 		}
@@ -95,9 +96,11 @@ func TestInstallInsteadOfOlder(t *testing.T) {
 // image that it may have been started from.
 func TestInstallNeedsWhatRuns(t *testing.T) {
 	both(t, func(t *testing.T, b *bench) {
-		b.must(os.Rename(filepath.Join(b.esp, bootentry.Dir, "demo_1.efi"), filepath.Join(b.esp, bootentry.Dir, "demo_0.efi")))
+		b.must(os.Rename(filepath.Join(b.esp, bootentry.Dir, "demo_1.efi"),
+			filepath.Join(b.esp, bootentry.Dir, "demo_0.efi")))
 		err := b.Install(t.Context(), b.image("2", 0), Options{})
-		if err == nil || !strings.Contains(err.Error(), "no kernel image demo_1") || !strings.Contains(b.files(), "demo_0.efi") {
+		if err == nil || !strings.Contains(err.Error(), "no kernel image demo_1") ||
+			!strings.Contains(b.files(), "demo_0.efi") {
 			t.Errorf("%v, %s", err, b.files())
 		}
 		if r, err := load(b.State); err != nil || r != nil {

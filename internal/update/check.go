@@ -24,7 +24,7 @@ type Finding struct {
 	Trial    bool     `json:"trial"`              // what runs has yet to prove itself
 	Start    int      `json:"start,omitempty"`    // of a trial: the how manieth that came up to userspace
 	Returned *Failure `json:"returned,omitempty"` // the machine came back from this image in this boot
-	Restart  bool     `json:"restart,omitempty"`  // the trial is over: the machine has to be restarted, even with an error
+	Restart  bool     `json:"restart,omitempty"`  // the trial is over: restart the machine, even with an error
 }
 
 // Check compares at every start what the boot loader did with what is
@@ -119,10 +119,11 @@ func (m *Machine) stray(r *Record, d *slotDisk, e *esp) (Finding, error) {
 	}
 	name, version := m.running()
 	if name == "" {
-		return Finding{}, errors.New("this machine does not say which image it runs: /usr/share/goldsmith/manifest.json cannot be read")
+		return Finding{}, errNameless
 	}
 	if damage := m.inspect(d, r.Good, good) + e.inspect(good); damage != "" {
-		return Finding{}, fmt.Errorf("version %s in slot %s is neither good nor on trial, and there is nothing to return to: %s", version, m.Boot.Slot, damage)
+		return Finding{}, fmt.Errorf("version %s in slot %s is neither good nor on trial, and there is nothing to return to: %s",
+			version, m.Boot.Slot, damage)
 	}
 	m.say("version %s in slot %s is neither good nor on trial: back to slot %s", version, m.Boot.Slot, r.Good)
 	if err := e.giveUp(bootentry.ID(name, version), good); err != nil {
@@ -165,7 +166,8 @@ func (m *Machine) checkTrial(r *Record, e *esp) (Finding, error) {
 	}
 	// One start more than the boot loader counts: by kexec, without it.
 	if len(t.Boots) > bootentry.Tries+1 {
-		reason := fmt.Sprintf("it was started %d times without proving itself: the boot loader does not count", len(t.Boots)-1)
+		reason := fmt.Sprintf("it was started %d times without proving itself: the boot loader does not count",
+			len(t.Boots)-1)
 		m.recordBad(r, reason)
 		return Finding{Trial: true, Restart: true}, m.giveUp(r, e)
 	}
@@ -202,7 +204,8 @@ func (m *Machine) checkReturn(r *Record, d *slotDisk, e *esp) (Finding, error) {
 		f = *known
 	}
 	// Where it cannot be recorded, that is all that is ever said of it.
-	m.say("returned to version %s in slot %s: version %s failed: %s", r.Slots[r.Good].Version, r.Good, s.Version, f.Reason)
+	m.say("returned to version %s in slot %s: version %s failed: %s",
+		r.Slots[r.Good].Version, r.Good, s.Version, f.Reason)
 	if err := e.giveUp(s.ID(), r.Slots[r.Good]); err != nil {
 		return Finding{Returned: &f}, err // the trial is not over before the boot loaders know
 	}
@@ -239,11 +242,14 @@ func (m *Machine) diagnose(r *Record, d *slotDisk, e *esp) string {
 	case last.Stage == "failed":
 		parts = append(parts, fmt.Sprintf("its imginit reported: %s", last.Error))
 	case len(t.Boots) > 0 && t.Runs > 0:
-		parts = append(parts, fmt.Sprintf("it came up %d times and configuration runs failed, then the machine restarted before it had proved itself", len(t.Boots)))
+		parts = append(parts, fmt.Sprintf("it came up %d times and configuration runs failed, "+
+			"then the machine restarted before it had proved itself", len(t.Boots)))
 	case len(t.Boots) > 0:
-		parts = append(parts, fmt.Sprintf("it came up %d times and did not prove itself before the machine restarted: a hang, a panic or a power cut", len(t.Boots)))
+		parts = append(parts, fmt.Sprintf("it came up %d times and did not prove itself before the machine restarted: "+
+			"a hang, a panic or a power cut", len(t.Boots)))
 	case starts > 0:
-		parts = append(parts, fmt.Sprintf("its root was mounted %d times, and its system did not come up: a panic, a hang or a power cut", starts))
+		parts = append(parts, fmt.Sprintf("its root was mounted %d times, and its system did not come up: "+
+			"a panic, a hang or a power cut", starts))
 	default:
 		parts = append(parts, "its kernel or initramfs did not come up far enough to leave a word")
 	}

@@ -52,7 +52,8 @@ func (e *esp) placeBIOS(id string) error {
 
 // biosFiles are a version's files for GRUB.
 func biosFiles(id string, parts uki.Image) map[string][]byte {
-	return map[string][]byte{"linux": parts.Linux, "initrd": parts.Initrd, "boot.cfg": bootentry.BootConfig(id, parts.Cmdline)}
+	return map[string][]byte{"linux": parts.Linux, "initrd": parts.Initrd,
+		"boot.cfg": bootentry.BootConfig(id, parts.Cmdline)}
 }
 
 // inspectBIOS compares the files for GRUB with the kernel image, which is the
@@ -71,7 +72,8 @@ func (e *esp) inspectBIOS(s *Slot, image string) string {
 	}
 	files := biosFiles(s.ID(), parts)
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		if got, err := os.ReadFile(e.path(bootentry.BIOSDir, s.ID(), name)); err != nil || !bytes.Equal(got, files[name]) {
+		if got, err := os.ReadFile(e.path(bootentry.BIOSDir, s.ID(), name)); err != nil ||
+			!bytes.Equal(got, files[name]) {
 			return fmt.Sprintf("its file %s/%s/%s on the EFI partition is damaged", bootentry.BIOSDir, s.ID(), name)
 		}
 	}

@@ -124,14 +124,16 @@ func ParseWanted(doc *metadata.Object) (Wanted, error) {
 		return Wanted{}, nil
 	}
 	bad := func(key, want string) (Wanted, error) {
-		return Wanted{}, command.BadInput(fmt.Errorf("metadata: %s: want %s", key, want), "docs/formats.md describes the member image")
+		return Wanted{}, command.BadInput(fmt.Errorf("metadata: %s: want %s", key, want),
+			"docs/formats.md describes the member image")
 	}
 	hex, ok := strings.CutPrefix(digest, "sha256:")
 	switch {
 	case !ok || len(hex) != 64 || strings.Trim(hex, "0123456789abcdef") != "":
 		return bad("image.digest", "sha256: and 64 hexadecimal digits in lower case")
 	case source == "" || strings.Contains(source, "@"):
-		return bad("image.source", "where the image is: HOST/REPOSITORY, oci:DIRECTORY or an http URL, without a digest")
+		return bad("image.source",
+			"where the image is: HOST/REPOSITORY, oci:DIRECTORY or an http URL, without a digest")
 	case restart != "" && restart != "reboot" && restart != "kexec":
 		return bad("image.restart", "reboot or kexec")
 	}

@@ -91,12 +91,14 @@ func (m *Machine) admit(r *Record, img Image, o Options) (done bool, err error) 
 			"build it with goldsmith's own disk, without the elements block-device-*")
 	}
 	if rel.Arch != runtime.GOARCH { // Debian's names of the architectures there are, and Go's, are the same
-		return false, command.BadInput(fmt.Errorf("image %s is for %s, this machine is %s", img.Digest, rel.Arch, runtime.GOARCH), "")
+		return false, command.BadInput(fmt.Errorf("image %s is for %s, this machine is %s",
+			img.Digest, rel.Arch, runtime.GOARCH), "")
 	}
 	run := r.Slots[m.Boot.Slot]
 	if rel.Root.RootHash == m.Boot.RootHash {
 		if run.Name != "" && run.ID() != rel.UKI.ID || run.UKI != "" && run.UKI != rel.UKI.SHA256 {
-			return false, command.BadInput(fmt.Errorf("image %s has the root that runs, but another kernel image", img.Digest),
+			return false, command.BadInput(fmt.Errorf("image %s has the root that runs, but another kernel image",
+				img.Digest),
 				"build it with a version of its own")
 		}
 		return true, nil
@@ -105,24 +107,29 @@ func (m *Machine) admit(r *Record, img Image, o Options) (done bool, err error) 
 	case m.beside(r):
 		return false, m.errBeside(r)
 	case m.Boot.Slot != r.Good:
-		return false, command.Busy(fmt.Errorf("version %s has not proved itself yet: slot %s is what the machine would return to", run.Version, r.Good),
+		return false, command.Busy(fmt.Errorf("version %s has not proved itself yet: slot %s is what the machine would return to",
+			run.Version, r.Good),
 			"wait, or end the trial: imgupdate good, imgupdate bad")
 	case run.Name != "" && run.Name != rel.Name:
-		return false, command.BadInput(fmt.Errorf("image %s is called %s, this machine runs %s", img.Digest, rel.Name, run.Name),
+		return false, command.BadInput(fmt.Errorf("image %s is called %s, this machine runs %s",
+			img.Digest, rel.Name, run.Name),
 			"an update keeps the image's name; another image is deployed")
 	}
 	if f := r.failure(img.Digest); f != nil && !o.Retry {
-		return false, command.BadInput(fmt.Errorf("image %s failed on this machine: %s", img.Digest, f.Reason), "--retry tries it once more")
+		return false, command.BadInput(fmt.Errorf("image %s failed on this machine: %s", img.Digest, f.Reason),
+			"--retry tries it once more")
 	}
 	if run.Version == "" || img.Digest == r.LastGood || img.Digest == r.Slots[other(r.Good)].goodDigest() {
 		return false, nil
 	}
 	switch c := bootentry.CompareVersions(rel.Version, run.Version); {
 	case c < 0:
-		return false, command.BadInput(fmt.Errorf("image %s is version %s, this machine runs %s: it does not go back", img.Digest, rel.Version, run.Version),
+		return false, command.BadInput(fmt.Errorf("image %s is version %s, this machine runs %s: it does not go back",
+			img.Digest, rel.Version, run.Version),
 			"only the image that was good before may be older: imgupdate rollback")
 	case c == 0:
-		return false, command.BadInput(fmt.Errorf("image %s is version %s, as is the image that runs, but another one", img.Digest, rel.Version),
+		return false, command.BadInput(fmt.Errorf("image %s is version %s, as is the image that runs, but another one",
+			img.Digest, rel.Version),
 			"build it with a version of its own")
 	}
 	return false, nil
@@ -158,7 +165,7 @@ func (m *Machine) install(ctx context.Context, r *Record, d *slotDisk, e *esp, i
 	id := img.Release.UKI.ID
 	running := r.Slots[m.Boot.Slot].ID()
 	if running == "" {
-		return errors.New("this machine does not say which image it runs: /usr/share/goldsmith/manifest.json cannot be read")
+		return errNameless
 	}
 	if err := m.room(d, e, name, id, running, img); err != nil {
 		return err
@@ -223,7 +230,8 @@ func (m *Machine) room(d *slotDisk, e *esp, name, id, running string, img Image)
 		return err
 	}
 	if len(found) == 0 {
-		return command.BadInput(fmt.Errorf("EFI partition: no kernel image %s, which runs: nothing could be returned to", running),
+		return command.BadInput(fmt.Errorf("EFI partition: no kernel image %s, which runs: nothing could be returned to",
+			running),
 			"put it back, or deploy the machine anew")
 	}
 	free, err := e.free()
@@ -235,7 +243,8 @@ func (m *Machine) room(d *slotDisk, e *esp, name, id, running string, img Image)
 		return err
 	}
 	if need := e.need(rel.UKI.Size); free+used < need {
-		return command.BadInput(fmt.Errorf("image %s needs %d MiB on the EFI partition, %d are free", img.Digest, mib(need), mib(free+used)),
+		return command.BadInput(fmt.Errorf("image %s needs %d MiB on the EFI partition, %d are free",
+			img.Digest, mib(need), mib(free+used)),
 			"remove what does not belong there, or build with fewer modules")
 	}
 	return nil
@@ -280,7 +289,8 @@ func (m *Machine) write(ctx context.Context, d *slotDisk, e *esp, name string, i
 	if err := e.checkStaged(f, rel.UKI.SHA256); err != nil {
 		return nil, err
 	}
-	return &Slot{Digest: img.Digest, Name: rel.Name, Version: rel.Version, RootHash: rel.Root.RootHash, RootSize: rel.Root.Size, UKI: rel.UKI.SHA256}, nil
+	return &Slot{Digest: img.Digest, Name: rel.Name, Version: rel.Version, RootHash: rel.Root.RootHash,
+		RootSize: rel.Root.Size, UKI: rel.UKI.SHA256}, nil
 }
 
 // writeTree computes the hash tree of what is on the disk now.
@@ -303,7 +313,8 @@ func (m *Machine) writeTree(d *slotDisk, name string, root *area, want *release.
 		return err
 	}
 	if got := hex.EncodeToString(hash[:]); got != want.RootHash {
-		return fmt.Errorf("partition root-%s has root hash %s after writing, want %s: the disk is failing, or the image's description is wrong", name, got, want.RootHash)
+		return fmt.Errorf("partition root-%s has root hash %s after writing, want %s: "+
+			"the disk is failing, or the image's description is wrong", name, got, want.RootHash)
 	}
 	return tree.Sync()
 }

@@ -102,7 +102,8 @@ func (b *bench) table() {
 	defer f.Close()
 	const size = 16 << 20
 	b.must(f.Truncate(size))
-	t := &gpt.Table{GUID: strings.ToUpper(guid(digestOf("disk"))), ProtectiveMBR: true, LogicalSectorSize: 512, PhysicalSectorSize: 512}
+	t := &gpt.Table{GUID: strings.ToUpper(guid(digestOf("disk"))), ProtectiveMBR: true, LogicalSectorSize: 512,
+		PhysicalSectorSize: 512}
 	for i, name := range []string{"esp", "root-a", "verity-a", "root-b", "verity-b", "state"} {
 		t.Partitions = append(t.Partitions, &gpt.Partition{
 			Index: i + 1, Name: name, Type: gpt.LinuxFilesystem, GUID: strings.ToUpper(guid(digestOf(name))),
@@ -131,7 +132,8 @@ func content(version string) []byte {
 
 // kernel is the unified kernel image of a version, as far as uki.Parse looks.
 func kernel(version string) []byte {
-	b, err := uki.Build(testenv.EFIProgram(), uki.Image{Cmdline: "roothash=" + version, Linux: []byte("kernel " + version), Initrd: []byte("initrd")})
+	b, err := uki.Build(testenv.EFIProgram(),
+		uki.Image{Cmdline: "roothash=" + version, Linux: []byte("kernel " + version), Initrd: []byte("initrd")})
 	if err != nil {
 		panic(err)
 	}
@@ -150,8 +152,9 @@ func (b *bench) image(version string, variant int) Image {
 		Digest: "sha256:" + digestOf(fmt.Sprint("image", version, variant)),
 		Release: &release.Release{
 			Format: release.Format, Name: "demo", Version: version, Arch: runtime.GOARCH, Disk: release.Disk{Size: 1 << 30, SHA256: digestOf("disk")},
-			Root: &release.Root{Size: int64(len(root)), RootHash: hex.EncodeToString(hash[:]), Salt: salt, UUID: "00000000-0000-0000-0000-000000000000"},
-			UKI:  &release.UKI{ID: "demo_" + version, Size: int64(len(program)), SHA256: digestOf(string(program))},
+			Root: &release.Root{Size: int64(len(root)), RootHash: hex.EncodeToString(hash[:]), Salt: salt,
+				UUID: "00000000-0000-0000-0000-000000000000"},
+			UKI: &release.UKI{ID: "demo_" + version, Size: int64(len(program)), SHA256: digestOf(string(program))},
 		},
 		Root: func(_ context.Context, dst Target, seeds []Seed) error { return put(dst, root) },
 		UKI:  func(_ context.Context, dst Target, seeds []Seed) error { return put(dst, program) },
@@ -240,7 +243,8 @@ func (b *bench) start(images ...Image) string {
 	b.must(err)
 	for _, img := range images {
 		for _, slot := range []string{"a", "b"} {
-			if p, _ := d.part("root-" + slot); img.Release.UKI.ID == id && p.GUID == guid(img.Release.Root.RootHash[:32]) {
+			if p, _ := d.part("root-" + slot); img.Release.UKI.ID == id &&
+				p.GUID == guid(img.Release.Root.RootHash[:32]) {
 				b.runs(img)
 				b.Boot.Slot = slot
 				return id

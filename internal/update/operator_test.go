@@ -30,11 +30,13 @@ func TestAdoptOlder(t *testing.T) {
 		proved(b, v1, v2)
 		b.runs(v1)
 		b.Boot.Slot, b.BootID = "a", "boot-x"
-		if f, err := b.Check(ctx); err != nil || f != (Finding{}) || !strings.Contains(b.said[len(b.said)-1], "imgupdate good") {
+		if f, err := b.Check(ctx); err != nil || f != (Finding{}) ||
+			!strings.Contains(b.said[len(b.said)-1], "imgupdate good") {
 			t.Fatalf("%+v, %v, %q", f, err, b.said)
 		}
 		err := b.Install(ctx, v3, Options{})
-		if err == nil || !strings.Contains(command.HintOf(err), "imgupdate good") || strings.Contains(command.HintOf(err), "imgupdate bad") {
+		if err == nil || !strings.Contains(command.HintOf(err), "imgupdate good") ||
+			strings.Contains(command.HintOf(err), "imgupdate bad") {
 			t.Errorf("install: %v, hint %q", err, command.HintOf(err))
 		}
 		quiesced := false

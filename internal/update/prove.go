@@ -37,7 +37,8 @@ func (m *Machine) endWell(ctx context.Context, may func(r *Record) bool) error {
 			return nil
 		}
 		if r.Slots[m.Boot.Slot].State == Failed { // the boot loaders have it no more
-			return command.BadInput(errors.New("what runs was given up, and is about to be restarted"), "imgupdate status says why")
+			return command.BadInput(errors.New("what runs was given up, and is about to be restarted"),
+				"imgupdate status says why")
 		}
 		d, err := openDisk(m.Boot.Disk)
 		if err != nil {
@@ -79,7 +80,8 @@ func (m *Machine) good(r *Record, e *esp) error {
 func (m *Machine) Bad(ctx context.Context, reason string) error {
 	return m.locked(ctx, func(r *Record) error {
 		if !m.onTrial(r) {
-			return command.BadInput(errors.New("what runs is not on trial"), "to return to the image before, use imgupdate rollback")
+			return command.BadInput(errors.New("what runs is not on trial"),
+				"to return to the image before, use imgupdate rollback")
 		}
 		return m.bad(r, reason)
 	})
@@ -93,7 +95,8 @@ func (m *Machine) Disarm(ctx context.Context) (done bool, err error) {
 			return nil
 		}
 		if t := r.Trial; r.Slots[t.Slot].State != Trying || t.Armed != m.BootID {
-			return command.BadInput(errors.New("the machine came back from an image, and has not looked why"), "imgupdate check does")
+			return command.BadInput(errors.New("the machine came back from an image, and has not looked why"),
+				"imgupdate check does")
 		}
 		d, err := openDisk(m.Boot.Disk)
 		if err != nil {
@@ -124,7 +127,8 @@ func (m *Machine) disarm(r *Record, e *esp) error {
 	if err := r.save(m.state()); err != nil {
 		return err
 	}
-	m.say("version %s is not tried; services that were stopped for the restart come back with the next configuration", version)
+	m.say("version %s is not tried; services that were stopped for the restart come back with the next configuration",
+		version)
 	if !t.Back {
 		return e.remove(id)
 	}
@@ -202,16 +206,19 @@ func (m *Machine) Rollback(ctx context.Context, quiesce func(ctx context.Context
 		case m.beside(r):
 			return m.errBeside(r)
 		case r.Trial != nil && s.State == Trying:
-			return command.BadInput(fmt.Errorf("version %s in slot %s waits for a restart", s.Version, name), "to call that off: imgupdate bad")
+			return command.BadInput(fmt.Errorf("version %s in slot %s waits for a restart", s.Version, name),
+				"to call that off: imgupdate bad")
 		case s.State != Good:
-			return command.BadInput(fmt.Errorf("slot %s holds no image that was good (%s)", name, s.State), "install one by its digest: imgupdate install")
+			return command.BadInput(fmt.Errorf("slot %s holds no image that was good (%s)", name, s.State),
+				"install one by its digest: imgupdate install")
 		}
 		d, err := openDisk(m.Boot.Disk)
 		if err != nil {
 			return err
 		}
 		if damage := m.inspect(d, name, s); damage != "" {
-			return command.Hint(fmt.Errorf("slot %s is damaged: %s", name, damage), "install the image anew, by its digest: imgupdate install")
+			return command.Hint(fmt.Errorf("slot %s is damaged: %s", name, damage),
+				"install the image anew, by its digest: imgupdate install")
 		}
 		if quiesce != nil {
 			if err := quiesce(ctx); err != nil {
@@ -224,7 +231,8 @@ func (m *Machine) Rollback(ctx context.Context, quiesce func(ctx context.Context
 
 // errBeside says that what runs is not what the machine returns to.
 func (m *Machine) errBeside(r *Record) error {
-	return command.BadInput(fmt.Errorf("version %s in slot %s runs, but slot %s is recorded as good", r.Slots[m.Boot.Slot].Version, m.Boot.Slot, r.Good),
+	return command.BadInput(fmt.Errorf("version %s in slot %s runs, but slot %s is recorded as good",
+		r.Slots[m.Boot.Slot].Version, m.Boot.Slot, r.Good),
 		"to stay with what runs: imgupdate good; to try the other slot: restart the machine")
 }
 

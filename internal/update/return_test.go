@@ -45,15 +45,19 @@ func TestReturns(t *testing.T) {
 					}
 				}
 			}},
-		"root": {starts: bootentry.Tries, want: "slot b is damaged: ", damage: func(b *bench) { b.flip("root-b", 5000) }},
-		"tree": {starts: bootentry.Tries, want: "slot b is damaged: ", damage: func(b *bench) { b.flip("verity-b", 4100) }},
-		"kernel": {starts: bootentry.Tries, want: "kernel image on the EFI partition is damaged", damage: func(b *bench) {
-			b.must(os.WriteFile(filepath.Join(b.esp, bootentry.Dir, "demo_2+3.efi"), []byte("MZ"), 0o600))
-		}},
+		"root": {starts: bootentry.Tries, want: "slot b is damaged: ",
+			damage: func(b *bench) { b.flip("root-b", 5000) }},
+		"tree": {starts: bootentry.Tries, want: "slot b is damaged: ",
+			damage: func(b *bench) { b.flip("verity-b", 4100) }},
+		"kernel": {starts: bootentry.Tries, want: "kernel image on the EFI partition is damaged",
+			damage: func(b *bench) {
+				b.must(os.WriteFile(filepath.Join(b.esp, bootentry.Dir, "demo_2+3.efi"), []byte("MZ"), 0o600))
+			}},
 		"imginit": {starts: bootentry.Tries, want: "its imginit reported: no state", boot: func(b *bench) {
 			f, err := os.OpenFile(filepath.Join(b.State, "attempts.jsonl"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 			b.must(err)
-			_, err = f.WriteString(`{"roothash":"` + b.Boot.RootHash + `","boot_id":"` + b.BootID + `","stage":"failed","error":"no state"}` + "\n")
+			_, err = f.WriteString(`{"roothash":"` + b.Boot.RootHash + `","boot_id":"` + b.BootID +
+				`","stage":"failed","error":"no state"}` + "\n")
 			b.must(errors.Join(err, f.Close()))
 		}},
 	} {
@@ -76,13 +80,15 @@ func TestReturns(t *testing.T) {
 					t.Fatalf("did not return: %s", id)
 				}
 				f, err := b.Check(ctx)
-				if err != nil || f.Returned == nil || !strings.Contains(f.Returned.Reason, c.want) || strings.Contains(f.Returned.Reason, "\n") {
+				if err != nil || f.Returned == nil || !strings.Contains(f.Returned.Reason, c.want) ||
+					strings.Contains(f.Returned.Reason, "\n") {
 					t.Fatalf("returned: %+v, %v", f.Returned, err)
 				}
 				if f, err := b.Check(ctx); err != nil || f.Returned != nil {
 					t.Errorf("once more: %+v, %v", f, err)
 				}
-				if err := b.Install(ctx, v2, Options{}); command.Status(err) != command.StatusUsage || !strings.Contains(err.Error(), c.want) {
+				if err := b.Install(ctx, v2, Options{}); command.Status(err) != command.StatusUsage ||
+					!strings.Contains(err.Error(), c.want) {
 					t.Errorf("again: %v", err)
 				}
 				if id := b.start(v1, v2); id != "demo_1" {
@@ -131,7 +137,8 @@ func TestOwnCount(t *testing.T) {
 	if id := b.start(v1, v2); id != "demo_1" {
 		t.Errorf("%s started", id)
 	}
-	if f, err := b.Check(ctx); err != nil || f.Returned == nil || !strings.Contains(f.Returned.Reason, "does not count") {
+	if f, err := b.Check(ctx); err != nil || f.Returned == nil ||
+		!strings.Contains(f.Returned.Reason, "does not count") {
 		t.Errorf("%+v, %v", f, err)
 	}
 }
@@ -165,7 +172,8 @@ func TestReturnCannotBeRecorded(t *testing.T) {
 		write = func(string, []byte, os.FileMode) error { return errors.New("no space left on device") }
 		defer func() { write = atomicfile.Write }()
 		f, err := b.Check(ctx)
-		if err == nil || f.Returned == nil || !strings.Contains(strings.Join(b.said, " "), "version 2 failed: its kernel") {
+		if err == nil || f.Returned == nil ||
+			!strings.Contains(strings.Join(b.said, " "), "version 2 failed: its kernel") {
 			t.Errorf("%+v, %v, said %q", f, err, b.said)
 		}
 		if _, err := os.Stat(filepath.Join(b.esp, bootentry.Dir, "demo_1.efi")); err != nil {

@@ -195,7 +195,8 @@ func (d *slotDisk) mountESP() (dir string, release func() error, err error) {
 	// One that was killed left its mount. The lock says that it is nobody's.
 	for unix.Unmount(dir, unix.MNT_DETACH) == nil {
 	}
-	if err := unix.Mount(dev, dir, "vfat", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "umask=0077,errors=remount-ro"); err != nil {
+	if err := unix.Mount(dev, dir, "vfat", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC,
+		"umask=0077,errors=remount-ro"); err != nil {
 		return "", nil, fmt.Errorf("mount EFI partition %s: %w", dev, err)
 	}
 	return dir, func() error { return unix.Unmount(dir, 0) }, nil

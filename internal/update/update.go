@@ -121,7 +121,8 @@ func (m *Machine) locked(ctx context.Context, f func(r *Record) error) (err erro
 	// Most of them take a moment, but an update minutes.
 	limited, stop := context.WithTimeout(ctx, patience)
 	defer stop()
-	lock, err := filelock.Lock(limited, filepath.Join(m.state(), "lock"), filelock.Exclusive, func() { m.say("waiting for another imgupdate") })
+	lock, err := filelock.Lock(limited, filepath.Join(m.state(), "lock"), filelock.Exclusive,
+		func() { m.say("waiting for another imgupdate") })
 	if err != nil && limited.Err() != nil && ctx.Err() == nil {
 		return command.Busy(errors.New("another imgupdate is at work"), "wait for it to end")
 	}
@@ -155,6 +156,10 @@ func (m *Machine) record() (*Record, error) {
 	}
 	return m.newRecord(), nil
 }
+
+// errNameless says that running knows nothing.
+var errNameless = errors.New("this machine does not say which image it runs: " +
+	"/usr/share/goldsmith/manifest.json cannot be read")
 
 // newRecord is the record of a machine that has none.
 func (m *Machine) newRecord() *Record {

@@ -34,7 +34,8 @@ func content(blocks int) []byte {
 	return b
 }
 
-var params = Params{Salt: bytes.Repeat([]byte{0x5a, 1}, 16), UUID: [16]byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}}
+var params = Params{Salt: bytes.Repeat([]byte{0x5a, 1}, 16),
+	UUID: [16]byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}}
 
 func mustWrite(t testing.TB, data []byte, p Params) (Hash, []byte) {
 	t.Helper()
@@ -54,7 +55,8 @@ func TestTool(t *testing.T) {
 	for _, c := range []struct {
 		blocks int
 		salt   []byte
-	}{{1, params.Salt}, {2, params.Salt}, {128, params.Salt}, {129, params.Salt}, {127, nil}, {16384, params.Salt}, {16385, params.Salt[:5]}} {
+	}{{1, params.Salt}, {2, params.Salt}, {128, params.Salt}, {129, params.Salt}, {127, nil}, {16384,
+		params.Salt}, {16385, params.Salt[:5]}} {
 		b := content(c.blocks)
 		if err := os.WriteFile(data, b, 0o600); err != nil {
 			t.Fatal(err)
@@ -65,7 +67,8 @@ func TestTool(t *testing.T) {
 		if c.salt != nil {
 			salt = hex.EncodeToString(c.salt)
 		}
-		out, err := exec.Command("veritysetup", "format", "--salt", salt, "--uuid", "01020304-0506-0708-090a-0b0c0d0e0f10", data, theirs).CombinedOutput()
+		out, err := exec.Command("veritysetup", "format", "--salt", salt, "--uuid",
+			"01020304-0506-0708-090a-0b0c0d0e0f10", data, theirs).CombinedOutput()
 		if err != nil {
 			t.Fatalf("veritysetup format: %v\n%s", err, out)
 		}
@@ -80,7 +83,8 @@ func TestTool(t *testing.T) {
 		if err := os.WriteFile(ours, tree, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if out, err := exec.Command("veritysetup", "verify", data, ours, hex.EncodeToString(root[:])).CombinedOutput(); err != nil {
+		if out, err := exec.Command("veritysetup", "verify", data, ours,
+			hex.EncodeToString(root[:])).CombinedOutput(); err != nil {
 			t.Errorf("%d blocks: veritysetup verify: %v\n%s", c.blocks, err, out)
 		}
 	}
@@ -94,12 +98,14 @@ func TestVerify(t *testing.T) {
 		data, tree []int // bytes to change
 		want       []Bad
 	}{
-		"sound":      {},
-		"first":      {data: []int{0}, want: []Bad{{Block: 0}}},
-		"three":      {data: []int{len(data) - 1, 5 * BlockSize, 5*BlockSize + 7, 300 * BlockSize}, want: []Bad{{Block: 5}, {Block: 300}, {Block: blocks - 1}}},
-		"top":        {tree: []int{BlockSize}, data: []int{0}, want: []Bad{{true, 1}}},
-		"middle":     {tree: []int{3*BlockSize + 1}, want: []Bad{{true, 3}}},
-		"leaf":       {tree: []int{4*BlockSize + 9}, data: []int{3 * BlockSize, 128 * BlockSize}, want: []Bad{{true, 4}, {Block: 128}}},
+		"sound": {},
+		"first": {data: []int{0}, want: []Bad{{Block: 0}}},
+		"three": {data: []int{len(data) - 1, 5 * BlockSize, 5*BlockSize + 7, 300 * BlockSize},
+			want: []Bad{{Block: 5}, {Block: 300}, {Block: blocks - 1}}},
+		"top":    {tree: []int{BlockSize}, data: []int{0}, want: []Bad{{true, 1}}},
+		"middle": {tree: []int{3*BlockSize + 1}, want: []Bad{{true, 3}}},
+		"leaf": {tree: []int{4*BlockSize + 9}, data: []int{3 * BlockSize, 128 * BlockSize},
+			want: []Bad{{true, 4}, {Block: 128}}},
 		"padding":    {tree: []int{len(tree) - 1}, want: []Bad{{true, int64(len(tree)/BlockSize) - 1}}},
 		"uuid":       {tree: []int{20}}, // nothing depends on it
 		"other salt": {tree: []int{90}, want: []Bad{{true, 1}}},
@@ -127,7 +133,8 @@ func TestVerify(t *testing.T) {
 	if bad, err := Verify(bytesAt(data), bytesAt(huge), root); err == nil {
 		t.Errorf("tree that claims to be huge: %v", bad)
 	}
-	if got := (Bad{Tree: true, Block: 3}).String() + ", " + (Bad{Block: 4}).String(); got != "hash tree block 3, data block 4" {
+	if got := (Bad{Tree: true, Block: 3}).String() + ", " +
+		(Bad{Block: 4}).String(); got != "hash tree block 3, data block 4" {
 		t.Error(got)
 	}
 }
@@ -142,7 +149,8 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%+v: no error", c)
 		}
 	}
-	if _, _, err := Write(&b, bytesAt(content(2)), 3*BlockSize, params); err == nil || !strings.Contains(err.Error(), "block 2") {
+	if _, _, err := Write(&b, bytesAt(content(2)), 3*BlockSize, params); err == nil ||
+		!strings.Contains(err.Error(), "block 2") {
 		t.Errorf("too little data: %v", err)
 	}
 }

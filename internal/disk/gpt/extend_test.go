@@ -50,7 +50,8 @@ func TestExtend(t *testing.T) {
 			t.Fatal(err)
 		}
 		p := got.Partitions[1]
-		if got.Backup || p.Size != size || (p.Start+p.Size)%extendUnit != 0 || int64(len(d.data))-p.Start-p.Size > 2*extendUnit {
+		if got.Backup || p.Size != size || (p.Start+p.Size)%extendUnit != 0 ||
+			int64(len(d.data))-p.Start-p.Size > 2*extendUnit {
 			t.Errorf("sector %d: partition %+v, size %d, disk %d", sector, p, size, len(d.data))
 		}
 		d.data[sector] ^= 0xff

@@ -28,7 +28,8 @@ func TestSetGUIDs(t *testing.T) {
 			d.data[damage] ^= 0xff
 		}
 		got, err := read(d.data, 512)
-		if err != nil || got.Backup != (damage > 0) || got.Partitions[0] != before.Partitions[0] || got.Partitions[1].GUID != newGUID {
+		if err != nil || got.Backup != (damage > 0) || got.Partitions[0] != before.Partitions[0] ||
+			got.Partitions[1].GUID != newGUID {
 			t.Errorf("%s: %+v, %v", name, got, err)
 		}
 	}
@@ -49,7 +50,8 @@ func TestSetGUIDsRefuses(t *testing.T) {
 	for number, guid := range map[int]string{2: newGUID, 4: "01234567", 1: "0123456789AB-cdef-0123-456789abcdef0"} {
 		d := usual()
 		d.writes = 0
-		if err := SetGUIDs(d, int64(len(d.data)), 512, map[int]string{number: guid}); err == nil || errors.Is(err, errPower) {
+		if err := SetGUIDs(d, int64(len(d.data)), 512, map[int]string{number: guid}); err == nil ||
+			errors.Is(err, errPower) {
 			t.Errorf("partition %d, %s: %v", number, guid, err)
 		}
 	}

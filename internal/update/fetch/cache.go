@@ -64,7 +64,8 @@ func (c *cache) scan(size int64) {
 			Sum: chunk.Sum(h[:16]), PackedOffset: c.end + cacheHeader,
 			Length: int64(binary.LittleEndian.Uint32(h[16:])), Packed: int64(binary.LittleEndian.Uint32(h[20:])),
 		}
-		if e.Zeros() || e.Length < 1 || e.Length > chunk.MaxData || e.Packed < 1 || e.Packed > maxFrame || e.PackedOffset+e.Packed > size {
+		if e.Zeros() || e.Length < 1 || e.Length > chunk.MaxData || e.Packed < 1 || e.Packed > maxFrame ||
+			e.PackedOffset+e.Packed > size {
 			return
 		}
 		c.frames[e.Sum] = e

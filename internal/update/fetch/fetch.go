@@ -132,7 +132,8 @@ func (im *Image) envelope(ctx context.Context, h v1.Hash) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: signature: %w", im.ref, err)
 	}
-	if m.Subject == nil || m.Subject.Digest != im.digest || m.ArtifactType != registry.SignatureType || len(m.Layers) != 1 {
+	if m.Subject == nil || m.Subject.Digest != im.digest || m.ArtifactType != registry.SignatureType ||
+		len(m.Layers) != 1 {
 		return nil, nil
 	}
 	e, err := im.small(ctx, m.Layers[0], trust.MaxEnvelope)
@@ -164,7 +165,8 @@ func (im *Image) small(ctx context.Context, d v1.Descriptor, limit int64) ([]byt
 
 // verified reads what open gives, at most limit bytes, and compares it with its
 // digest. It tries again as long as that may help.
-func (im *Image) verified(ctx context.Context, h v1.Hash, limit int64, open func() (*stream, error)) (b []byte, err error) {
+func (im *Image) verified(ctx context.Context, h v1.Hash, limit int64,
+	open func() (*stream, error)) (b []byte, err error) {
 	err = im.retry(ctx, func() (bool, error) {
 		s, err := open()
 		if err != nil {

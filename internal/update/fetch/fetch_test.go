@@ -62,8 +62,10 @@ func store(t testing.TB, dir, version string, root, uki []byte) *sample {
 	hash := hex.EncodeToString(sum[:])
 	digest, _, err := l.PutImage(t.Context(), path, registry.Image{
 		Name: "demo", Version: version, Arch: "amd64", Size: int64(len(disk)), SHA256: hash,
-		Root: &release.Root{Offset: rootAt, Size: int64(len(root)), RootHash: hash, Salt: hash, UUID: "01234567-89ab-cdef-0123-456789abcdef"},
-		UKI:  &release.UKI{ID: "demo_" + version, Offset: ukiAt, Size: int64(len(uki)), SHA256: hex.EncodeToString(ukiSum[:])},
+		Root: &release.Root{Offset: rootAt, Size: int64(len(root)), RootHash: hash, Salt: hash,
+			UUID: "01234567-89ab-cdef-0123-456789abcdef"},
+		UKI: &release.UKI{ID: "demo_" + version, Offset: ukiAt, Size: int64(len(uki)),
+			SHA256: hex.EncodeToString(ukiSum[:])},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -132,11 +134,13 @@ func TestSources(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	sources := map[string]string{"directory": "oci:" + s.layout.Dir(), "website": s.site(t, nil), "below a URL": s.site(t, func(h http.Handler) http.Handler {
-		return http.StripPrefix("/images/", h)
-	}) + "/images/"}
+	sources := map[string]string{"directory": "oci:" + s.layout.Dir(), "website": s.site(t, nil),
+		"below a URL": s.site(t, func(h http.Handler) http.Handler {
+			return http.StripPrefix("/images/", h)
+		}) + "/images/"}
 	for name, referrers := range map[string]bool{"registry": true, "registry without referrers": false} {
-		server := httptest.NewServer(ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0)), ggcr.WithReferrersSupport(referrers)))
+		server := httptest.NewServer(ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0)),
+			ggcr.WithReferrersSupport(referrers)))
 		t.Cleanup(server.Close)
 		sources[name] = strings.TrimPrefix(server.URL, "http://") + "/images/demo"
 		if err := s.layout.Push(t.Context(), s.digest, sources[name]); err != nil {
@@ -264,7 +268,8 @@ func TestResume(t *testing.T) {
 		if err != nil || !bytes.Equal(dst, s.root) {
 			t.Fatalf("%s: the root differs (%v)", name, err)
 		}
-		if second.Kept+second.Cached < first.Unique || second.Fetched > int64(len(s.root))-first.Unique-second.Zeros+maxGap {
+		if second.Kept+second.Cached < first.Unique ||
+			second.Fetched > int64(len(s.root))-first.Unique-second.Zeros+maxGap {
 			t.Errorf("%s: after %+v: %+v", name, first, second)
 		}
 	}
@@ -322,12 +327,14 @@ func TestLogin(t *testing.T) {
 		t.Fatal(err)
 	}
 	dst := make(memory, len(s.uki))
-	if _, err := s.open(t, host+"/images/demo").Write(t.Context(), UKI, dst, Options{}); err != nil || !bytes.Equal(dst, s.uki) {
+	if _, err := s.open(t, host+"/images/demo").Write(t.Context(), UKI, dst, Options{}); err != nil ||
+		!bytes.Equal(dst, s.uki) {
 		t.Errorf("logged in, the kernel image differs (%v)", err)
 	}
 	login("wrong")
 	before := refused.Load()
-	if _, err := open(t.Context(), s.at(host+"/images/demo"), impatient); err == nil || !strings.Contains(err.Error(), "401") {
+	if _, err := open(t.Context(), s.at(host+"/images/demo"), impatient); err == nil ||
+		!strings.Contains(err.Error(), "401") {
 		t.Errorf("with a wrong login: %v", err)
 	}
 	if n := refused.Load() - before; n > 2 {

@@ -21,7 +21,8 @@ const (
 
 // fetch reads the frames of the wanted chunks, in order, and hands each to
 // take.
-func (im *Image) fetch(ctx context.Context, blob v1.Descriptor, want []chunk.Chunk, take func(chunk.Chunk, []byte) error) error {
+func (im *Image) fetch(ctx context.Context, blob v1.Descriptor, want []chunk.Chunk,
+	take func(chunk.Chunk, []byte) error) error {
 	for len(want) > 0 {
 		err := im.retry(ctx, func() (bool, error) {
 			n, err := im.request(ctx, blob, want, take)
@@ -38,7 +39,8 @@ func (im *Image) fetch(ctx context.Context, blob v1.Descriptor, want []chunk.Chu
 // request asks for the first wanted chunks that lie together and returns how
 // many it brought. From a server that gives the whole blob anyway it takes
 // all.
-func (im *Image) request(ctx context.Context, blob v1.Descriptor, want []chunk.Chunk, take func(chunk.Chunk, []byte) error) (n int, err error) {
+func (im *Image) request(ctx context.Context, blob v1.Descriptor, want []chunk.Chunk,
+	take func(chunk.Chunk, []byte) error) (n int, err error) {
 	from := want[0].PackedOffset
 	to := from
 	for _, c := range want {

@@ -78,7 +78,8 @@ func partsOf(t *testing.T, ref, name string, seeds []Seed) (out []*os.File) {
 
 // same compares two files from their starts.
 func same(a, b *os.File) error {
-	r, s := bufio.NewReaderSize(io.NewSectionReader(a, 0, 1<<40), 1<<20), bufio.NewReaderSize(io.NewSectionReader(b, 0, 1<<40), 1<<20)
+	r, s := bufio.NewReaderSize(io.NewSectionReader(a, 0, 1<<40),
+		1<<20), bufio.NewReaderSize(io.NewSectionReader(b, 0, 1<<40), 1<<20)
 	x, y := make([]byte, 1<<20), make([]byte, 1<<20)
 	for {
 		n, err := io.ReadFull(r, x)

@@ -169,7 +169,8 @@ func openRegistry(ctx context.Context, ref string, t timing) (source, error) {
 		return nil, err
 	}
 	w := newWeb(t)
-	rt, err := transport.NewWithContext(ctx, repo.Registry, auth, w.client.Transport, []string{repo.Scope(transport.PullScope)})
+	rt, err := transport.NewWithContext(ctx, repo.Registry, auth, w.client.Transport,
+		[]string{repo.Scope(transport.PullScope)})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", ref, answered(err))
 	}

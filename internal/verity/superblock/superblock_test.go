@@ -40,7 +40,8 @@ func TestRead(t *testing.T) {
 func FuzzRead(f *testing.F) {
 	f.Add(sample.Marshal())
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if s, err := Read(bytes.NewReader(b)); err == nil && (s.DataBlocks < 1 || s.DataBlocks > MaxBlocks || len(s.Salt) > MaxSalt) {
+		if s, err := Read(bytes.NewReader(b)); err == nil &&
+			(s.DataBlocks < 1 || s.DataBlocks > MaxBlocks || len(s.Salt) > MaxSalt) {
 			t.Errorf("%+v", s)
 		}
 	})
