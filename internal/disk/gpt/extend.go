@@ -60,12 +60,7 @@ func Extend(d Device, size int64, sector, number int) (int64, error) {
 
 // last returns the partition of that number, which no other may follow.
 func (t *Table) last(number int) (*Partition, error) {
-	var p *Partition
-	for i := range t.Partitions {
-		if t.Partitions[i].Number == number {
-			p = &t.Partitions[i]
-		}
-	}
+	p := t.numbered(number)
 	if p == nil {
 		return nil, fmt.Errorf("there is no partition %d", number)
 	}

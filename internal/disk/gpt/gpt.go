@@ -1,5 +1,5 @@
-// Package gpt reads GUID partition tables, and extends the last partition of
-// one.
+// Package gpt reads GUID partition tables, extends the last partition of one,
+// and gives partitions other GUIDs.
 //
 // It is small, because the initramfs carries it, and it trusts nothing: the
 // disk may be foreign, damaged or made to harm. Both checksums must be right,

@@ -9,7 +9,7 @@ import (
 )
 
 // SetGUIDs gives partitions, by their numbers, other GUIDs. Nothing is written
-// when both tables are sound and they have them already. The backup table is
+// when the primary table is sound and has them already. The backup table is
 // written first, so that a power cut leaves a sound table, with all of the
 // GUIDs or with none of them; a primary table that one damaged is made anew.
 func SetGUIDs(d Device, size int64, sector int, guids map[int]string) error {
