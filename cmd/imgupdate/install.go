@@ -33,7 +33,7 @@ const (
 )
 
 func (f *installFlags) declareShared(fs *flag.FlagSet) {
-	f.declare(fs)
+	f.declareJSON(fs)
 	fs.StringVar(&f.trust, "trust", trust.Dir, "`directory` of the keys that may sign images")
 	fs.StringVar(&f.quiesce, "quiesce", update.DefaultQuiesce,
 		"`directory` of programs that stop services before the restart")

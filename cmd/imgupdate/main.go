@@ -50,6 +50,11 @@ func (o *options) declare(fs *flag.FlagSet) {
 	fs.StringVar(&o.boot, "boot", update.DefaultBoot, "`file` in which imginit says what it started")
 	fs.StringVar(&o.esp, "esp", "", "`directory` where the EFI partition is mounted; empty mounts it")
 	fs.StringVar(&o.root, "root", "/", "`directory` of the system that runs")
+}
+
+// declareJSON is declare for a command that prints a result.
+func (o *options) declareJSON(fs *flag.FlagSet) {
+	o.declare(fs)
 	fs.BoolVar(&o.json, "json", false, "print the result as JSON")
 }
 
@@ -92,7 +97,7 @@ func statusCommand() *command.Command {
 		Name: "status", Short: "say what is in the slots and what starts next",
 		Long:    "The last lines are images that failed on this machine, and why.",
 		Example: "imgupdate status --json",
-		Flags:   o.declare,
+		Flags:   o.declareJSON,
 		Run: o.run(func(ctx context.Context, io command.IO, m *update.Machine) error {
 			s, err := m.Status(ctx)
 			if err != nil {
@@ -137,7 +142,7 @@ func checkCommand() *command.Command {
 		Long: "A unit runs it at every start. What an interrupted update left is removed. A machine that came back from an\n" +
 			"image says why, on its console too. When a trial is over the machine is restarted.",
 		Example: "imgupdate check --json",
-		Flags:   o.declare,
+		Flags:   o.declareJSON,
 		Run: o.run(func(ctx context.Context, io command.IO, m *update.Machine) error {
 			found, err := m.Check(ctx)
 			if f := found.Returned; f != nil {

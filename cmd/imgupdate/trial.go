@@ -27,7 +27,7 @@ func proveCommand() *command.Command {
 			"run then reports that.",
 		Example: "imgupdate prove",
 		Flags: func(fs *flag.FlagSet) {
-			o.declare(fs)
+			o.declareJSON(fs)
 			fs.StringVar(&o.health, "health", update.DefaultHealth, "`directory` of the checks")
 			fs.StringVar(&list, "os-config-files", "",
 				"JSON `file` that lists the metadata files; empty means "+applycfg.DefaultList)

@@ -35,7 +35,7 @@ func verifyCommand() *command.Command {
 			"write now and what is declared as the machine's own, and at kernel images and boot loaders on the EFI\n" +
 			"partition. Each drift is a line; with one the status is 1. What it cannot know is said, too.",
 		Example: "imgupdate verify --json",
-		Flags:   o.declare,
+		Flags:   o.declareJSON,
 		Run: o.run(func(ctx context.Context, io command.IO, m *update.Machine) error {
 			v, err := verify(ctx, m, filepath.Dir(o.state))
 			if err != nil {
