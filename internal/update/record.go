@@ -1,6 +1,7 @@
 package update
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -170,7 +171,8 @@ func (r *Record) check() error {
 // write is how a record is written; a test lets it fail.
 var write = atomicfile.Write
 
-// save writes the record; it is on the disk when save returns.
+// save writes the record, unless it is there as it is; it is on the disk when save
+// returns.
 func (r *Record) save(dir string) error {
 	if err := r.check(); err != nil {
 		return err
@@ -179,5 +181,9 @@ func (r *Record) save(dir string) error {
 	if err != nil {
 		return err
 	}
-	return write(filepath.Join(dir, "slots.json"), append(text, '\n'), 0o600)
+	name, text := filepath.Join(dir, "slots.json"), append(text, '\n')
+	if old, err := os.ReadFile(name); err == nil && bytes.Equal(old, text) {
+		return nil // most starts have nothing new
+	}
+	return write(name, text, 0o600)
 }

@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"goldsmith/internal/atomicfile"
 )
 
 // What a record says is used to name files and to index lists: one that no
@@ -69,5 +71,17 @@ func TestRemoveNothing(t *testing.T) {
 	files := b.files()
 	if err := e.remove(""); err != nil || b.files() != files {
 		t.Errorf("%v, %s", err, b.files())
+	}
+}
+
+// A start without anything to record needs no room on the state partition.
+func TestNothingToRecord(t *testing.T) {
+	b := newBench(t, false)
+	_, err := b.Check(t.Context())
+	b.must(err)
+	write = func(string, []byte, os.FileMode) error { return errors.New("no space left on device") }
+	defer func() { write = atomicfile.Write }()
+	if f, err := b.Check(t.Context()); err != nil || f != (Finding{}) {
+		t.Errorf("%+v, %v", f, err)
 	}
 }
