@@ -89,25 +89,32 @@ func digest(body string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// prove says what of a content is public, given it as it may be shown.
+// prove says what of a content is public, given it as it may be shown: nothing,
+// when that has not as many lines.
 func prove(body, masked string) proof {
-	var p proof
-	if masked != body {
-		a, b := lines(body), lines(masked)
-		if len(a) != len(b) {
-			return proof{}
-		}
-		for i := range a {
-			if a[i] != b[i] {
-				p.hidden = append(p.hidden, i+1)
-			}
-		}
-		if len(p.hidden) > maxHidden {
-			return proof{}
-		}
+	p := proof{sum: digest(body)}
+	if body == masked {
+		return p
 	}
-	p.sum = digest(body)
+	for n := 1; body != "" && masked != ""; n++ {
+		a, b := line(body), line(masked)
+		if a != b {
+			p.hidden = append(p.hidden, n)
+		}
+		body, masked = body[len(a):], masked[len(b):]
+	}
+	if body != "" || masked != "" || len(p.hidden) > maxHidden {
+		return proof{}
+	}
 	return p
+}
+
+// line is the first line of a text, with its end.
+func line(text string) string {
+	if i := strings.IndexByte(text, '\n'); i >= 0 {
+		return text[:i+1]
+	}
+	return text
 }
 
 // and is what two proofs of one content agree about. Of two contents, the first
@@ -148,54 +155,60 @@ func (p proof) mask(body string) string {
 // readRecord reads the record of an output directory. One that is not there, or
 // is none, or another directory's, says nothing.
 func readRecord(path string, r *root) *record {
-	b, err := os.ReadFile(path)
-	text, ok := strings.CutPrefix(string(b), recordHead+"dir "+quotedDir(r)+"\nkeys")
-	if err != nil || !ok || len(b) > maxRecord {
-		return &record{files: map[string]proof{}}
-	}
-	known, ok := parseRecord(text)
-	if !ok {
-		return &record{files: map[string]proof{}}
-	}
-	return known
-}
-
-// parseRecord reads what follows the word "keys".
-func parseRecord(text string) (*record, bool) {
 	known := &record{files: map[string]proof{}}
-	list, text, _ := strings.Cut(text, "\n")
-	for _, word := range strings.Fields(list) {
-		k, err := strconv.ParseUint(word, 16, 64)
-		if err != nil || len(known.keys) > 0 && k <= known.keys[len(known.keys)-1] {
-			return nil, false
-		}
-		known.keys = append(known.keys, k)
+	b, err := os.ReadFile(path)
+	text, ok := strings.CutPrefix(string(b), recordHead+"dir "+quotedDir(r)+"\n")
+	if err != nil || !ok || len(b) > maxRecord {
+		return known
 	}
+	keys, text, _ := strings.Cut(text, "\n")
+	known.keys, ok = parseKeys(keys)
 	for line := range strings.Lines(text) {
-		if count, ok := strings.CutPrefix(line, "end "); ok {
-			return known, count == strconv.Itoa(len(known.files))+"\n"
+		if !ok {
+			break
 		}
-		line, ok := strings.CutPrefix(line, "file ")
-		sum, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
-		numbers, rest, _ := strings.Cut(rest, " ")
-		name, rest, isName := quoted(rest)
-		p := proof{sum: sum}
-		for n := range strings.SplitSeq(numbers, ",") {
-			i, err := strconv.Atoi(n)
-			if n == "-" && numbers == "-" {
+		if count, end := strings.CutPrefix(line, "end "); end {
+			if count != strconv.Itoa(len(known.files))+"\n" {
 				break
 			}
-			if err != nil || len(p.hidden) > 0 && i <= p.hidden[len(p.hidden)-1] {
-				return nil, false
-			}
-			p.hidden = append(p.hidden, i)
+			return known
 		}
-		if !ok || !isName || rest != "" || len(sum) != 2*sha256.Size {
-			return nil, false
-		}
+		var name string
+		var p proof
+		name, p, ok = parseProof(line)
 		known.files[name] = p
 	}
-	return nil, false
+	return &record{files: map[string]proof{}}
+}
+
+func parseKeys(line string) (keySet, bool) {
+	line, ok := strings.CutPrefix(line, "keys")
+	var set keySet
+	for word := range strings.FieldsSeq(line) {
+		k, err := strconv.ParseUint(word, 16, 64)
+		if err != nil || len(set) > 0 && k <= set[len(set)-1] {
+			return nil, false
+		}
+		set = append(set, k)
+	}
+	return set, ok
+}
+
+func parseProof(line string) (name string, p proof, ok bool) {
+	line, is := strings.CutPrefix(line, "file ")
+	sum, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+	numbers, rest, _ := strings.Cut(rest, " ")
+	name, rest, ok = quoted(rest)
+	p.sum, ok = sum, ok && is && rest == "" && len(sum) == 2*sha256.Size
+	if numbers == "-" {
+		return name, p, ok
+	}
+	for n := range strings.SplitSeq(numbers, ",") {
+		i, err := strconv.Atoi(n)
+		ok = ok && err == nil && (len(p.hidden) == 0 || i > p.hidden[len(p.hidden)-1])
+		p.hidden = append(p.hidden, i)
+	}
+	return name, p, ok
 }
 
 // quotedDir is the absolute path of the output directory.

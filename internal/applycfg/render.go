@@ -61,7 +61,7 @@ func (r *renderer) file(ctx context.Context, rel string) (File, error) {
 		return f, command.BadInput(fmt.Errorf("%s: a value has half of a surrogate pair, which is no character", src),
 			`mend the escape \uD800 to \uDFFF in the metadata`)
 	}
-	f.shown = r.show(func(s *Secrets) ([]byte, error) { return t.Render(s.doc, opts) })
+	f.shown = r.show(func(s *Secrets) ([]byte, error) { return t.Render(s.masked(), opts) })
 	return f, nil
 }
 

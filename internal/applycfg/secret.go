@@ -23,40 +23,44 @@ func SecretName(key string) bool {
 }
 
 // Secrets are the values of secret keys in metadata. Nil: everything is secret.
+// What takes time is made when it is first asked for.
 type Secrets struct {
-	some  bool             // there is one
-	short bool             // one is too short to be found in a text
-	doc   *metadata.Object // the metadata with these values masked
-	words *words           // these values, wherever they are
-	paths []string         // the dotted keys of the values
-	known []string         // Templates.Marked
-	set   keySet           // of paths and known, when somebody has asked
+	finder
+	marked []string // Templates.Marked
+	set    keySet   // of paths and marked
+	found  *words   // texts and numbers, wherever they are
+	public *metadata.Object
 }
 
-// FindSecrets finds the values of secret keys. What is empty stays in the
-// metadata, and the lines of a text stay lines, so that templates make as many
-// lines of both. So do true and false, and what keys below a secret one are
-// called.
+// FindSecrets finds the values of secret keys.
 func (t Templates) FindSecrets(doc *metadata.Object) *Secrets {
-	f := finder{secret: t.Secret, Secrets: &Secrets{known: t.Marked}}
-	if f.secret == nil {
-		f.secret = SecretName
+	s := &Secrets{finder: finder{doc: doc, secret: t.Secret}, marked: t.Marked}
+	if s.secret == nil {
+		s.secret = SecretName
 	}
-	masked, changed := f.value(doc, "", false)
-	f.doc = doc
-	if changed {
-		f.doc = masked.(*metadata.Object)
-	}
-	f.words = newWords(f.values)
-	return f.Secrets
+	s.value(doc, "", false)
+	return s
 }
+
+// some says that there is a secret.
+func (s *Secrets) some() bool { return len(s.paths) > 0 }
 
 // hide masks secret values that reached a text by another way.
 func (s *Secrets) hide(text string) string {
 	if s == nil {
 		return stars(text)
 	}
-	return s.words.mask(text)
+	if s.found == nil {
+		var all []string
+		for _, v := range s.texts {
+			all = append(all, spellings(v)...)
+		}
+		for _, v := range s.numbers {
+			all = append(all, spelledNumber(v)...)
+		}
+		s.found = newWords(all)
+	}
+	return s.found.mask(text)
 }
 
 // keys are the keys of which values are secrets, and those of which a schema
@@ -66,82 +70,108 @@ func (s *Secrets) keys() keySet {
 		return nil
 	}
 	if s.set == nil {
-		s.set = newKeySet(s.paths, s.known)
+		s.set = newKeySet(s.paths, s.marked)
 	}
 	return s.set
 }
 
-// finder goes through metadata.
-type finder struct {
-	*Secrets
-	secret func(key string) bool
-	values []string // to be found in texts
+// masked are the metadata with secrets masked. What is empty stays, and the
+// lines of a text stay lines, so that templates make as many lines of both. So
+// do true and false, and what keys below a secret one are called.
+func (s *Secrets) masked() *metadata.Object {
+	if s.public == nil {
+		s.public = s.doc
+		f := finder{secret: s.secret, masks: true}
+		if o, ok := f.value(s.doc, "", false).(*metadata.Object); ok {
+			s.public = o
+		}
+	}
+	return s.public
 }
 
-// value is a value with secrets masked, and whether it is another one.
-func (f *finder) value(v any, path string, within bool) (masked any, changed bool) {
+// finder goes through metadata.
+type finder struct {
+	doc    *metadata.Object
+	secret func(key string) bool
+	masks  bool // make what is masked, rather than what follows
+
+	paths   []string // the dotted keys of secrets
+	texts   []string // which are secrets
+	numbers []metadata.Number
+	short   bool // one is too short to be found in a text
+}
+
+// value is a value with secrets masked, nil where it stays as it is.
+func (f *finder) value(v any, path string, within bool) any {
 	switch v := v.(type) {
 	case *metadata.Object:
-		return f.object(v, path, within)
+		if o := f.object(v, path, within); o != nil {
+			return o
+		}
 	case []any:
 		var list []any
 		for i := range v {
-			if m, changed := f.value(v[i], path, within); changed {
+			if m := f.value(v[i], path, within); m != nil {
 				if list == nil {
 					list = slices.Clone(v)
 				}
 				list[i] = m
 			}
 		}
-		return list, list != nil
+		if list != nil {
+			return list
+		}
 	case string:
-		if within && v != "" {
-			f.found(path)
+		switch {
+		case !within || v == "":
+		case f.masks:
+			return stars(v)
+		default:
+			f.add(path)
+			f.texts = append(f.texts, v)
 			f.short = f.short || len(v) < minWord
-			f.values = append(f.values, spellings(v)...)
-			return stars(v), true
 		}
 	case metadata.Number:
-		if within && !v.Falsy() {
-			f.found(path)
-			list := numbers(string(v))
-			f.short = f.short || list == nil
-			f.values = append(f.values, list...)
-			return hidden, true
+		switch {
+		case !within || v.Falsy():
+		case f.masks:
+			return hidden
+		default:
+			f.add(path)
+			f.numbers = append(f.numbers, v)
+			f.short = f.short || digits(v) < minWord
 		}
 	}
-	return v, false
+	return nil
 }
 
-func (f *finder) object(v *metadata.Object, path string, within bool) (masked any, changed bool) {
-	var o *metadata.Object
+func (f *finder) object(v *metadata.Object, path string, within bool) (masked *metadata.Object) {
 	if path != "" {
 		path += "."
 	}
 	for k, w := range v.All() {
 		at := path + k
-		if within && secretLike(k) {
-			f.found(at)
-			f.values = append(f.values, spellings(k)...)
+		if within && !f.masks && secretLike(k) {
+			f.add(at)
+			f.texts = append(f.texts, k)
 		}
-		m, changed := f.value(w, at, within || f.secret(at))
-		if !changed {
+		m := f.value(w, at, within || f.secret(at))
+		if m == nil {
 			continue
 		}
-		if o == nil {
-			o = &metadata.Object{}
+		if masked == nil {
+			masked = &metadata.Object{}
 			for k, w := range v.All() {
-				o.Set(k, w)
+				masked.Set(k, w)
 			}
 		}
-		o.Set(k, m)
+		masked.Set(k, m)
 	}
-	return o, o != nil
+	return masked
 }
 
-// found notes that the value of a key is a secret. Items of a list have its key.
-func (f *finder) found(path string) {
-	f.some = true
+// add notes that the value of a key is a secret. Items of a list have its key.
+func (f *finder) add(path string) {
 	if n := len(f.paths); n == 0 || f.paths[n-1] != path {
 		f.paths = append(f.paths, path)
 	}
@@ -180,20 +210,23 @@ func spellings(v string) []string {
 	return all
 }
 
-// numbers are the spellings of a number; none for one of less than four digits.
-func numbers(v string) []string {
-	digits := 0
-	for i := range len(v) {
-		if v[i] >= '0' && v[i] <= '9' {
-			digits++
+func digits(n metadata.Number) (count int) {
+	for i := range len(n) {
+		if n[i] >= '0' && n[i] <= '9' {
+			count++
 		}
 	}
-	if digits < 4 {
+	return count
+}
+
+// spelledNumber are the spellings of a number; none of a short one.
+func spelledNumber(n metadata.Number) []string {
+	if digits(n) < minWord {
 		return nil
 	}
-	all := []string{v}
-	f, err := strconv.ParseFloat(v, 64)
-	if err != nil || len(v) > 400 {
+	all := []string{string(n)}
+	f, err := strconv.ParseFloat(string(n), 64)
+	if err != nil || len(n) > 400 {
 		return all
 	}
 	plain, exp := strconv.FormatFloat(f, 'f', -1, 64), strconv.FormatFloat(f, 'e', -1, 64) // 1.5e+07

@@ -29,7 +29,7 @@ func (v *rendered) keys() keySet            { return v.r.secrets().keys() }
 
 func (v *rendered) mask(body string) string {
 	s := v.r.secrets()
-	if !s.some {
+	if !s.some() {
 		return body
 	}
 	if v.again != nil {
@@ -45,7 +45,7 @@ func (v *rendered) mask(body string) string {
 func (v *rendered) prove(body string) proof {
 	s := v.r.secrets()
 	switch {
-	case !s.some:
+	case !s.some():
 		return prove(body, body)
 	case v.again == nil:
 		return proof{}
@@ -100,7 +100,7 @@ func keysOf(jobs []job, other keySet) keySet {
 // printed, which may be the last of several. Of a line that is so long that it
 // may be the end of a longer one, nothing is left.
 func (r *renderer) withoutSecrets(lines []string) []string {
-	if len(lines) == 0 || !r.secrets().some {
+	if len(lines) == 0 || !r.secrets().some() {
 		return lines
 	}
 	kept := make([]string, len(lines))
