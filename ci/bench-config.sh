@@ -82,6 +82,11 @@ awk 'BEGIN {
     printf "}" >"m.json"
 }'
 
+# The same with a secret in each file.
+cp -r t secret
+sed -i 's/\.k0}}/.password}}/' secret/etc/*/*
+sed 's/"k0":/"password":/g' m.json >secret.json
+
 # measure NAME TIMES BASE COMMAND... adds a row: NAME, milliseconds of CPU (user
 # and system) and on the clock for one run, the largest resident memory in MiB,
 # and the row that it is compared with. OUT in a command is a directory, a new
@@ -112,11 +117,17 @@ before=$(cut -d ' ' -f 1-3 /proc/loadavg)
 ours=("$bin/applycfg" -t t -m m.json)
 theirs=(/usr/bin/os-apply-config -t t -m m.json)
 mkdir same
-"${ours[@]}" -o same 2>log
+"${ours[@]}" -o same --state same.state 2>log
+secrets=("$bin/applycfg" -t secret -m secret.json)
+mkdir same-secret
+"${secrets[@]}" -o same-secret --state same-secret.state 2>log
 measure "fresh, copy loop" 10 - ./copyloop same fresh
 measure "fresh, applycfg" 10 "fresh, copy loop" "${ours[@]}" -o fresh
+measure "fresh, applycfg --state" 10 "fresh, copy loop" "${ours[@]}" -o fresh --state fresh.state
+measure "fresh, --state, secrets" 10 "fresh, copy loop" "${secrets[@]}" -o fresh --state fresh.state
 measure "fresh, os-apply-config" 5 "fresh, applycfg" "${theirs[@]}" -o fresh
 measure "unchanged, applycfg" 20 "fresh, copy loop" "${ours[@]}" -o same
+measure "unchanged, --state, secrets" 20 "fresh, copy loop" "${secrets[@]}" -o same-secret --state same-secret.state
 measure "unchanged, os-apply-config" 5 "unchanged, applycfg" "${theirs[@]}" -o same
 measure "--key, applycfg" 100 - "${ours[@]}" --key s7.k3 --type raw
 measure "--key, os-apply-config" 10 "--key, applycfg" "${theirs[@]}" --key s7.k3 --type raw

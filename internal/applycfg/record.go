@@ -328,6 +328,9 @@ func (s *state) renew(r *root, jobs []job) {
 // renewKept removes the record of what is kept, if it is outgrown: nothing tells
 // what of that is secret now.
 func (s *state) renewKept(r *root, jobs []job) {
+	if !exists(s.path(keptRecord)) {
+		return // and the metadata need not be looked through
+	}
 	known := readRecord(s.path(keptRecord), r)
 	if !known.covers(keysOf(jobs, known.keys)) {
 		if err := s.remove(keptRecord); err != nil {
