@@ -87,6 +87,73 @@ func diffHidesSecrets(t *testing.T, rnd *rand.Rand, dir string) {
 	check("apply after rollback", changes, err)
 }
 
+// Keys become secret and stay it, at random, and values change, also in the same
+// run. No value that such a key ever had is shown from then on.
+func TestDiffHidesLaterSecrets(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(3, 4))
+	dir := t.TempDir()
+	for i := range 50 {
+		laterSecrets(t, rnd, fmt.Sprintf("%s/%d", dir, i))
+	}
+}
+
+func laterSecrets(t *testing.T, rnd *rand.Rand, dir string) {
+	keys := []string{"a", "b", "c"}
+	write(t, dir, map[string]string{"t/f": "a {{a}}\nb {{b}}\nfixed\n", "t/g": "c {{c}}\n", "t/h": "{{.}}\n"})
+	out := Output{Dir: dir + "/out", State: dir + "/state", Create: true}
+	dry := out
+	dry.DryRun, dry.Diff = true, true
+	secret, value, had := map[string]bool{}, map[string]string{}, map[string][]string{}
+	for run := range 6 {
+		k := keys[rnd.IntN(len(keys))]
+		if run > 0 && rnd.IntN(2) == 0 {
+			secret[k] = true
+		}
+		for _, k := range keys {
+			if run == 0 || rnd.IntN(3) == 0 {
+				value[k] = fmt.Sprintf("value%d%s", run, k)
+			}
+			had[k] = append(had[k], value[k])
+		}
+		tree := Templates{Dir: dir + "/t", Secret: func(k string) bool { return secret[k] }}
+		metadata := doc(t, fmt.Sprintf(`{"a": %q, "b": %q, "c": %q}`, value["a"], value["b"], value["c"]))
+		files, err := tree.Render(t.Context(), metadata)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dry.Secrets = tree.FindSecrets(metadata)
+		var shown strings.Builder
+		for _, plan := range []func() ([]Change, error){
+			func() ([]Change, error) { return dry.Apply(t.Context(), files) },
+			func() ([]Change, error) { return dry.Rollback(t.Context()) },
+		} {
+			if !exists(out.Dir) {
+				break
+			}
+			changes, err := plan()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, c := range changes {
+				shown.WriteString(c.Diff)
+			}
+		}
+		for k := range secret {
+			for _, v := range had[k] {
+				if strings.Contains(shown.String(), v) {
+					t.Fatalf("%s run %d: %q of %s is shown:\n%s", dir, run, v, k, shown.String())
+				}
+			}
+		}
+		out.Keep = rnd.IntN(2) == 0
+		if rnd.IntN(4) > 0 {
+			if _, err := out.Apply(t.Context(), files); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 // What a record says: only of the content that it was made of, and not of its
 // secrets.
 func FuzzRecord(f *testing.F) {
