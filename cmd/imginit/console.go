@@ -40,11 +40,13 @@ func (c *console) say(format string, args ...any) {
 	c.kernel(6, msg)
 }
 
-// fail reports why the machine does not boot, at a level that reaches every
-// console even when the kernel is told to be quiet.
-func (c *console) fail(err error) {
-	lines := strings.Split(fmt.Sprintf("BOOT FAILED: %v", err), "\n")
-	for _, l := range lines {
+// fail reports why the machine does not boot.
+func (c *console) fail(err error) { c.shout(fmt.Sprintf("BOOT FAILED: %v", err)) }
+
+// shout reports at a level that reaches every console even when the kernel is
+// told to be quiet.
+func (c *console) shout(text string) {
+	for _, l := range strings.Split(text, "\n") {
 		if c.log == nil {
 			fmt.Fprintf(c.out, "imginit: %6.2f %s\n", uptime(), l)
 		}

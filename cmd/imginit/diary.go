@@ -34,9 +34,11 @@ type diary struct {
 
 // Stages of a boot.
 const (
-	stageState  = "state"       // the state partition is mounted
-	stageSwitch = "switch-root" // imginit's work is done
-	stageFailed = "failed"      // imginit gave up
+	stageState    = "state"          // the state partition is mounted
+	stageRepaired = "state-repaired" // it was damaged; what e2fsck could save is there
+	stageLost     = "state-lost"     // it has a new file system
+	stageSwitch   = "switch-root"    // imginit's work is done
+	stageFailed   = "failed"         // imginit gave up
 )
 
 // attempt is one line.
@@ -44,7 +46,7 @@ type attempt struct {
 	RootHash string // "roothash"
 	BootID   string // "boot_id": /proc/sys/kernel/random/boot_id
 	Stage    string // "stage"
-	Error    string // "error"; left out when empty
+	Error    string // "error": why it failed, or what became of the state; left out when empty
 }
 
 const (
@@ -85,13 +87,22 @@ func isMounted(dir string) bool {
 	return unix.Stat(dir, &in) == nil && unix.Stat(filepath.Dir(dir), &above) == nil && in.Dev != above.Dev
 }
 
-// note notes a stage once. That it cannot is no reason not to boot.
+// note notes a stage once.
 func (d *diary) note(c *console, stage string) {
-	if d.disk == nil || d.last == stage {
+	if d.last != stage {
+		d.write(c, stage, "")
+	}
+}
+
+// write notes a stage, and a word about it. That it cannot is no reason not to
+// boot.
+func (d *diary) write(c *console, stage, text string) {
+	if d.disk == nil {
 		return
 	}
 	d.last = stage
-	if err := keepAttempt(stateRoot, attempt{RootHash: d.hash, BootID: d.bootID, Stage: stage}); err != nil {
+	err := keepAttempt(stateRoot, attempt{RootHash: d.hash, BootID: d.bootID, Stage: stage, Error: text})
+	if err != nil {
 		c.say("not noted on the state partition: %v", err)
 	}
 }
@@ -150,18 +161,20 @@ type booted struct {
 	Slot     string // "slot": "a" or "b"
 	Disk     string // "disk": device file
 	Firmware string // "firmware": "uefi" or "bios"
+	State    string // "state": what became of a damaged state partition, for people; left out when it was sound
 }
 
 // noteBooted writes it.
-func noteBooted(d *rootDisk, hash rootHash) error {
+func noteBooted(d *rootDisk, hash rootHash, state string) error {
 	b := booted{
 		RootHash: hex.EncodeToString(hash[:]), Slot: strings.TrimPrefix(d.part.Name, "root-"),
-		Disk: "/dev/" + d.name, Firmware: "bios",
+		Disk: "/dev/" + d.name, Firmware: "bios", State: state,
 	}
 	if _, err := os.Stat("/sys/firmware/efi"); err == nil {
 		b.Firmware = "uefi"
 	}
-	text := object("root_hash", b.RootHash, "slot", b.Slot, "disk", b.Disk, "firmware", b.Firmware)
+	text := object("root_hash", b.RootHash, "slot", b.Slot, "disk", b.Disk, "firmware", b.Firmware,
+		"state", b.State)
 	if err := os.MkdirAll("/run/goldsmith", 0o755); err != nil {
 		return err
 	}

@@ -144,7 +144,7 @@ func mountInstalled(c *console, args cmdline, mods *loader, p *plan, d *diary) e
 		return err
 	}
 	d.begin(disk, hash)
-	if err := noteBooted(disk, hash); err != nil {
+	if err := noteBooted(disk, hash, ""); err != nil {
 		return err
 	}
 	if d.mount() == nil {
@@ -157,8 +157,15 @@ func mountInstalled(c *console, args cmdline, mods *loader, p *plan, d *diary) e
 	if err := mountRoot(root, "erofs"); err != nil {
 		return err
 	}
-	if err := mountState(c, disk); err != nil {
+	done, err := mountState(c, disk)
+	if err != nil {
 		return err
+	}
+	if done.stage != "" {
+		d.write(c, done.stage, done.text)
+		if err := noteBooted(disk, hash, done.text); err != nil {
+			return err
+		}
 	}
 	d.note(c, stageState)
 	return placeState(c, p.state, &hash)

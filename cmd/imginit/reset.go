@@ -11,8 +11,6 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"goldsmith/internal/atomicfile"
 )
 
 // resetFile is on the state partition when the machine is to forget what it
@@ -25,36 +23,22 @@ var keptByReset = []string{"slots.json", "attempts.jsonl"}
 
 // resetMachine does a factory reset, if that was asked for. A file system that
 // cannot be emptied, as it is damaged, is replaced by a new one.
-func resetMachine(c *console, dev string) error {
-	err := resetState(c, stateRoot)
+func resetMachine(m *medic) error {
+	err := resetState(m.c, m.dir)
 	if err == nil {
 		return nil
 	}
-	c.say("factory reset: %v; make a new file system on %s", err, dev)
+	m.c.say("factory reset: %v; make a new file system on %s", err, m.dev)
 	records := map[string][]byte{}
 	for _, name := range keptByReset {
-		if b, err := readBounded(filepath.Join(stateRoot, "boot", name)); err == nil && len(b) > 0 {
+		if b, err := readBounded(filepath.Join(m.dir, "boot", name)); err == nil && len(b) > 0 {
 			records[name] = b
 		}
 	}
-	if err := unix.Unmount(stateRoot, 0); err != nil {
+	if err := unix.Unmount(m.dir, 0); err != nil {
 		return fmt.Errorf("factory reset: %w", err)
 	}
-	if err := makeState(dev); err != nil {
-		return err
-	}
-	if err := mountExt4(c, dev); err != nil {
-		return err
-	}
-	if err := errors.Join(os.Chmod(stateRoot, 0o700), os.Mkdir(stateRoot+"/boot", 0o700)); err != nil {
-		return err
-	}
-	for name, b := range records {
-		if err := atomicfile.Write(filepath.Join(stateRoot, "boot", name), b, 0o600); err != nil {
-			return err
-		}
-	}
-	return nil
+	return m.renew(records)
 }
 
 // resetState empties the state partition, if that was asked for. After a power

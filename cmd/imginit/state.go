@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"slices"
@@ -16,36 +17,37 @@ import (
 // a line.
 const keptFile = "/run/goldsmith/kept"
 
-// mountState mounts the state partition.
-func mountState(c *console, d *rootDisk) error {
+// mountState mounts the state partition, and says what had to be done for that.
+func mountState(c *console, d *rootDisk) (done remedy, err error) {
 	dev, err := d.named("state")
 	if err != nil {
-		return err
+		return done, err
 	}
 	empty, err := noExt4(dev)
 	if err != nil {
-		return err
+		return done, err
 	}
+	m := newMedic(c, dev)
 	if empty {
 		c.say("make a file system on %s", dev)
-		if err := makeState(dev); err != nil {
-			return err
+		if err := m.makeState(); err != nil {
+			return done, err
 		}
 	}
 	if err := os.MkdirAll(stateRoot, 0o700); err != nil {
-		return err
+		return done, err
 	}
-	if err := mountExt4(c, dev); err != nil {
-		return err
+	if done, err = m.mount(); err != nil {
+		return done, err
 	}
 	c.say("state is %s", dev)
 	if !empty {
 		growFilesystem(c, dev)
 	}
 	if err := os.Chmod(stateRoot, 0o700); err != nil { // its parts are mounted where they belong
-		return err
+		return done, err
 	}
-	return resetMachine(c, dev)
+	return done, resetMachine(m)
 }
 
 // placeState puts the state's directories into the image, which is the one with
@@ -98,33 +100,6 @@ func noExt4(dev string) (bool, error) {
 	return magic != [2]byte{0x53, 0xef}, nil
 }
 
-// makeState runs the image's own mke2fs. It leaves the writing of inode tables
-// and journal to the kernel, for later.
-func makeState(dev string) error {
-	return inImage("/sbin/mke2fs", "-q", "-F", "-t", "ext4", "-L", "state", "-m", "1", "-e", "remount-ro",
-		"-E", "lazy_itable_init=1,lazy_journal_init=1", dev)
-}
-
-// mountExt4 mounts the state partition, after a repair where one is needed.
-func mountExt4(c *console, dev string) error {
-	if isMounted(stateRoot) {
-		return nil // the diary needed it
-	}
-	err := unix.Mount(dev, stateRoot, "ext4", 0, "")
-	if err == nil {
-		return nil
-	}
-	c.say("mount %s: %v; check it", dev, err)
-	// Status 1 means that all errors were corrected.
-	if fsck := inImage("/sbin/e2fsck", "-p", dev); fsck != nil && !isStatus(fsck, 1) {
-		return fmt.Errorf("mount state partition %s: %w; %w", dev, err, fsck)
-	}
-	if err := unix.Mount(dev, stateRoot, "ext4", 0, ""); err != nil {
-		return fmt.Errorf("mount state partition %s: %w", dev, err)
-	}
-	return nil
-}
-
 // statusError is the end of a program with a status other than 0.
 type statusError struct {
 	program string
@@ -133,35 +108,71 @@ type statusError struct {
 
 func (e *statusError) Error() string { return fmt.Sprintf("%s: exit status %d", e.program, e.status) }
 
-func isStatus(err error, status int) bool {
-	var se *statusError
-	return errors.As(err, &se) && se.status == status
+// exitStatus is a program's; it is false when the program could not be run or
+// was killed.
+func exitStatus(err error) (status int, ok bool) {
+	if err == nil {
+		return 0, true
+	}
+	se, ok := errors.AsType[*statusError](err)
+	if !ok || se.status < 0 {
+		return 0, false
+	}
+	return se.status, true
 }
 
-// inImage runs one of the image's programs inside the image, with devices.
-func inImage(args ...string) (err error) {
+// inImage runs one of the image's programs inside the image, with devices. It
+// returns what the program prints, at most maxDiary bytes; without want that
+// goes to the console.
+func inImage(want bool, args ...string) (output []byte, err error) {
 	for _, dir := range []string{"/dev", "/proc"} {
 		if err := unix.Mount(dir, sysroot+dir, "", unix.MS_BIND, ""); err != nil {
-			return fmt.Errorf("bind %s: %w", dir, err)
+			return nil, fmt.Errorf("bind %s: %w", dir, err)
 		}
 		defer func() { err = errors.Join(err, unix.Unmount(sysroot+dir, 0)) }()
 	}
+	out, result := os.Stdout, func() []byte { return nil }
+	if want {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return nil, err
+		}
+		out, result = w, collect(r, w)
+	}
 	p, err := os.StartProcess(args[0], args, &os.ProcAttr{
 		Dir: "/", Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"},
-		Files: []*os.File{nil, os.Stdout, os.Stderr},
+		Files: []*os.File{nil, out, os.Stderr},
 		Sys:   &syscall.SysProcAttr{Chroot: sysroot},
 	})
 	if err != nil {
-		return fmt.Errorf("run the image's %s: %w", args[0], err)
+		result()
+		return nil, fmt.Errorf("run the image's %s: %w", args[0], err)
 	}
 	st, err := p.Wait()
+	output = result()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if !st.Success() {
-		return &statusError{args[0], st.ExitCode()}
+		return nil, &statusError{args[0], st.ExitCode()}
 	}
-	return nil
+	return output, nil
+}
+
+// collect reads a pipe to its end and keeps the beginning; the function that it
+// returns closes both ends.
+func collect(r, w *os.File) func() []byte {
+	read := make(chan []byte)
+	go func() {
+		b, _ := io.ReadAll(io.LimitReader(r, maxDiary))
+		_, _ = io.Copy(io.Discard, r)
+		_ = r.Close()
+		read <- b
+	}()
+	return func() []byte {
+		_ = w.Close()
+		return <-read
+	}
 }
 
 // overlayEtc makes /etc writable: changed files go to the state partition. The

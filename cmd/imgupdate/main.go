@@ -129,6 +129,9 @@ func printStatus(io command.IO, s update.Status) error {
 		return err
 	}
 	fmt.Fprintf(io.Stdout, "boot loader: %s\n", s.Loader)
+	if s.Boot.State != "" {
+		fmt.Fprintf(io.Stdout, "state: %s\n", command.Plain(s.Boot.State))
+	}
 	for _, f := range s.Record.Failed {
 		fmt.Fprintf(io.Stdout, "failed: version %s (%s): %s\n", f.Version, f.Digest, f.Reason)
 	}

@@ -66,6 +66,9 @@ type Boot struct {
 	Slot     string `json:"slot"` // "a" or "b"
 	Disk     string `json:"disk"` // its device file, or a disk image
 	Firmware string `json:"firmware"`
+	// State says what became of a damaged state partition in this boot; empty: it
+	// was sound.
+	State string `json:"state,omitempty"`
 }
 
 // LoadBoot fills in what is known about this boot.
