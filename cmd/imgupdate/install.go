@@ -166,11 +166,11 @@ func followCommand() *command.Command {
 	f := &installFlags{}
 	return &command.Command{
 		Name: "follow", Short: "install the image that the metadata want, and restart the machine",
-		Long: "The hook pre-configure.d/90-imgupdate calls it. Without image.digest in the metadata, and when that image runs,\n" +
-			"nothing is done; nor when it failed on this machine. An image that cannot be installed does not keep the machine\n" +
-			"from being configured: the status is 0, and 'imgupdate prove' reports it at the end of the run; nor does one\n" +
-			"that takes longer than --timeout, of which the next run fetches the rest. After an update it ends with the\n" +
-			"machine.",
+		Long: "The hook pre-configure.d/90-imgupdate calls it. Without image.digest in the metadata nothing is done, nor when\n" +
+			"that image failed on this machine. When it runs, another that waits for its first start is called off, unless\n" +
+			"that is a rollback. An image that cannot be installed does not keep the machine from being configured: the\n" +
+			"status is 0, and 'imgupdate prove' reports it at the end of the run; nor does one that takes longer than\n" +
+			"--timeout, of which the next run fetches the rest. After an update it ends with the machine.",
 		Example: "imgupdate follow",
 		Flags: func(set *flag.FlagSet) {
 			f.declareShared(set)
@@ -232,8 +232,10 @@ func (f *installFlags) follow(ctx context.Context, io command.IO, m *update.Mach
 	}
 	f.kexec, f.reboot = want.Kexec, !want.Kexec
 	switch state, failure, err := m.Compare(want.Digest); {
-	case err != nil || state == update.Runs:
+	case err != nil:
 		return false, err
+	case state == update.Runs:
+		return false, m.Stay(ctx)
 	case state == update.HasBeen:
 		m.Say("image %s failed on this machine and is not tried again: %s", want.Digest, failure.Reason)
 		return false, nil
@@ -243,7 +245,11 @@ func (f *installFlags) follow(ctx context.Context, io command.IO, m *update.Mach
 	case state == update.Waits:
 		return true, m.Quiesce(ctx, f.quiesce)
 	}
-	return f.install(ctx, io, m, want.Source+"@"+want.Digest)
+	armed, err = f.install(ctx, io, m, want.Source+"@"+want.Digest)
+	if err == nil && !armed { // it runs, and its digest was not known
+		err = m.Stay(ctx)
+	}
+	return armed, err
 }
 
 // restart restarts the machine and waits for that to end this program: no hook

@@ -130,3 +130,28 @@ func TestDisarmRollback(t *testing.T) {
 		}
 	})
 }
+
+// What the metadata want runs: an update is called off, a rollback is not.
+func TestStay(t *testing.T) {
+	ctx := t.Context()
+	both(t, func(t *testing.T, b *bench) {
+		v1, v2, v3 := b.image("1", 0), b.image("2", 0), b.image("3", 0)
+		b.must(b.Stay(ctx))
+		proved(b, v1, v2)
+		b.must(b.Rollback(ctx, nil))
+		b.must(b.Stay(ctx))
+		if r := b.load(); r.Trial == nil {
+			t.Fatal("the rollback was called off")
+		}
+		b.must(b.Install(ctx, v3, Options{}))
+		b.must(b.Stay(ctx))
+		for range 4 {
+			if id := b.start(v1, v2, v3); id != "demo_2" {
+				t.Fatalf("called off, and %s started", id)
+			}
+			if f, err := b.Check(ctx); err != nil || f != (Finding{}) {
+				t.Fatalf("%+v, %v", f, err)
+			}
+		}
+	})
+}

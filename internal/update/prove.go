@@ -90,8 +90,20 @@ func (m *Machine) Bad(ctx context.Context, reason string) error {
 // Disarm calls off an update, or a rollback, that waits for its first start. It
 // is false when none does. The image did not fail: it can be installed again.
 func (m *Machine) Disarm(ctx context.Context) (done bool, err error) {
+	return m.disarmIf(ctx, func(*Trial) bool { return true })
+}
+
+// Stay is Disarm for the metadata's word: what runs is what they want. A rollback
+// is an operator's.
+func (m *Machine) Stay(ctx context.Context) error {
+	_, err := m.disarmIf(ctx, func(t *Trial) bool { return !t.Back })
+	return err
+}
+
+// disarmIf calls off what waits for its first start, if it may.
+func (m *Machine) disarmIf(ctx context.Context, may func(t *Trial) bool) (done bool, err error) {
 	err = m.locked(ctx, func(r *Record) error {
-		if r.Trial == nil || m.onTrial(r) {
+		if r.Trial == nil || m.onTrial(r) || !may(r.Trial) {
 			return nil
 		}
 		if t := r.Trial; r.Slots[t.Slot].State != Trying || t.Armed != m.BootID {
