@@ -56,8 +56,12 @@ var ErrRuns = errors.New("the image runs already")
 // what runs now.
 func (m *Machine) Install(ctx context.Context, img Image, o Options) error {
 	return m.locked(ctx, func(r *Record) error {
-		if done, err := m.admit(r, img, o); done || err != nil {
-			return errors.Join(err, m.knowDigest(r, img))
+		done, err := m.admit(r, img, o)
+		if err != nil {
+			return err
+		}
+		if done {
+			return m.knowDigest(r, img)
 		}
 		d, err := openDisk(m.Boot.Disk)
 		if err != nil {
@@ -67,20 +71,20 @@ func (m *Machine) Install(ctx context.Context, img Image, o Options) error {
 	})
 }
 
-// knowDigest notes which digest the running image has. A disk cannot hold its
-// own.
+// knowDigest notes which digest the running image has, and is [ErrRuns] then. A
+// disk cannot hold its own.
 func (m *Machine) knowDigest(r *Record, img Image) error {
 	s := r.Slots[m.Boot.Slot]
-	if img.Release.Root == nil || s.RootHash != img.Release.Root.RootHash {
-		return nil
-	}
-	changed := s.Digest != img.Digest
-	s.Digest, s.RootSize, s.UKI = img.Digest, img.Release.Root.Size, img.Release.UKI.SHA256
-	s.Name, s.Version = img.Release.Name, img.Release.Version
-	if !changed {
+	if s.RootHash != img.Release.Root.RootHash || s.Digest == img.Digest {
 		return ErrRuns
 	}
-	return errors.Join(ErrRuns, r.save(m.state()))
+	s.Digest, s.RootSize, s.UKI = img.Digest, img.Release.Root.Size, img.Release.UKI.SHA256
+	s.Name, s.Version = img.Release.Name, img.Release.Version
+	if err := r.save(m.state()); err != nil {
+		return command.Hint(fmt.Errorf("image %s runs already, but that cannot be recorded: %w", img.Digest, err),
+			"make room on the state partition")
+	}
+	return ErrRuns
 }
 
 // admit decides whether an image may be installed. It is done when it runs.

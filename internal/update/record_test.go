@@ -85,3 +85,46 @@ func TestNothingToRecord(t *testing.T) {
 		t.Errorf("%+v, %v", f, err)
 	}
 }
+
+// That an image runs already is no success when it cannot be recorded: each
+// configuration run would ask for it again.
+func TestDigestThatCannotBeKept(t *testing.T) {
+	b := newBench(t, false)
+	v1 := b.image("1", 0)
+	full := errors.New("no space left on device")
+	write = func(string, []byte, os.FileMode) error { return full }
+	defer func() { write = atomicfile.Write }()
+	if err := b.Install(t.Context(), v1, Options{}); !errors.Is(err, full) || errors.Is(err, ErrRuns) {
+		t.Errorf("%v", err)
+	}
+	write = atomicfile.Write
+	if err := b.Install(t.Context(), v1, Options{}); err == nil || !errors.Is(err, ErrRuns) {
+		t.Errorf("with room: %v", err)
+	}
+	if r := b.load(); r.Slots["a"].Digest != v1.Digest {
+		t.Errorf("%+v", r.Slots["a"])
+	}
+}
+
+// An image that is refused is not the one that runs, though its root is; and one
+// that runs is not armed, whatever the record says of its slot.
+func TestRootThatRuns(t *testing.T) {
+	ctx := t.Context()
+	b := newBench(t, false)
+	v1, v2 := b.image("1", 0), b.image("2", 0)
+	proved(b, v1, v2)
+	other := b.image("2", 0)
+	other.Digest, other.Release.UKI.SHA256 = v1.Digest, digestOf("another kernel")
+	if err := b.Install(ctx, other, Options{}); err == nil || errors.Is(err, ErrRuns) {
+		t.Errorf("another kernel image: %v", err)
+	}
+	if r := b.load(); r.Slots["b"].Digest != v2.Digest {
+		t.Errorf("%+v", r.Slots["b"])
+	}
+	r := b.load()
+	r.Good, r.Slots["b"] = "a", &Slot{State: Empty}
+	b.must(r.save(b.State))
+	if err := b.Install(ctx, v2, Options{}); !errors.Is(err, ErrRuns) {
+		t.Errorf("in a slot that the record does not know: %v", err)
+	}
+}
