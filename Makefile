@@ -14,7 +14,7 @@ HOST_PROGRAMS  = $(filter-out $(IMAGE_PROGRAMS),$(PROGRAMS))
 # The programs that imgbuild is by other names.
 ORIGINALS = disk-image-create ramdisk-image-create diskimage-builder element-info
 
-.PHONY: help build deps check test race system-test system-core proof bench bench-config bench-refresh bench-update torture demo clean
+.PHONY: help build deps check test race system-test system-core proof bench bench-boot bench-config bench-refresh bench-update torture demo clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -56,6 +56,9 @@ bench: build ## measure builds of set M beside other builders' (root, a mirror);
 
 bench-config: build ## measure applycfg beside os-apply-config and a loop that copies the same files
 	ci/bench-config.sh
+
+bench-boot: build ## measure boots beside initramfs-tools and cloud-init (root, QEMU, a mirror)
+	ci/bench-boot.sh
 
 bench-refresh: build ## measure refreshcfg beside os-refresh-config and bare scripts
 	ci/bench-refresh.sh
