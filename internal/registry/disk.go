@@ -11,7 +11,6 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
-	"goldsmith/internal/atomicfile"
 	"goldsmith/internal/chunk"
 	"goldsmith/internal/command"
 	"goldsmith/internal/sparse"
@@ -25,14 +24,17 @@ func (l *Layout) putDisk(ctx context.Context, path string, img Image) ([]v1.Desc
 		return nil, err
 	}
 	defer in.Close()
-	// The blob's name is known only when it is complete; it takes its place
-	// by a second rename.
-	ingest := filepath.Join(l.dir, "blobs", "disk-"+img.SHA256)
-	f, err := atomicfile.Create(ingest, 0o644)
+	// The blob's name is known only when it is complete.
+	dir, done, err := l.ingest(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Abort()
+	defer done()
+	f, err := os.Create(filepath.Join(dir, "disk"))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
 	packed, raw := sha256.New(), sha256.New()
 	data, err := sparse.NewReader(in)
 	if err != nil {
@@ -47,14 +49,8 @@ func (l *Layout) putDisk(ctx context.Context, path string, img Image) ([]v1.Desc
 		return nil, fmt.Errorf("%s: has %d bytes with SHA-256 %s; expected %d bytes with %s",
 			path, index.Size(), sum, img.Size, img.SHA256)
 	}
-	if err := f.Commit(); err != nil {
-		return nil, err
-	}
 	h := v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(packed.Sum(nil))}
-	if err := os.Rename(ingest, l.blobPath(h)); err != nil {
-		return nil, err
-	}
-	if err := atomicfile.SyncDir(filepath.Dir(l.blobPath(h))); err != nil {
+	if err := l.take(f.Name(), h); err != nil {
 		return nil, err
 	}
 	encoded, err := index.Encode()

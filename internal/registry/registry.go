@@ -14,6 +14,7 @@ package registry
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,7 +24,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
@@ -104,22 +104,9 @@ func (l *Layout) index() (*v1.IndexManifest, error) {
 	return im, nil
 }
 
-// lock keeps other processes from changing the layout until the returned
-// function is called. It is held for moments, and as long as an image is pulled.
-func (l *Layout) lock() (unlock func(), err error) {
-	f, err := os.OpenFile(filepath.Join(l.dir, ".lock"), os.O_RDWR|os.O_CREATE, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return func() { _ = f.Close() }, nil
-}
-
 // update changes index.json under the lock; it is replaced as a whole.
 func (l *Layout) update(change func(*v1.IndexManifest)) error {
-	unlock, err := l.lock()
+	unlock, err := l.lock(context.Background())
 	if err != nil {
 		return err
 	}

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -88,28 +91,35 @@ func (l *Layout) PullDescription(ctx context.Context, ref string) (string, error
 	if err != nil {
 		return "", err
 	}
-	m, err := img.Manifest()
-	if err != nil {
+	if err := l.fetchDescription(img); err != nil {
 		return "", explain(ref, err)
 	}
+	return d.Digest.String(), l.list(d)
+}
+
+// fetchDescription brings the manifest and the description of an image into the
+// layout.
+func (l *Layout) fetchDescription(img v1.Image) error {
+	m, err := img.Manifest()
+	if err != nil {
+		return err
+	}
 	if m.Config.Size > release.MaxSize {
-		return "", foreign(ref, fmt.Errorf("image %s: its description has %d bytes", d.Digest, m.Config.Size))
+		return command.BadInput(fmt.Errorf("the image's description has %d bytes", m.Config.Size), notOurs)
 	}
 	config, err := img.RawConfigFile()
 	if err != nil {
-		return "", explain(ref, err)
+		return err
 	}
 	if _, err := l.putBytes(config, string(m.Config.MediaType)); err != nil {
-		return "", err
+		return err
 	}
 	raw, err := img.RawManifest()
 	if err != nil {
-		return "", explain(ref, err)
+		return err
 	}
-	if _, err := l.putBytes(raw, string(m.MediaType)); err != nil {
-		return "", err
-	}
-	return d.Digest.String(), l.list(d)
+	_, err = l.putBytes(raw, string(m.MediaType))
+	return err
 }
 
 // Pull copies an image from a registry into the layout and returns its digest.
@@ -120,16 +130,55 @@ func (l *Layout) Pull(ctx context.Context, ref string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	unlock, err := l.lock()
-	if err != nil {
-		return "", err
-	}
-	err = l.path.WriteImage(img) // it verifies each blob
-	unlock()
-	if err != nil {
+	if err := l.fetch(ctx, img); err != nil {
 		return "", explain(ref, err)
 	}
 	return d.Digest.String(), l.list(d)
+}
+
+// fetch brings the blobs of an image into the layout, the manifest last. Those
+// that are there, and whole, are not fetched.
+func (l *Layout) fetch(ctx context.Context, img v1.Image) error {
+	m, err := img.Manifest()
+	if err != nil {
+		return err
+	}
+	dir, done, err := l.ingest(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	for _, d := range m.Layers {
+		if l.verify(ctx, d) == nil {
+			continue
+		}
+		if err := l.fetchLayer(img, d.Digest, filepath.Join(dir, d.Digest.Hex)); err != nil {
+			return err
+		}
+	}
+	return l.fetchDescription(img)
+}
+
+// fetchLayer fetches one layer by way of the file part.
+func (l *Layout) fetchLayer(img v1.Image, h v1.Hash, part string) error {
+	layer, err := img.LayerByDigest(h)
+	if err != nil {
+		return err
+	}
+	in, err := layer.Compressed() // it is verified as it is read
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.Create(part)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	if _, err := io.Copy(out, in); err != nil {
+		return err
+	}
+	return l.take(part, h)
 }
 
 // find asks a registry for an image of ours, and returns it with the descriptor
@@ -163,9 +212,11 @@ func find(ctx context.Context, ref string) (v1.Image, v1.Descriptor, error) {
 		ArtifactType: m.ArtifactType}, nil
 }
 
+const notOurs = "name an image that imgbuild has made"
+
 // foreign says that what ref names is no image of ours.
 func foreign(ref string, err error) error {
-	return command.BadInput(fmt.Errorf("%s: %w", ref, err), "name an image that imgbuild has made")
+	return command.BadInput(fmt.Errorf("%s: %w", ref, err), notOurs)
 }
 
 func parseRef(ref string, h v1.Hash) (name.Reference, error) {
