@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -281,5 +282,30 @@ func TestEnvelopesAmongOthers(t *testing.T) {
 	got, err := s.open(t, "oci:"+s.layout.Dir()).Envelopes(t.Context())
 	if err != nil || len(got) != 2 || string(got[0]) != "last" || string(got[1]) != "first" {
 		t.Errorf("Envelopes = %q, %v", got, err)
+	}
+}
+
+// A registry's login that does not come to its end is given up.
+func TestLoginThatStalls(t *testing.T) {
+	s := newSample(t)
+	var server *httptest.Server
+	var asked atomic.Int64
+	server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/token" {
+			asked.Add(1)
+			w.WriteHeader(http.StatusOK)
+			w.(http.Flusher).Flush()
+			<-r.Context().Done()
+			return
+		}
+		w.Header().Set("WWW-Authenticate", `Bearer realm="`+server.URL+`/token",service="test"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	defer server.Close()
+	timing := impatient
+	timing.stall = 50 * time.Millisecond
+	ref := s.at(strings.TrimPrefix(server.URL, "http://") + "/images/demo")
+	if _, err := open(t.Context(), ref, timing); !errors.Is(err, errStalled) || int(asked.Load()) != timing.tries {
+		t.Errorf("%v; the login was tried %d times", err, asked.Load())
 	}
 }

@@ -169,10 +169,15 @@ func openRegistry(ctx context.Context, ref string, t timing) (source, error) {
 		return nil, err
 	}
 	w := newWeb(t)
-	rt, err := transport.NewWithContext(ctx, repo.Registry, auth, w.client.Transport,
+	limited, stop := context.WithTimeoutCause(ctx, t.stall, errStalled) // a login brings a token, no more
+	defer stop()
+	rt, err := transport.NewWithContext(limited, repo.Registry, auth, w.client.Transport,
 		[]string{repo.Scope(transport.PullScope)})
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", ref, answered(err))
+		if context.Cause(limited) == errStalled {
+			err = errStalled
+		}
+		return nil, errors.Join(fmt.Errorf("%s: %w", ref, answered(err)), w.close())
 	}
 	w.client.Transport = rt
 	return &repository{repo, w, []remote.Option{
