@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"time"
 
 	goerofs "github.com/erofs/go-erofs"
 	"golang.org/x/sys/unix"
@@ -34,6 +35,8 @@ type Report struct {
 	Manifest   json.RawMessage   `json:"manifest,omitempty"` // ManifestFile, as it is
 	Packages   []dpkg.Package    `json:"packages,omitempty"`
 	Notes      []string          `json:"notes,omitempty"` // what could not be read, and why
+
+	stuck bool // no more roots are read
 }
 
 // maxText bounds every file that Inspect reads from an image, in bytes.
@@ -74,7 +77,7 @@ func Inspect(path string) (*Report, error) {
 			attributes: p.Attributes}
 		part := io.NewSectionReader(f, p.Start, p.Size)
 		probe(&q, part)
-		if q.Filesystem == "erofs" && r.OS == nil && r.Packages == nil {
+		if q.Filesystem == "erofs" && r.OS == nil && r.Packages == nil && !r.stuck {
 			r.readRoot(part, q.Name)
 		}
 		r.Partitions = append(r.Partitions, q)
@@ -105,15 +108,42 @@ func (r *Report) bare(f *os.File, tableErr error) (*Report, error) {
 	return r, nil
 }
 
+// usualRootTime is how long it may take to read what an image says about
+// itself: files of some MiB.
+const usualRootTime = time.Minute
+
+var rootTime = usualRootTime
+
 // readRoot reads what the image says about itself. The reader of the file
 // system is not ours and the file system may be hostile: whatever happens
-// becomes a note.
+// becomes a note. A reader that finds no end goes on until the image is closed.
 func (r *Report) readRoot(part *io.SectionReader, name string) {
-	defer func() {
-		if p := recover(); p != nil {
-			r.note("%s: its file system is damaged", name)
-		}
+	found := make(chan *Report, 1)
+	go func() {
+		root := &Report{}
+		defer func() {
+			if p := recover(); p != nil {
+				root.note("%s: its file system is damaged", name)
+			}
+			found <- root
+		}()
+		root.lookInto(part, name)
 	}()
+	select {
+	case root := <-found:
+		r.OS, r.Packages = root.OS, root.Packages
+		if root.Manifest != nil {
+			r.Manifest = root.Manifest
+		}
+		r.Notes = append(r.Notes, root.Notes...)
+	case <-time.After(rootTime):
+		r.stuck = true // there may be many more
+		r.note("%s: its file system could not be read in %s", name, rootTime)
+	}
+}
+
+// lookInto is readRoot for a file system that can be read.
+func (r *Report) lookInto(part *io.SectionReader, name string) {
 	root, err := goerofs.Open(part)
 	if err != nil {
 		r.note("%s: %v", name, err)

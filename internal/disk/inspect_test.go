@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -104,4 +106,25 @@ func buildRoot(t testing.TB, tr *tree.Tree) []byte {
 		t.Fatal(err)
 	}
 	return b
+}
+
+// stuck reads until it is let go.
+type stuck chan struct{}
+
+func (s stuck) ReadAt(p []byte, _ int64) (int, error) {
+	<-s
+	return 0, io.ErrUnexpectedEOF
+}
+
+// A file system in which its reader finds no end becomes a note, too.
+func TestInspectEnds(t *testing.T) {
+	rootTime = time.Millisecond
+	defer func() { rootTime = usualRootTime }()
+	s := make(stuck)
+	defer close(s)
+	r := &Report{}
+	r.readRoot(io.NewSectionReader(s, 0, 1<<20), "root-a")
+	if len(r.Notes) != 1 || !strings.Contains(r.Notes[0], "root-a: its file system could not be read in") {
+		t.Errorf("notes %q", r.Notes)
+	}
 }
