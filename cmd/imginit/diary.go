@@ -62,8 +62,8 @@ func (d *diary) begin(disk *rootDisk, hash rootHash) {
 	d.bootID = strings.TrimSpace(string(id))
 }
 
-// mount mounts the state partition if it has a file system that needs no
-// repair. A second call does nothing.
+// mount mounts the state partition if it has a file system that can be mounted.
+// A second call does nothing.
 func (d *diary) mount() error {
 	if isMounted(stateRoot) {
 		return nil
@@ -79,6 +79,18 @@ func (d *diary) mount() error {
 		return err
 	}
 	return unix.Mount(dev, stateRoot, "ext4", 0, "")
+}
+
+// begun mounts the state partition early and notes that this boot began, unless
+// the file system is to be repaired first.
+func (d *diary) begun(c *console) {
+	dev, err := d.disk.named("state")
+	if err != nil {
+		return
+	}
+	if noted, err := hasErrors(dev); err == nil && !noted && d.mount() == nil {
+		d.note(c, stageState)
+	}
 }
 
 // isMounted tells whether something is mounted on dir.

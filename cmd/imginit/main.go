@@ -147,9 +147,7 @@ func mountInstalled(c *console, args cmdline, mods *loader, p *plan, d *diary) e
 	if err := noteBooted(disk, hash, ""); err != nil {
 		return err
 	}
-	if d.mount() == nil {
-		d.note(c, stageState)
-	}
+	d.begun(c)
 	root, err := openVerity(disk.root, disk.tree, hash)
 	if err != nil {
 		return err

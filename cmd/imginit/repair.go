@@ -41,14 +41,21 @@ type remedy struct {
 const patience = 3
 
 // mount mounts the state partition. Where e2fsck(8) cannot repair it by what is
-// safe, it repairs whatever that costs. Where it still cannot be mounted after
+// safe, it repairs whatever that costs; so it does where the kernel found errors. Where it still cannot be mounted after
 // some starts, it gets a new file system: neither an update nor the image before
 // would mount it, and a machine that comes up empty can be told what to do.
 func (m *medic) mount() (done remedy, err error) {
 	if isMounted(m.dir) { // the diary needed it
 		return done, m.count(0)
 	}
-	cause := m.try()
+	noted, err := hasErrors(m.dev)
+	if err != nil {
+		return done, err
+	}
+	cause := errNoted
+	if !noted {
+		cause = m.try()
+	}
 	for _, how := range []string{"-p", "-y"} {
 		if cause == nil {
 			break
@@ -57,6 +64,10 @@ func (m *medic) mount() (done remedy, err error) {
 		_, fsck := m.run(false, "/sbin/e2fsck", "-f", how, m.dev)
 		status, ok := exitStatus(fsck)
 		if !ok || status&^(1|2|4|8) != 0 { // it could not do its work: that says nothing of the file system
+			if noted && m.try() == nil {
+				m.c.say("not checked: %v", fsck)
+				return done, m.count(0)
+			}
 			return done, fmt.Errorf("%w; %w", cause, fsck)
 		}
 		if how == "-p" && status >= 4 {
@@ -72,6 +83,22 @@ func (m *medic) mount() (done remedy, err error) {
 		return done, m.count(0)
 	}
 	return m.giveUp(cause)
+}
+
+// errNoted is why a file system is checked that could be mounted.
+var errNoted = errors.New("the state partition had errors while it was used")
+
+// hasErrors tells whether the kernel, which makes a file system read-only then,
+// has noted errors in its superblock (s_state, EXT4_ERROR_FS).
+func hasErrors(dev string) (bool, error) {
+	f, err := os.Open(dev)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	var state [2]byte
+	_, err = f.ReadAt(state[:], 1024+58)
+	return state[0]&2 != 0, err
 }
 
 // try mounts the file system as it is.

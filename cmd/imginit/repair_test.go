@@ -213,3 +213,26 @@ func TestNothingIsLostOverABrokenProgram(t *testing.T) {
 		}
 	}
 }
+
+// Where the kernel noted errors the file system is checked, though it could be
+// mounted; not so where that cannot be done.
+func TestNotedErrors(t *testing.T) {
+	for _, broken := range []bool{false, true} {
+		w := newWard(t)
+		w.must(exec.Command("debugfs", "-w", "-R", "ssv state 3", w.dev).Run())
+		if broken {
+			w.ends["/sbin/e2fsck"] = -1
+		}
+		done, err := w.mount()
+		if err != nil || done != (remedy{}) || !strings.HasSuffix(w.ran, "/sbin/e2fsck -f -p\n") || !isMounted(w.dir) {
+			t.Errorf("%+v, %v\n%s", done, err, w.ran)
+		}
+		if got := layer(t, w.dir); got != "boot/slots.json, fs/var/kept, lost+found" {
+			t.Errorf("left %s", got)
+		}
+		w.unmount()
+		if noted, err := hasErrors(w.dev); noted != broken || err != nil {
+			t.Errorf("noted: %v, %v", noted, err)
+		}
+	}
+}
