@@ -220,6 +220,9 @@ func (b *build) askedPackages() ([]string, error) {
 	env := pkginstall.Environment{"DISTRO_NAME": b.distribution(), "DIB_PYTHON_VERSION": "3"}
 	maps.Copy(env, b.def.Environment)
 	env["ARCH"], env["DIB_RELEASE"] = b.def.Arch, b.def.Release
+	if err := addDefaults(env, b.elements); err != nil {
+		return nil, err
+	}
 	plan, warnings, err := pkginstall.Squash(b.elements, env)
 	if err != nil {
 		return nil, err

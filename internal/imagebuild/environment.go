@@ -6,10 +6,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
 	"goldsmith/internal/element"
+	"goldsmith/internal/pkginstall"
 )
 
 // scriptEpoch is SOURCE_DATE_EPOCH for hooks and maintainer scripts where the
@@ -48,6 +50,39 @@ var defaults = map[string]string{
 	"DIB_NO_TMPFS":    "0",
 	"DIB_OFFLINE":     "",
 	"FS_TYPE":         "ext4",
+}
+
+// defaultLine is how environment.d gives a variable its default value:
+// export NAME=${NAME:-value}, at the beginning of a line, the value a word
+// without quoting.
+var defaultLine = regexp.MustCompile(`(?m)^export ([A-Za-z_]\w*)="?\$\{([A-Za-z_]\w*):-([\w./:+-]*)\}"?\s*(?:#.*)?$`)
+
+// addDefaults adds to env the defaults that the elements' environment.d give
+// in the form of defaultLine, where env has no value. These files are programs,
+// and before there is a tree nothing of them runs: what they say in another way
+// is not known.
+func addDefaults(env pkginstall.Environment, elements []*element.Element) error {
+	var files []string
+	for _, e := range elements {
+		own, err := filepath.Glob(filepath.Join(e.Dir, "environment.d", "*"))
+		if err != nil {
+			return err
+		}
+		files = append(files, own...)
+	}
+	slices.SortStableFunc(files, func(a, b string) int { return strings.Compare(filepath.Base(a), filepath.Base(b)) })
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		for _, m := range defaultLine.FindAllStringSubmatch(string(text), -1) {
+			if m[1] == m[2] && env[m[1]] == "" {
+				env[m[1]] = m[3]
+			}
+		}
+	}
+	return nil
 }
 
 // stageFor is what the hooks of a phase run with. docs/elements.md lists the
