@@ -84,6 +84,8 @@ func baseDir() string {
 
 func (a *app) run(ctx context.Context, io command.IO, words []string) error {
 	switch {
+	case len(words) > 0 && words[0] == "completion":
+		return command.Usage("completion needs a shell", "bash, zsh or fish")
 	case len(words) > 0:
 		return command.Usage(fmt.Sprintf("unexpected argument %q", words[0]), "see '"+a.name+" --help'")
 	case a.timeout < 0:
