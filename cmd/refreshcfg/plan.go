@@ -12,6 +12,7 @@ import (
 
 	"goldsmith/internal/applycfg"
 	"goldsmith/internal/command"
+	"goldsmith/internal/metadata"
 	"goldsmith/internal/refreshcfg"
 	"goldsmith/internal/schema"
 )
@@ -61,11 +62,16 @@ func (f *planFlags) run(ctx context.Context, io command.IO, words []string) erro
 		return command.Usage(fmt.Sprintf("unexpected argument %q", words[0]), "see 'refreshcfg plan --help'")
 	}
 	sources := applycfg.FromEnvironment(nil, f.list)
-	coming, err := f.coming(ctx, sources)
+	doc, err := sources.LoadContext(ctx)
 	if err != nil {
 		return err
 	}
-	c := refreshcfg.Config{Base: baseDir(), State: f.state, Image: refreshcfg.Running(), Metadata: sources.LoadContext}
+	coming, err := f.coming(ctx, doc)
+	if err != nil {
+		return err
+	}
+	c := refreshcfg.Config{Base: baseDir(), State: f.state, Image: refreshcfg.Running()}
+	c.Metadata = func(context.Context) (*metadata.Object, error) { return doc, nil }
 	p, err := c.Plan(ctx, coming)
 	if err != nil {
 		return err
@@ -79,17 +85,13 @@ func (f *planFlags) run(ctx context.Context, io command.IO, words []string) erro
 }
 
 // coming are the files that applycfg would change.
-func (f *planFlags) coming(ctx context.Context, sources applycfg.Sources) ([]string, error) {
+func (f *planFlags) coming(ctx context.Context, doc *metadata.Object) ([]string, error) {
 	templates := f.templates
 	if templates == "" {
 		templates = applycfg.DefaultTemplates
 		if _, err := os.Stat(templates); os.IsNotExist(err) {
 			return nil, nil
 		}
-	}
-	doc, err := sources.LoadContext(ctx)
-	if err != nil {
-		return nil, err
 	}
 	rules, err := schema.Read(schema.Dir(templates))
 	if err != nil {
