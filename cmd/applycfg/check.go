@@ -115,6 +115,9 @@ func checkCommand() *command.Command {
 			if err := noWords(words); err != nil {
 				return err
 			}
+			if strict && t.metadata == nil {
+				return needs("strict", "metadata")
+			}
 			c, err := until(ctx, t.check)
 			if err != nil {
 				return err

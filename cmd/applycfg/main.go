@@ -69,8 +69,9 @@ func quick(args []string) bool {
 
 // app is the program with its flags.
 type app struct {
-	name   string // the name it was called by
-	status int    // what to exit with when nothing went wrong
+	name   string        // the name it was called by
+	status int           // what to exit with when nothing went wrong
+	line   *flag.FlagSet // the command line's flags
 
 	templates, output, list     string
 	metadata, fallback          files
@@ -100,7 +101,7 @@ func (a *app) program() *command.Program {
 }
 
 func (a *app) flags(fs *flag.FlagSet) {
-	*a = app{name: a.name} // help declares the flags once more
+	*a = app{name: a.name, line: fs} // help declares the flags once more
 	a.templates, _ = applycfg.TemplatesDir()
 	text := func(p *string, short, long, value, usage string) {
 		fs.StringVar(p, long, value, usage)
@@ -240,10 +241,8 @@ func (a *app) check(words []string) error {
 		return command.Usage("the key is empty", "name a key, such as redis.port")
 	case a.key.text != nil && !applycfg.KnownType(a.typeName):
 		return command.Usage(fmt.Sprintf("no such type: %q", a.typeName), applycfg.TypesHint())
-	case a.diff && !a.dryRun:
-		return command.Usage("--diff is for --dry-run", "applycfg --dry-run --diff")
 	}
-	return nil
+	return refuse(given(a.line))
 }
 
 func (a *app) apply(ctx context.Context, io command.IO, doc *metadata.Object, out applycfg.Output) error {
@@ -315,9 +314,6 @@ func printDiff(w io.Writer, c applycfg.Change) {
 }
 
 func (a *app) printKey(io command.IO, doc *metadata.Object) error {
-	if a.boolKey.text != nil {
-		a.say(io, "--boolean-key is ignored beside --key")
-	}
 	text, ok, err := applycfg.Key(doc, *a.key.text, a.typeName)
 	switch {
 	case err != nil:

@@ -45,6 +45,12 @@ func renderCommand() *command.Command {
 			if err := noWords(words); err != nil {
 				return err
 			}
+			switch {
+			case output != "" && t.json:
+				return apart("json", "output")
+			case output != "" && secrets:
+				return apart("show-secrets", "output")
+			}
 			file, err := hostFile(hosts, host)
 			if err != nil {
 				return err
