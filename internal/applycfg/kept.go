@@ -166,7 +166,7 @@ func (s *state) keepOne(r *root, j *job, n int) (kept, error) {
 			return k, err
 		}
 		k.kind, k.content = "file", fmt.Sprint(n)
-		return k, os.WriteFile(s.path(filepath.Join(keptDir, k.content)), body, 0o600)
+		return k, writeState(s.path(filepath.Join(keptDir, k.content)), body)
 	case unix.S_IFLNK:
 		dir, name, err := r.parent(j.path, false)
 		if err != nil {
@@ -193,7 +193,7 @@ func syncfs(dir string) error {
 // readKept reads the index of a state directory; nil when there is none.
 func readKept(dir string) ([]kept, error) {
 	path := filepath.Join(dir, keptIndex)
-	b, err := os.ReadFile(path)
+	b, err := readState(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -236,7 +236,7 @@ func (r *root) compareKept(dir string, now *Secrets) ([]job, error) {
 			shown: &recalled{known.files[k.path], under, now}}
 		switch k.kind {
 		case "file":
-			if j.body, err = os.ReadFile(filepath.Join(dir, keptDir, k.content)); err != nil {
+			if j.body, err = readState(filepath.Join(dir, keptDir, k.content)); err != nil {
 				return nil, err
 			}
 		case "link":

@@ -133,12 +133,17 @@ func (o Output) change(ctx context.Context, plan func(r *root, all bool) ([]job,
 	if o.DryRun {
 		return o.report(r, jobs), nil
 	}
-	if !pending(jobs) && err == nil && after == nil && !o.interrupted(r) {
+	idle := !pending(jobs) && err == nil && after == nil && !o.interrupted(r)
+	if idle {
 		if dir, temporary := o.stateDir(r); temporary || !outgrown(dir, r, jobs) {
 			return o.report(r, jobs), nil
 		}
 	}
 	s, err := o.lockState(ctx, r)
+	if err != nil && idle && ctx.Err() == nil && !o.interrupted(r) {
+		tellForgotten(o.Warn, err)
+		return o.report(r, jobs), nil
+	}
 	if err != nil {
 		return nil, err
 	}

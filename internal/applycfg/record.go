@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -156,7 +155,7 @@ func (p proof) mask(body string) string {
 // is none, or another directory's, says nothing.
 func readRecord(path string, r *root) *record {
 	known := &record{files: map[string]proof{}}
-	b, err := os.ReadFile(path)
+	b, err := readState(path)
 	text, ok := strings.CutPrefix(string(b), recordHead+"dir "+quotedDir(r)+"\n")
 	if err != nil || !ok || len(b) > maxRecord {
 		return known
@@ -263,7 +262,7 @@ func (known *record) write(path string, r *root, first []job) error {
 			put(name, known.files[name])
 		}
 	}
-	return os.WriteFile(path, fmt.Appendf(b, "end %d\n", n), 0o600)
+	return writeState(path, fmt.Appendf(b, "end %d\n", n))
 }
 
 // remember writes the record of the files as they will be. It becomes the
@@ -339,18 +338,30 @@ func (s *state) renewKept(r *root, jobs []job) {
 	}
 }
 
-// recordInPlace gives the new record its place.
+// recordInPlace gives the new record its place. What is no file is none.
 func (s *state) recordInPlace() {
+	var st unix.Stat_t
+	if unix.Lstat(s.path(recordNew), &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return
+	}
 	if err := ignore(os.Rename(s.path(recordNew), s.path(recordName)), unix.ENOENT); err != nil {
-		s.forgotten(errors.Join(err, s.remove(recordNew)))
+		_ = s.remove(recordNew)
+		s.forgotten(err)
 	}
 }
 
-// forgotten tells that a record could not be written, which is no reason to
-// leave a machine without its configuration: the old one says nothing of the
+// forgotten tells, once, that a record could not be written, which is no reason
+// to leave a machine without its configuration: the old one says nothing of the
 // new files.
 func (s *state) forgotten(err error) {
-	if s.warn != nil {
-		s.warn(fmt.Errorf("what is public of the files is not remembered, so that --diff hides it: %w", err))
+	if !s.told {
+		tellForgotten(s.warn, err)
+	}
+	s.told = true
+}
+
+func tellForgotten(warn func(error), err error) {
+	if warn != nil {
+		warn(fmt.Errorf("what is public of the files is not remembered, so that --diff hides it: %w", err))
 	}
 }

@@ -33,6 +33,7 @@ type state struct {
 	warn      func(error)
 	temporary bool // the directory is removed when nothing is left in it
 	lock      *os.File
+	told      bool // that a record could not be written
 }
 
 func (o Output) stateDir(r *root) (dir string, temporary bool) {
@@ -131,6 +132,43 @@ func (s *state) release() error {
 
 func (s *state) path(name string) string { return filepath.Join(s.dir, name) }
 
+// readState reads a file of a state directory, no link and no pipe.
+func readState(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !fi.Mode().IsRegular() {
+		return nil, command.Hint(fmt.Errorf("%s: not a regular file", path), "remove it")
+	}
+	return readAll(int(f.Fd()), fi.Size())
+}
+
+// writeState writes a file of a state directory in place of what is there. Half
+// a file is not left.
+func writeState(path string, body []byte) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(body)
+	if closed := f.Close(); err == nil {
+		err = closed
+	}
+	if err != nil {
+		_ = os.Remove(path)
+	}
+	return err
+}
+
 // remove removes a record.
 func (s *state) remove(name string) error {
 	err := os.Remove(s.path(name))
@@ -172,7 +210,7 @@ func appendQuoted(b []byte, s string) []byte {
 
 // read reads a record; nil when it is not there.
 func (s *state) read(name string) ([]*job, error) {
-	b, err := os.ReadFile(s.path(name))
+	b, err := readState(s.path(name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -41,7 +41,7 @@ func (s *state) transact(ctx context.Context, r *root, jobs []job) error {
 	err := s.prepare(ctx, r, todo)
 	if err == nil && !s.temporary {
 		if err := s.remember(r, jobs, known); err != nil {
-			s.forgotten(errors.Join(err, s.remove(recordNew)))
+			s.forgotten(err)
 		}
 	}
 	if err == nil {
