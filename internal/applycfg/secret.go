@@ -149,8 +149,15 @@ func (f *finder) object(v *metadata.Object, path string, within bool) (masked *m
 	if path != "" {
 		path += "."
 	}
+	named := ""
+	if !within {
+		named = secretNamed(v)
+	}
 	for k, w := range v.All() {
-		at := path + k
+		at, within := path+k, within
+		if k == "value" && named != "" {
+			at, within = at+" "+named, true // with another name it is another key
+		}
 		if within && !f.masks && secretLike(k) {
 			f.add(at)
 			f.texts = append(f.texts, k)
@@ -170,6 +177,21 @@ func (f *finder) object(v *metadata.Object, path string, within bool) (masked *m
 	return masked
 }
 
+// secretNamed is the name that an object gives to its value, as Heat's inputs
+// do, if it is that of a secret.
+func secretNamed(v *metadata.Object) string {
+	if _, ok := v.Get("value"); !ok {
+		return ""
+	}
+	for _, k := range []string{"name", "key"} {
+		w, _ := v.Get(k)
+		if name, ok := w.(string); ok && SecretName(name) {
+			return name
+		}
+	}
+	return ""
+}
+
 // add notes that the value of a key is a secret. Items of a list have its key.
 func (f *finder) add(path string) {
 	if n := len(f.paths); n == 0 || f.paths[n-1] != path {
@@ -186,26 +208,52 @@ func secretLike(key string) bool {
 	return len(key) >= 24 || len(key) >= 8 && !word
 }
 
-// spellings are the texts in which a secret may be found: itself, as JSON
-// writes it, with and without ASCII only, and each of its lines.
+// maxNested is how much of a secret is looked for in JSON inside JSON, in bytes:
+// each level doubles what is to be escaped.
+const maxNested = 1 << 20
+
+// spellings are the texts in which a secret may be found: itself, each of its
+// lines, and these as JSON writes them, and JSON in JSON in JSON.
 func spellings(v string) []string {
 	all := []string{v}
 	if trimmed := strings.TrimSpace(v); trimmed != v {
 		all = append(all, trimmed) // the ends of lines that a program printed are
 	}
-	if quoted := metadata.JSON(v); len(quoted) != len(v)+2 {
-		all = append(all, quoted[1:len(quoted)-1])
-		var b bytes.Buffer
-		e := json.NewEncoder(&b)
-		e.SetEscapeHTML(false)
-		if e.Encode(v) == nil {
-			all = append(all, strings.TrimSuffix(strings.TrimPrefix(strings.TrimSpace(b.String()), `"`), `"`))
-		}
-	}
 	if strings.Contains(v, "\n") {
 		for l := range strings.Lines(v) {
 			all = append(all, strings.TrimSpace(l))
 		}
+	}
+	from := 0
+	for level := range 3 {
+		last := all[from:]
+		from = len(all)
+		for _, text := range last {
+			if level == 0 || len(text) <= maxNested {
+				all = append(all, escaped(text)...)
+			}
+		}
+	}
+	return all
+}
+
+// escaped is a text as JSON writes it, with and without ASCII only, where that
+// differs from the text.
+func escaped(text string) []string {
+	quoted := metadata.JSON(text)
+	if len(quoted) == len(text)+2 {
+		return nil
+	}
+	all := []string{quoted[1 : len(quoted)-1]}
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if e.Encode(text) != nil {
+		return all
+	}
+	other := strings.TrimSuffix(b.String(), "\n")
+	if other = other[1 : len(other)-1]; other != text && other != all[0] {
+		all = append(all, other)
 	}
 	return all
 }

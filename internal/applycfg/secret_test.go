@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"goldsmith/internal/metadata"
 )
 
 // Of random templates, partials, programs and metadata, no secret is in the
@@ -276,4 +278,59 @@ func randomMetadata(rnd *rand.Rand, mark string) (text string, secrets []string)
 		maybe(fmt.Sprintf(`[{"user": "a", "token": %s}, {"user": "b\nc", "password": %s}]`, secret(), secret())),
 		maybe(fmt.Sprintf(`[%s, %s]`, secret(), secret())))
 	return text, secrets
+}
+
+// A secret is not shown where it is in a JSON text inside JSON inside JSON, nor
+// is a line of one.
+func TestHidesNestedJSON(t *testing.T) {
+	for _, c := range []struct{ secret, part string }{
+		{`p@ss "wörd\`, `p@ss "wörd\`},
+		{"first line\n  \"sécond\" line \nthird", `"sécond" line`},
+	} {
+		secrets := Templates{}.FindSecrets(doc(t, `{"token": `+metadata.JSON(c.secret)+`}`))
+		ascii := metadata.JSON
+		utf8 := func(v any) string {
+			var b strings.Builder
+			e := json.NewEncoder(&b)
+			e.SetEscapeHTML(false)
+			if err := e.Encode(v); err != nil {
+				t.Fatal(err)
+			}
+			return strings.TrimSpace(b.String())
+		}
+		texts := []string{c.part}
+		for range 3 {
+			var next []string
+			for _, text := range texts {
+				if got := secrets.hide("a " + text + " b"); strings.Trim(got, `a b"\*`) != "" {
+					t.Errorf("%s is shown as %s", text, got)
+				}
+				next = append(next, ascii(text), utf8(text))
+			}
+			texts = next
+		}
+	}
+}
+
+// The value beside a secret's name is a secret.
+func TestNamedSecrets(t *testing.T) {
+	for _, c := range []struct{ metadata, want string }{
+		{`{"inputs": [{"name": "admin_password", "value": "HEATSECRET"}, {"name": "user", "value": "bob"}]}`,
+			`{"inputs": [{"name": "admin_password", "value": "****"}, {"name": "user", "value": "bob"}]}`},
+		{`{"i": {"value": {"a": ["x1", 22222], "b": true}, "name": "api token"}}`,
+			`{"i": {"value": {"a": ["****", "****"], "b": true}, "name": "api token"}}`},
+		{`{"i": {"name": 7, "value": "shown"}, "name": "my_key", "val": "shown"}`,
+			`{"i": {"name": 7, "value": "shown"}, "name": "my_key", "val": "shown"}`},
+		{`{"i": {"key": "db_pass", "value": "hidden"}}`, `{"i": {"key": "****", "value": "****"}}`},
+	} {
+		if got := metadata.JSON(Templates{}.FindSecrets(doc(t, c.metadata)).masked()); got != c.want {
+			t.Errorf("%s is shown as %s", c.metadata, got)
+		}
+	}
+	// An input of another name is another key: what was public before is not.
+	one := Templates{}.FindSecrets(doc(t, `{"l": [{"name": "a_token", "value": "x"}]}`)).keys()
+	two := Templates{}.FindSecrets(doc(t, `{"l": [{"name": "a_token", "value": "x"}, {"name": "b_token", "value": "y"}]}`))
+	if one.has(two.keys()) {
+		t.Error("a second input is no other key")
+	}
 }
