@@ -128,6 +128,9 @@ func printPlan(io command.IO, p refreshcfg.Plan) error {
 	for _, m := range p.Back {
 		row("back", m.Phase+"/"+m.Name, strings.Join(m.Paths, " "))
 	}
+	for _, m := range p.Stay {
+		row("stay", m.Phase+"/"+m.Name, strings.Join(m.Paths, " ")+" (no copies)")
+	}
 	for _, ph := range p.Phases {
 		for _, h := range ph.Hooks {
 			what := "run"

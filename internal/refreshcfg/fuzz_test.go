@@ -118,9 +118,15 @@ func FuzzMigrationRecord(f *testing.F) {
 		if err != nil || len(all) != 1 {
 			t.Fatal(all, err)
 		}
-		for _, b := range back(all, m.From, true) {
+		list, stay := back(all, m.From, lastImage{any: true})
+		for _, b := range list {
 			if b.State == MigrationReturned {
 				t.Errorf("put back twice: %+v", b)
+			}
+		}
+		for _, b := range stay {
+			if b.State != MigrationDone || b.Kept {
+				t.Errorf("stays: %+v", b)
 			}
 		}
 	})

@@ -14,7 +14,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"goldsmith/internal/atomicfile"
 	"goldsmith/internal/command"
 	"goldsmith/internal/hook"
 )
@@ -73,13 +72,17 @@ func (s state) migrations() ([]Migration, error) {
 	return all, err
 }
 
-// migration reads a migration's record, and whether there is one.
+// migration reads a migration's record, and whether there is one. Who took the
+// copies out of a return that had begun gave up the way back.
 func (s state) migration(name string) (m Migration, there bool, err error) {
 	there, err = s.read(migrationRecord(name), &m)
 	if err == nil && there {
 		if err = m.check(name); err != nil {
 			err = fmt.Errorf("%s: %w", filepath.Join(s.dir, migrationRecord(name)), err)
 		}
+	}
+	if m.State == MigrationReturning && m.lost() {
+		m.State = MigrationDone
 	}
 	if err != nil {
 		err = command.Hint(err, "what was migrated is not known without it; restore the file, or write it anew if you know")
@@ -101,6 +104,10 @@ func (m *Migration) check(name string) error {
 // begun tells whether the hook may have run, and has not succeeded. It does
 // not start before what it changes is kept.
 func (m *Migration) begun() bool { return m.State == MigrationStarted && (m.Kept || len(m.Paths) == 0) }
+
+// lost tells whether there are no copies of what the migration changes: not
+// yet, or, once it has succeeded, no longer.
+func (m *Migration) lost() bool { return len(m.Paths) > 0 && !m.Kept }
 
 // begin notes that a migration starts and keeps what it may change. It returns
 // what the hook finds in its environment. One at a time: each gets its own
@@ -211,134 +218,6 @@ func (s state) mayReturn(path string) (bool, error) {
 		return false, command.BadInput(fmt.Errorf("%s: a file system of its own", path), `name in "snapshot" what lies in it`)
 	}
 	return true, nil
-}
-
-// back returns the migrations that were made since the image that runs now ran
-// before, the latest first: it is an older one, to which the machine returned.
-// On a machine on which no image has succeeded so far, nobody knows which ran
-// before; there another image than the one that migrated gets the data as they
-// were, and migrates anew if it is a newer one; a reversible migration of which
-// nothing is put back stays done.
-func back(all []Migration, now Image, succeeded bool) []Migration {
-	var list []Migration
-	for _, m := range all {
-		if m.State == MigrationReturned {
-			continue
-		}
-		older := m.From != (Image{}) && m.From.same(now) && !m.To.same(now)
-		older = older || m.From == (Image{}) && !succeeded && m.Kept && m.To != (Image{}) && !m.To.same(now)
-		if m.State == MigrationReturning || len(list) > 0 || older {
-			list = append(list, m)
-		}
-	}
-	slices.Reverse(list)
-	return list
-}
-
-// succeeded tells whether any image has succeeded on this machine.
-func (s state) succeeded() (bool, error) {
-	_, err := os.Lstat(filepath.Join(s.dir, imageRecord))
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
-// giveBack puts everything back that newer images migrated, when an older
-// image runs again. It must be called before anything uses the data.
-func (s state) giveBack(ctx context.Context, now Image, say func(string, ...any)) error {
-	all, err := s.migrations()
-	if err != nil {
-		return err
-	}
-	succeeded, err := s.succeeded()
-	if err != nil {
-		return err
-	}
-	for _, m := range back(all, now, succeeded) {
-		m.State = MigrationReturning
-		if err := s.write(migrationRecord(m.Name), &m); err != nil {
-			return err
-		}
-		if err := s.complete(&m); err != nil {
-			return err
-		}
-		if m.Kept { // else it had not begun
-			if err := s.putAllBack(ctx, &m, say); err != nil {
-				return err
-			}
-		}
-		m.State, m.Kept = MigrationReturned, false
-		if err := s.write(migrationRecord(m.Name), &m); err != nil {
-			return err
-		}
-		if err := os.RemoveAll(filepath.Join(s.dir, "snapshots", m.Name)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// putAllBack makes all paths of a migration what they were, when nothing of its
-// hook runs any more.
-func (s state) putAllBack(ctx context.Context, m *Migration, say func(string, ...any)) error {
-	lock, err := s.running(ctx, m)
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
-	for i, p := range m.Paths {
-		say("back from %s: %s as it was before %s", m.To, p, m.Name)
-		if err := s.putBack(ctx, s.snapshot(m, i), p); err != nil {
-			return command.Hint(fmt.Errorf("%s as it was before %s: %w", p, m.Name, err), "it is kept as "+s.snapshot(m, i))
-		}
-	}
-	return nil
-}
-
-// complete refuses to put back when the copies are gone: that a path has none
-// means that it was not there, and is to be removed.
-func (s state) complete(m *Migration) error {
-	dir := filepath.Join(s.dir, "snapshots", m.Name)
-	if _, err := os.Lstat(dir); m.Kept && len(m.Paths) > 0 && err != nil {
-		return command.Hint(fmt.Errorf("what was there before %s: %w", m.Name, err),
-			`restore the copies, or give up the way back with "kept": false in `+filepath.Join(s.dir, migrationRecord(m.Name)))
-	}
-	return nil
-}
-
-// putBack makes a path what its copy is, or removes it where there is none.
-// Whenever it is cut short, doing it again ends well.
-func (s state) putBack(ctx context.Context, kept, path string) error {
-	fresh, old := path+".goldsmith-new", path+".goldsmith-old"
-	if err := errors.Join(os.RemoveAll(fresh), os.RemoveAll(old)); err != nil {
-		return err
-	}
-	_, err := os.Lstat(kept)
-	there := err == nil
-	if there {
-		if err := makeParent(kept, filepath.Dir(path)); err != nil {
-			return err
-		}
-		if err := copyTree(ctx, kept, fresh); err != nil {
-			return err
-		}
-		if err := syncFS(filepath.Dir(path)); err != nil {
-			return err
-		}
-	}
-	if err := os.Rename(path, old); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if there {
-		if err := os.Rename(fresh, path); err != nil {
-			return err
-		}
-	}
-	if err := atomicfile.SyncDir(filepath.Dir(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return os.RemoveAll(old)
 }
 
 // forget removes copies for a return that has become impossible: of the two

@@ -19,6 +19,7 @@ import (
 type Plan struct {
 	Image  Image          `json:"image"`
 	Back   []Migration    `json:"back,omitempty"` // what would be put back first
+	Stay   []Migration    `json:"stay,omitempty"` // what would be, if there were copies
 	Phases []PlannedPhase `json:"phases"`
 }
 
@@ -44,16 +45,11 @@ type PlannedHook struct {
 // those that wait for a change it says what is known before the run, with
 // coming (paths that will be written) counted as changed.
 func (c Config) Plan(ctx context.Context, coming []string) (Plan, error) {
-	s := state{or(c.State, DefaultState)}
-	all, err := s.migrations()
+	list, stay, err := state{or(c.State, DefaultState)}.returning(c.Image)
 	if err != nil {
 		return Plan{}, err
 	}
-	succeeded, err := s.succeeded()
-	if err != nil {
-		return Plan{}, err
-	}
-	p := Plan{Image: c.Image, Back: back(all, c.Image, succeeded), Phases: []PlannedPhase{}}
+	p := Plan{Image: c.Image, Back: kept(list), Stay: stay, Phases: []PlannedPhase{}}
 	for _, name := range Phases {
 		ph, err := c.readPhase(name)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -167,7 +163,7 @@ func (c Config) decide(ctx context.Context, phase string, n node, coming []strin
 	s := state{or(c.State, DefaultState)}
 	switch {
 	case n.head.Once == onceMachine:
-		return s.decideMigration(n.name)
+		return s.decideMigration(n.name, c.Image)
 	case n.head.Once == onceImage:
 		var last success
 		there := s.last(phase, n.name, &last)
@@ -184,8 +180,16 @@ func (c Config) decide(ctx context.Context, phase string, n node, coming []strin
 	return decision{true, "every run", nil}, nil
 }
 
-func (s state) decideMigration(name string) (decision, error) {
+// decideMigration counts what a run will take back as taken back.
+func (s state) decideMigration(name string, now Image) (decision, error) {
 	m, there, err := s.migration(name)
+	if err != nil {
+		return decision{}, err
+	}
+	list, _, err := s.returning(now)
+	if slices.ContainsFunc(list, func(b Migration) bool { return b.Name == name }) {
+		m.State = MigrationReturned
+	}
 	switch {
 	case err != nil:
 		return decision{}, err

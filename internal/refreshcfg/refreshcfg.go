@@ -163,23 +163,25 @@ func Run(ctx context.Context, c Config) (err error) {
 // put back, and nothing has changed yet.
 func (c Config) before(ctx context.Context) error {
 	s := state{or(c.State, DefaultState)}
+	list, stay, err := s.returning(c.Image)
+	if err != nil {
+		return err
+	}
+	for _, m := range stay {
+		c.Say("%s", stays(m))
+	}
 	if !c.Noop {
-		if err := s.giveBack(ctx, c.Image, c.Say); err != nil {
+		if err := s.giveBack(ctx, list, c.Say); err != nil {
 			return err
 		}
 		return c.startChanged()
 	}
-	all, err := s.migrations()
-	succeeded, unread := s.succeeded()
-	err = errors.Join(err, unread)
-	for _, m := range back(all, c.Image, succeeded) {
+	for _, m := range kept(list) {
 		for _, p := range m.Paths {
-			if m.Kept {
-				c.Say("back from %s: %s would be as it was before %s", m.To, p, m.Name)
-			}
+			c.Say("back from %s: %s would be as it was before %s", m.To, p, m.Name)
 		}
 	}
-	return err
+	return nil
 }
 
 // changed is a file beside the lock, which protects it. applycfg adds the paths

@@ -1,0 +1,186 @@
+package refreshcfg
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"goldsmith/internal/atomicfile"
+	"goldsmith/internal/command"
+)
+
+// back returns the migrations that were made since the image that runs now ran
+// before, the latest first: it is an older one, to which the machine returned.
+// On a machine on which no image has succeeded so far, nobody knows which ran
+// before; there another image than the one that migrated gets the data as they
+// were, and migrates anew if it is a newer one; a reversible migration of which
+// nothing is put back stays done.
+//
+// So does one whose copies are gone, unless those of an earlier one hold its
+// data: stay are such of which this image has not been told.
+func back(all []Migration, now Image, last lastImage) (list, stay []Migration) {
+	for _, m := range all {
+		if m.State == MigrationReturned {
+			continue
+		}
+		older := m.From != (Image{}) && m.From.same(now) && !m.To.same(now)
+		older = older || m.From == (Image{}) && !last.any && m.Kept && m.To != (Image{}) && !m.To.same(now)
+		switch {
+		case m.State != MigrationReturning && len(list) == 0 && !older:
+		case m.State != MigrationDone || !m.lost() || within(m.Paths, list):
+			list = append(list, m)
+		case !last.any || !last.same(now):
+			stay = append(stay, m)
+		}
+	}
+	slices.Reverse(list)
+	return list, stay
+}
+
+// within tells whether all paths lie in what is put back.
+func within(paths []string, list []Migration) bool {
+	for _, p := range paths {
+		if !slices.ContainsFunc(list, func(m Migration) bool {
+			return m.Kept && slices.ContainsFunc(m.Paths, func(kept string) bool { return strings.HasPrefix(p+"/", kept+"/") })
+		}) {
+			return false
+		}
+	}
+	return true
+}
+
+// kept are those of which data are put back.
+func kept(list []Migration) []Migration {
+	return slices.DeleteFunc(slices.Clone(list), func(m Migration) bool { return !m.Kept })
+}
+
+// stays is what is said of a migration without copies.
+func stays(m Migration) string {
+	return fmt.Sprintf("no way back from %s: the copies from before %s are gone, and as newer images left it stays %s", m.To, m.Name, strings.Join(m.Paths, ", "))
+}
+
+// lastImage is the image in which the last run succeeded.
+type lastImage struct {
+	Image      // empty where the record cannot be read
+	any   bool // whether a run has succeeded on this machine
+}
+
+func (s state) lastImage() (last lastImage, err error) {
+	_, err = os.Lstat(filepath.Join(s.dir, imageRecord))
+	if errors.Is(err, fs.ErrNotExist) {
+		return last, nil
+	}
+	last.any = err == nil
+	if _, unread := s.read(imageRecord, &last.Image); unread != nil {
+		last.Image = Image{}
+	}
+	return last, err
+}
+
+// returning is [back] by the records on this machine.
+func (s state) returning(now Image) (list, stay []Migration, err error) {
+	all, err := s.migrations()
+	if err != nil {
+		return nil, nil, err
+	}
+	last, err := s.lastImage()
+	if err != nil {
+		return nil, nil, err
+	}
+	list, stay = back(all, now, last)
+	return list, stay, nil
+}
+
+// giveBack puts back what a list of migrations changed. It must be called
+// before anything uses the data.
+func (s state) giveBack(ctx context.Context, list []Migration, say func(string, ...any)) error {
+	for _, m := range list {
+		if m.Kept { // else it had not begun, or nothing is put back
+			if err := s.complete(&m); err != nil {
+				return err
+			}
+			m.State = MigrationReturning
+			if err := s.write(migrationRecord(m.Name), &m); err != nil {
+				return err
+			}
+			if err := s.putAllBack(ctx, &m, say); err != nil {
+				return err
+			}
+		}
+		m.State, m.Kept = MigrationReturned, false
+		if err := s.write(migrationRecord(m.Name), &m); err != nil {
+			return err
+		}
+		if err := os.RemoveAll(filepath.Join(s.dir, "snapshots", m.Name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// putAllBack makes all paths of a migration what they were, when nothing of its
+// hook runs any more.
+func (s state) putAllBack(ctx context.Context, m *Migration, say func(string, ...any)) error {
+	lock, err := s.running(ctx, m)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	for i, p := range m.Paths {
+		say("back from %s: %s as it was before %s", m.To, p, m.Name)
+		if err := s.putBack(ctx, s.snapshot(m, i), p); err != nil {
+			return command.Hint(fmt.Errorf("%s as it was before %s: %w", p, m.Name, err), "it is kept as "+s.snapshot(m, i))
+		}
+	}
+	return nil
+}
+
+// complete refuses to put back when the copies are gone: that a path has none
+// means that it was not there, and is to be removed.
+func (s state) complete(m *Migration) error {
+	dir := filepath.Join(s.dir, "snapshots", m.Name)
+	if _, err := os.Lstat(dir); m.Kept && len(m.Paths) > 0 && err != nil {
+		return command.Hint(fmt.Errorf("what was there before %s: %w", m.Name, err),
+			`restore the copies, or give up the way back with "kept": false in `+filepath.Join(s.dir, migrationRecord(m.Name)))
+	}
+	return nil
+}
+
+// putBack makes a path what its copy is, or removes it where there is none.
+// Whenever it is cut short, doing it again ends well.
+func (s state) putBack(ctx context.Context, kept, path string) error {
+	fresh, old := path+".goldsmith-new", path+".goldsmith-old"
+	if err := errors.Join(os.RemoveAll(fresh), os.RemoveAll(old)); err != nil {
+		return err
+	}
+	_, err := os.Lstat(kept)
+	there := err == nil
+	if there {
+		if err := makeParent(kept, filepath.Dir(path)); err != nil {
+			return err
+		}
+		if err := copyTree(ctx, kept, fresh); err != nil {
+			return err
+		}
+		if err := syncFS(filepath.Dir(path)); err != nil {
+			return err
+		}
+	}
+	if err := os.Rename(path, old); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if there {
+		if err := os.Rename(fresh, path); err != nil {
+			return err
+		}
+	}
+	if err := atomicfile.SyncDir(filepath.Dir(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.RemoveAll(old)
+}

@@ -1,0 +1,183 @@
+package refreshcfg
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// agrees runs the machine and holds the run to what a plan and --noop said
+// before it, of what is put back and of which hooks run. It returns what was
+// said of the data.
+func (m *machine) agrees(want string) string {
+	m.t.Helper()
+	p, err := m.c.Plan(m.t.Context(), nil)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	var planned, data []string
+	for _, b := range p.Back {
+		for _, path := range b.Paths {
+			planned = append(planned, fmt.Sprintf("back from %s: %s as it was before %s", b.To, path, b.Name))
+		}
+	}
+	for _, s := range p.Stay {
+		planned = append(planned, stays(s))
+	}
+	slices.Sort(planned)
+	for _, ph := range p.Phases {
+		for _, h := range ph.Hooks {
+			if h.Run {
+				planned = append(planned, h.Name+": "+h.Why)
+			}
+		}
+	}
+	said := func() (list []string) {
+		for _, line := range m.said {
+			line = strings.ReplaceAll(line, " would be as ", " as ")
+			if strings.Contains(line, "back from ") {
+				list = append(list, line)
+			}
+		}
+		slices.Sort(list)
+		data = list
+		return list
+	}
+	noop := m.c
+	noop.Noop = true
+	m.said = nil
+	if _, err := run(m.t, noop); err != nil {
+		m.t.Fatal(err)
+	}
+	told := said()
+	for _, line := range m.said {
+		if name, why, ok := strings.Cut(line, ": would run: "); ok {
+			told = append(told, name[strings.Index(name, "/")+1:]+": "+why)
+		}
+	}
+	if !slices.Equal(planned, told) {
+		m.t.Errorf("the plan is\n%s\nand --noop says\n%s", strings.Join(planned, "\n"), strings.Join(told, "\n"))
+	}
+	var hooks []string
+	for _, line := range planned {
+		if name, _, ok := strings.Cut(line, ": "); ok && !strings.Contains(line, "back from ") {
+			hooks = append(hooks, name)
+		}
+	}
+	if got := strings.Join(hooks, " "); got != want {
+		m.t.Errorf("planned %q; want %q", got, want)
+	}
+	m.runs(want)
+	if !slices.Equal(told[:len(told)-len(hooks)], said()) {
+		m.t.Errorf("before the run %q was said, and in it %q", told, data)
+	}
+	return strings.Join(data, "; ")
+}
+
+// The copies for a return are gone: the data stay as the newer image left
+// them, which is said, and they are not migrated a second time.
+func TestReturnWithoutCopies(t *testing.T) {
+	m := newMachine(t)
+	m.write("db", "v0\n")
+	m.agrees("")
+	migration := func(name string) {
+		m.hook("migration.d/"+name, `{"once": "machine", "snapshot": ["ETC/db"]}`, "echo $GOLDSMITH_NEW_VERSION >>ETC/db\n")
+	}
+	migration("1-m")
+	m.c.Image.Version = "2"
+	m.agrees("1-m")
+	m.c.Image.Version = "3"
+	migration("2-n")
+	m.agrees("2-n") // and the copies before 1-m are forgotten
+	m.c.Image.Version = "1"
+	want := "no way back from demo 2: the copies from before 1-m are gone, and as newer images left it stays " + m.etc + "/db"
+	if got := m.agrees(""); got != want {
+		t.Errorf("said %q; want %q", got, want)
+	}
+	if got := m.agrees(""); got != "" {
+		t.Errorf("said %q once more", got)
+	}
+	m.c.Image.Version = "3"
+	m.agrees("")
+	if m.read("db") != "v0\n2\n3\n" || m.state() != "1-m done, 2-n done" {
+		t.Errorf("db %q, %s", m.read("db"), m.state())
+	}
+}
+
+// What a migration left goes with what an earlier one had copies of: it runs
+// anew with that, copies or not. What lies beside those stays.
+func TestReturnWithoutSomeCopies(t *testing.T) {
+	m := newMachine(t)
+	m.runs("")
+	for _, f := range []string{"db", "other"} {
+		m.write(f, "v0\n")
+	}
+	hooks := func() {
+		m.hook("migration.d/1-m", `{"once": "machine", "snapshot": ["ETC/db"]}`, "echo 1 >>ETC/db\n")
+		m.hook("migration.d/2-n", `{"once": "machine", "snapshot": ["ETC/db"]}`, "echo 2 >>ETC/db\n")
+		m.hook("migration.d/3-o", `{"once": "machine", "snapshot": ["ETC/other"]}`, "echo 3 >>ETC/other\n")
+	}
+	hooks()
+	m.c.Image.Version = "2"
+	m.agrees("1-m 2-n 3-o")
+	s := state{m.c.State}
+	for _, name := range []string{"2-n", "3-o"} { // as the hint of what is lost says
+		r, _, err := s.migration(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Kept = false
+		if err := s.write(migrationRecord(name), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.c.Image.Version = "1"
+	got := m.agrees("1-m 2-n") // image 1 has the hooks, too
+	if !strings.Contains(got, "back from demo 2: "+m.etc+"/db as it was before 1-m; no way back") || !strings.HasSuffix(got, "/other") {
+		t.Errorf("said %q", got)
+	}
+	if m.read("db") != "v0\n1\n2\n" || m.read("other") != "v0\n3\n" {
+		t.Errorf("db %q, other %q", m.read("db"), m.read("other"))
+	}
+}
+
+// Data go back, and the image that runs has the hook: it is planned that it
+// migrates anew, whatever the record says so far.
+func TestReturnIsPlanned(t *testing.T) {
+	for _, succeeded := range []bool{true, false} {
+		m := newMachine(t)
+		m.write("db", "v0\n")
+		if succeeded {
+			m.agrees("")
+		}
+		m.c.Image.Version = "2"
+		m.hook("migration.d/1-m", `{"once": "machine", "snapshot": ["ETC/db"]}`, "echo $GOLDSMITH_NEW_VERSION >>ETC/db\n")
+		m.hook("migration.d/2-r", `{"once": "machine", "reversible": true}`, "")
+		m.hook("migration.d/3-bad", "", "exit 1\n")
+		if _, err := run(t, m.c); err == nil {
+			t.Fatal("the run did not fail")
+		}
+		m.hook("migration.d/3-bad", "", "")
+		m.c.Image.Version = "1"
+		if got, want := m.agrees("1-m 2-r 3-bad"), "back from demo 2: "+m.etc+"/db as it was before 1-m"; got != want {
+			t.Errorf("said %q; want %q", got, want)
+		}
+		if m.read("db") != "v0\n1\n" {
+			t.Errorf("db %q", m.read("db"))
+		}
+	}
+}
+
+// The copies are lost in the middle of a return, and the way back is given up:
+// the migration is done.
+func TestReturnGivenUp(t *testing.T) {
+	m := newMachine(t)
+	m.write("db", "new\n")
+	m.hook("migration.d/1-m", `{"once": "machine", "snapshot": ["ETC/db"]}`, "")
+	writeState(t, m, "migrations/1-m.json", `{"phase": "migration", "name": "1-m", "state": "returning", "from": {"name": "demo", "version": "1"},
+		"to": {"name": "demo", "version": "2"}, "paths": ["`+m.etc+`/db"], "kept": false, "sequence": 1}`)
+	if got := m.agrees(""); !strings.HasPrefix(got, "no way back from demo 2: ") || m.state() != "1-m done" {
+		t.Errorf("said %q, %s", got, m.state())
+	}
+}
