@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"goldsmith/internal/command"
 	"goldsmith/internal/metadata"
 	"goldsmith/internal/schema"
+	"goldsmith/internal/template"
 )
 
 // treeFlags name a template tree with its schema, for the commands that look at them.
@@ -118,19 +120,12 @@ func checkCommand() *command.Command {
 			if strict && t.metadata == nil {
 				return needs("strict", "metadata")
 			}
-			c, err := until(ctx, t.check)
-			if err != nil {
-				return err
-			}
-			found := c.found
-			if t.metadata != nil && len(found) == 0 {
-				tree := applycfg.Templates{Dir: t.templates, Strict: strict, Elsewhere: true,
-					Secret: c.schema.Secrets("")}
-				if _, err := tree.Render(ctx, c.doc); err != nil {
-					return err
+			c, err := t.checkAll(ctx, strict)
+			if t.json && ctx.Err() == nil {
+				found := c.found
+				if err != nil {
+					found = append(found, finding(err))
 				}
-			}
-			if t.json {
 				if found == nil {
 					found = []schema.Finding{}
 				}
@@ -138,9 +133,38 @@ func checkCommand() *command.Command {
 					return err
 				}
 			}
-			return schema.AsError(found)
+			if err != nil {
+				return err
+			}
+			return schema.AsError(c.found)
 		},
 	}
+}
+
+// checkAll also renders everything, where there are metadata and nothing is
+// wrong with them.
+func (t *treeFlags) checkAll(ctx context.Context, strict bool) (checked, error) {
+	c, err := until(ctx, t.check)
+	if err != nil || t.metadata == nil || len(c.found) > 0 {
+		return c, err
+	}
+	tree := applycfg.Templates{Dir: t.templates, Strict: strict, Elsewhere: true, Secret: c.schema.Secrets("")}
+	_, err = tree.Render(ctx, c.doc)
+	return c, err
+}
+
+// finding is an error that ended a check.
+func finding(err error) schema.Finding {
+	e, ok := errors.AsType[*template.Error](err)
+	if !ok {
+		return schema.Finding{Problem: err.Error()}
+	}
+	f := schema.Finding{Template: fmt.Sprintf("%s:%d", e.Name, e.Line), Problem: e.Problem}
+	const missing = "is not in the metadata"
+	if key, ok := strings.CutSuffix(strings.TrimPrefix(e.Problem, "key "), " "+missing); ok {
+		f.Key, f.Problem = key, missing
+	}
+	return f
 }
 
 // keyUse is a key that a tree reads.
