@@ -233,8 +233,7 @@ func (a *app) tree() applycfg.Templates {
 func (a *app) check(words []string) error {
 	switch {
 	case len(words) > 0:
-		return command.Usage(fmt.Sprintf("unexpected argument %q", words[0]),
-			"metadata files are given with --metadata")
+		return noWords(words)
 	case a.output == "":
 		return command.Usage("--output is empty", "the whole system is /")
 	case a.key.text != nil && *a.key.text == "", a.boolKey.text != nil && *a.boolKey.text == "":
@@ -310,7 +309,16 @@ func printDiff(w io.Writer, c applycfg.Change) {
 	case applycfg.Deleted:
 		after = "/dev/null"
 	}
-	fmt.Fprintf(w, "--- %s\n+++ %s\n%s", before, after, c.Diff)
+	fmt.Fprintf(w, "--- %s\n+++ %s\n%s", before, after, plain(c.Diff))
+}
+
+// plain is a text for people, with its tabs.
+func plain(text string) string {
+	parts := strings.Split(text, "\t")
+	for i, p := range parts {
+		parts[i] = command.Plain(p)
+	}
+	return strings.Join(parts, "\t")
 }
 
 func (a *app) printKey(io command.IO, doc *metadata.Object) error {
@@ -340,7 +348,7 @@ func (a *app) truth(doc *metadata.Object) error {
 }
 
 func (a *app) say(io command.IO, format string, args ...any) {
-	fmt.Fprintf(io.Stderr, a.name+": "+format+"\n", args...)
+	fmt.Fprintf(io.Stderr, "%s: %s\n", a.name, command.Plain(fmt.Sprintf(format, args...)))
 }
 
 // files is a flag that may be repeated.

@@ -28,9 +28,10 @@ func renderCommand() *command.Command {
 		Name:  "render",
 		Short: "show the files that a machine would get",
 		Long: "The machine's metadata are those of --metadata, and over them HOST.json of the directory --hosts. Every file is\n" +
-			"printed with its path, or written below --output, exactly as on the machine but for owners. Values of secrets,\n" +
-			"and what an executable template makes of metadata with any, are printed only with --show-secrets; --output\n" +
-			"writes them. Defaults of the schema count, and it is checked.",
+			"printed with its path, or written below --output, exactly as on the machine but for owners; printed without\n" +
+			"--json, blanks stand for what is not printable. Values of secrets, and what an executable template makes of\n" +
+			"metadata with any, are printed only with --show-secrets; --output writes them. Defaults of the schema count,\n" +
+			"and it is checked.",
 		Example: "applycfg render -t templates/redis --host web1 --hosts hosts -m common.json",
 		Flags: func(fs *flag.FlagSet) {
 			t.flags(fs)
@@ -87,7 +88,7 @@ func writeRendered(ctx context.Context, io command.IO, dir string, rendered []ap
 		return err
 	}
 	for _, c := range changes {
-		fmt.Fprintf(io.Stderr, "applycfg: %s %s\n", c.Action, c.Path)
+		fmt.Fprintf(io.Stderr, "applycfg: %s %s\n", c.Action, command.Plain(c.Path))
 	}
 	return nil
 }
@@ -110,14 +111,14 @@ func printRendered(io command.IO, rendered []applycfg.File, secrets, asJSON bool
 	}
 	for _, r := range list {
 		if r.None {
-			fmt.Fprintf(io.Stdout, "==> %s: none\n", r.Path)
+			fmt.Fprintf(io.Stdout, "==> %s: none\n", command.Plain(r.Path))
 			continue
 		}
-		fmt.Fprintf(io.Stdout, "==> %s", r.Path)
+		fmt.Fprintf(io.Stdout, "==> %s", command.Plain(r.Path))
 		if r.Mode != "" {
 			fmt.Fprintf(io.Stdout, " (mode %s)", r.Mode)
 		}
-		fmt.Fprintf(io.Stdout, "\n%s", r.Text)
+		fmt.Fprintf(io.Stdout, "\n%s", plain(r.Text))
 		if r.Text != "" && !strings.HasSuffix(r.Text, "\n") {
 			fmt.Fprintln(io.Stdout)
 		}
