@@ -232,6 +232,8 @@ func (a *app) tree() applycfg.Templates {
 // check refuses what the original would take for something that nobody means.
 func (a *app) check(words []string) error {
 	switch {
+	case len(words) > 0 && words[0] == "completion":
+		return command.Usage("completion needs a shell", "bash, zsh or fish")
 	case len(words) > 0:
 		return noWords(words)
 	case a.output == "":

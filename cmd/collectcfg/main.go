@@ -117,6 +117,10 @@ func (a *app) main(ctx context.Context, args []string, io command.IO) int {
 	if len(args) == 2 && args[0] == "completion" {
 		return a.program().Run(ctx, args, io)
 	}
+	if len(args) > 0 && args[0] == "completion" && a.name != original {
+		command.Print(io.Stderr, a.name, command.Usage("completion needs a shell", "bash, zsh or fish"))
+		return command.StatusUsage
+	}
 	out := &command.Output{W: io.Stdout}
 	err := a.run(ctx, io, out, args)
 	if errors.Is(err, oslo.ErrVersion) {
