@@ -117,9 +117,6 @@ func checkCommand() *command.Command {
 			if err := noWords(words); err != nil {
 				return err
 			}
-			if strict && t.metadata == nil {
-				return needs("strict", "metadata")
-			}
 			c, err := t.checkAll(ctx, strict)
 			if t.json && ctx.Err() == nil {
 				found := c.found

@@ -15,17 +15,21 @@ type deed struct {
 	with []string
 }
 
+// writing are the flags of a run that writes files. What asks such a run for its
+// templates adds --print-templates to them, as collectcfg does.
+var writing = []string{"dry-run", "diff", "json", "strict", "subhash", "rollback-on-failure"}
+
 // deeds are what the program can do, of which one may be asked for. Flags that
 // are nowhere here say where something is, and go with every deed.
 var deeds = []deed{
-	{"print-templates", nil},
+	{"print-templates", writing},
 	{"key", []string{"type", "key-default"}},
 	{"boolean-key", nil},
 	{"rollback", []string{"dry-run", "diff", "json", "subhash"}},
 	{"mark-good", nil},
 	{"recover", nil},
 	{"validate", []string{"strict", "subhash", "rollback-on-failure"}},
-	{"", []string{"dry-run", "diff", "json", "strict", "subhash", "rollback-on-failure"}},
+	{"", writing},
 }
 
 // refuse refuses flags that mean nothing together.
@@ -50,7 +54,7 @@ func refuse(given []string) error {
 			return apart(name, chosen.flag)
 		}
 	}
-	if slices.Contains(given, "diff") && !slices.Contains(given, "dry-run") {
+	if chosen.flag != "print-templates" && slices.Contains(given, "diff") && !slices.Contains(given, "dry-run") {
 		return needs("diff", "dry-run")
 	}
 	return nil
