@@ -22,19 +22,27 @@ import (
 // nothing is put back stays done.
 //
 // So does one whose copies are gone, unless those of an earlier one hold its
-// data: stay are such of which this image has not been told.
+// data: stay are such of which this image has not been told. Later ones go back
+// nevertheless, but not those of the image that runs: as a record of what stays
+// remains, they came after the return.
 func back(all []Migration, now Image, last lastImage) (list, stay []Migration) {
+	lost := false // whether one that is to go back has no copies
 	for _, m := range all {
 		if m.State == MigrationReturned {
 			continue
 		}
 		older := m.From != (Image{}) && m.From.same(now) && !m.To.same(now)
 		older = older || m.From == (Image{}) && !last.any && m.Kept && m.To != (Image{}) && !m.To.same(now)
-		switch {
-		case m.State != MigrationReturning && len(list) == 0 && !older:
-		case m.State != MigrationDone || !m.lost() || within(m.Paths, list):
+		since := older || len(list) > 0 || lost && !m.To.same(now)
+		if m.State != MigrationReturning && !since {
+			continue
+		}
+		if m.State != MigrationDone || !m.lost() || within(m.Paths, list) {
 			list = append(list, m)
-		case !last.any || !last.same(now):
+			continue
+		}
+		lost = true
+		if !last.any || !last.same(now) {
 			stay = append(stay, m)
 		}
 	}

@@ -91,17 +91,69 @@ func TestReturnWithoutCopies(t *testing.T) {
 	migration("2-n")
 	m.agrees("2-n") // and the copies before 1-m are forgotten
 	m.c.Image.Version = "1"
-	want := "no way back from demo 2: the copies from before 1-m are gone, and as newer images left it stays " + m.etc + "/db"
-	if got := m.agrees(""); got != want {
+	want := "back from demo 3: " + m.etc + "/db as it was before 2-n; " +
+		"no way back from demo 2: the copies from before 1-m are gone, and as newer images left it stays " + m.etc + "/db"
+	if got := m.agrees("2-n"); got != want { // image 1 has the hooks, too
 		t.Errorf("said %q; want %q", got, want)
 	}
-	if got := m.agrees(""); got != "" {
-		t.Errorf("said %q once more", got)
+	for range 2 { // what it migrated itself stays
+		if got := m.agrees(""); got != "" || m.read("db") != "v0\n2\n1\n" {
+			t.Errorf("said %q once more, db %q", got, m.read("db"))
+		}
 	}
 	m.c.Image.Version = "3"
-	m.agrees("")
+	m.agrees("2-n")
 	if m.read("db") != "v0\n2\n3\n" || m.state() != "1-m done, 2-n done" {
 		t.Errorf("db %q, %s", m.read("db"), m.state())
+	}
+}
+
+// What came after a migration whose copies are gone goes back nevertheless, as
+// far as it has copies itself; what this image has migrated does not.
+func TestBackAfterLostCopies(t *testing.T) {
+	image := func(version string) Image { return Image{Name: "demo", Version: version} }
+	made := func(name, from, to, state, path string, kept bool) Migration {
+		m := Migration{Name: name, State: state, From: image(from), To: image(to), Kept: kept}
+		if path != "" {
+			m.Paths = []string{path}
+		}
+		return m
+	}
+	a := made("a", "1", "2", MigrationDone, "/a", false)
+	b := made("b", "2", "3", MigrationDone, "/b", true)
+	gone := made("b", "2", "3", MigrationDone, "/b", false)
+	for name, c := range map[string]struct {
+		all              []Migration
+		last, back, stay string
+	}{
+		"later":               {[]Migration{a, b}, "3", "b", "a"},
+		"later, told":         {[]Migration{a, b}, "1", "b", ""},
+		"started":             {[]Migration{a, made("b", "2", "3", MigrationStarted, "/b", true)}, "2", "b", "a"},
+		"not begun":           {[]Migration{a, made("b", "2", "3", MigrationStarted, "/b", false)}, "2", "b", "a"},
+		"returning":           {[]Migration{a, made("b", "2", "3", MigrationReturning, "/b", true)}, "3", "b", "a"},
+		"returned":            {[]Migration{a, made("b", "2", "3", MigrationReturned, "/b", false)}, "3", "", "a"},
+		"reversible":          {[]Migration{a, made("b", "2", "3", MigrationDone, "", false)}, "3", "b", "a"},
+		"lost":                {[]Migration{a, gone}, "3", "", "a b"},
+		"lost, covered":       {[]Migration{a, b, made("c", "2", "3", MigrationDone, "/b/c", false)}, "3", "c b", "a"},
+		"lost, beside":        {[]Migration{a, b, made("c", "2", "3", MigrationDone, "/c", false)}, "3", "b", "a c"},
+		"after two lost":      {[]Migration{a, gone, made("c", "3", "4", MigrationDone, "/c", true)}, "4", "c", "a b"},
+		"earlier":             {[]Migration{made("b", "0", "1", MigrationDone, "/b", true), a}, "2", "", "a"},
+		"of this image":       {[]Migration{a, made("c", "3", "1", MigrationDone, "/c", true)}, "3", "", "a"},
+		"of this image, lost": {[]Migration{a, made("c", "3", "1", MigrationDone, "/c", false)}, "3", "", "a"},
+		"of this and later":   {[]Migration{a, made("c", "1", "1", MigrationDone, "/c", true), b}, "3", "b", "a"},
+		"resumed here":        {[]Migration{a, made("c", "3", "1", MigrationStarted, "/c", true)}, "3", "", "a"},
+	} {
+		names := func(list []Migration) string {
+			var s []string
+			for _, m := range list {
+				s = append(s, m.Name)
+			}
+			return strings.Join(s, " ")
+		}
+		list, stay := back(c.all, image("1"), lastImage{image(c.last), true})
+		if names(list) != c.back || names(stay) != c.stay {
+			t.Errorf("%s: back %q, stay %q; want %q and %q", name, names(list), names(stay), c.back, c.stay)
+		}
 	}
 }
 
