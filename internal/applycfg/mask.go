@@ -85,36 +85,73 @@ func (w *words) at(text string) int {
 	return 0
 }
 
-// mask masks all words in a text. Those that overlap or touch are masked as one.
+// find finds words in a text, which begin in a part of it, and says of each
+// where it begins and ends.
+func (w *words) find(text string, from, to int, found func(from, to int)) {
+	for i := from; i < to && i+minWord <= len(text); i++ {
+		if bit := start(text[i:]); w.first[bit/64]&(1<<(bit%64)) == 0 {
+			continue
+		}
+		if n := w.at(text[i:]); n > 0 {
+			found(i, i+n)
+		}
+	}
+}
+
+// mask masks all words in a text, also in JSON in it. Those that overlap or touch
+// are masked as one.
 func (w *words) mask(text string) string {
 	if len(w.list) == 0 {
 		return text
 	}
-	var b strings.Builder
-	shown, from, end := 0, -1, -1 // up to where it is done; a place that is to be masked
-	for i := 0; i+minWord <= len(text); i++ {
-		if bit := start(text[i:]); w.first[bit/64]&(1<<(bit%64)) == 0 {
-			continue
-		}
-		n := w.at(text[i:])
-		if n == 0 {
-			continue
-		}
-		if i > end {
-			if end >= 0 {
-				b.WriteString(text[shown:from])
-				b.WriteString(stars(text[from:end]))
-				shown = end
+	c := &cover{size: len(text)}
+	w.find(text, 0, len(text), c.add)
+	if strings.Contains(text, `\`) {
+		l, at := newLayer(maxNested), 0
+		for line := range strings.Lines(text) { // no string of JSON goes beyond one
+			if strings.Contains(line, `\`) {
+				l.find(line, w, func(from, to int) { c.add(at+from, at+to) })
 			}
-			from = i
+			at += len(line)
 		}
-		end = max(end, i+n)
 	}
-	if end < 0 {
+	if c.bits == nil {
 		return text
 	}
-	b.WriteString(text[shown:from])
-	b.WriteString(stars(text[from:end]))
-	b.WriteString(text[end:])
+	var b strings.Builder
+	for i := 0; i < len(text); {
+		from, covered := i, c.has(i)
+		for i < len(text) && c.has(i) == covered {
+			i++
+		}
+		if covered {
+			b.WriteString(stars(text[from:i]))
+		} else {
+			b.WriteString(text[from:i])
+		}
+	}
 	return b.String()
 }
+
+// cover is a set of places in a text.
+type cover struct {
+	size     int
+	bits     []uint64 // nil: no place
+	from, to int      // what was added last
+}
+
+func (c *cover) add(from, to int) {
+	if c.bits == nil {
+		c.bits = make([]uint64, (c.size+63)/64)
+	}
+	first := from
+	if from >= c.from && from <= c.to {
+		first, from = c.to, c.from
+	}
+	for i := first; i < to; i++ {
+		c.bits[i/64] |= 1 << (i % 64)
+	}
+	c.from, c.to = from, max(first, to)
+}
+
+func (c *cover) has(i int) bool { return c.bits[i/64]&(1<<(i%64)) != 0 }

@@ -1,8 +1,6 @@
 package applycfg
 
 import (
-	"bytes"
-	"encoding/json"
 	"slices"
 	"strconv"
 	"strings"
@@ -208,12 +206,8 @@ func secretLike(key string) bool {
 	return len(key) >= 24 || len(key) >= 8 && !word
 }
 
-// maxNested is how much of a secret is looked for in JSON inside JSON, in bytes:
-// each level doubles what is to be escaped.
-const maxNested = 1 << 20
-
-// spellings are the texts in which a secret may be found: itself, each of its
-// lines, and these as JSON writes them, and JSON in JSON in JSON.
+// spellings are the texts in which a secret may be found: itself, and each of its
+// lines. They have its memory in common.
 func spellings(v string) []string {
 	all := []string{v}
 	if trimmed := strings.TrimSpace(v); trimmed != v {
@@ -223,37 +217,6 @@ func spellings(v string) []string {
 		for l := range strings.Lines(v) {
 			all = append(all, strings.TrimSpace(l))
 		}
-	}
-	from := 0
-	for level := range 3 {
-		last := all[from:]
-		from = len(all)
-		for _, text := range last {
-			if level == 0 || len(text) <= maxNested {
-				all = append(all, escaped(text)...)
-			}
-		}
-	}
-	return all
-}
-
-// escaped is a text as JSON writes it, with and without ASCII only, where that
-// differs from the text.
-func escaped(text string) []string {
-	quoted := metadata.JSON(text)
-	if len(quoted) == len(text)+2 {
-		return nil
-	}
-	all := []string{quoted[1 : len(quoted)-1]}
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	if e.Encode(text) != nil {
-		return all
-	}
-	other := strings.TrimSuffix(b.String(), "\n")
-	if other = other[1 : len(other)-1]; other != text && other != all[0] {
-		all = append(all, other)
 	}
 	return all
 }

@@ -198,7 +198,7 @@ func FuzzMask(f *testing.F) {
 	f.Add("aaaaaaaaab", "aaaa aaaab")
 	f.Add(strings.Repeat("x", 600)+strings.Repeat("xy", 400), strings.Repeat("x", 599)+" "+strings.Repeat("xy", 200))
 	f.Fuzz(func(t *testing.T, text, list string) {
-		text, all := strings.ReplaceAll(text, hidden, ""), strings.Fields(list)
+		text, all := strings.NewReplacer(hidden, "", `\`, "").Replace(text), strings.Fields(list)
 		covered := make([]bool, len(text)+1)
 		for _, w := range newWords(all).list {
 			for i := range len(text) {
@@ -308,6 +308,57 @@ func TestHidesNestedJSON(t *testing.T) {
 				next = append(next, ascii(text), utf8(text))
 			}
 			texts = next
+		}
+	}
+}
+
+// A secret is not shown in whatever way JSON writes it, however long the line is;
+// what is around it is, and what is no escape stays.
+func TestHidesEscapes(t *testing.T) {
+	secrets := Templates{}.FindSecrets(doc(t, `{"token": "a&b<c>/d\u00e9\ud83d\ude00\ud800\"x"}`))
+	for _, text := range []string{
+		`a\u0026b\u003cc\u003e/d\u00e9\ud83d\ude00\ud800\"x`,
+		`a\u0026b\u003Cc\u003E\/d\u00E9\uD83D\uDE00\uD800\u0022x`,
+		`\u0061&b<c>\/d\u00E9\ud83d\ude00\ud800\"\u0078`,
+	} {
+		for range maxNested {
+			for _, around := range []string{`"`, `\`, `\ud8`, `\u00e9`, `\x`,
+				strings.Repeat("\\n", 3*chunk/2), strings.Repeat(`\\"`, chunk/3)} {
+				if got := secrets.hide(around + " " + text + " " + around); got != around+" "+hidden+" "+around {
+					t.Errorf("%.200s is shown as %.200s", text, got)
+				}
+			}
+			text = strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(text)
+		}
+	}
+	for n := range 300 { // wherever parts of the line end
+		text := strings.Repeat(".", chunk-n) + `a\u0026b\u003Cc\u003E\/d\u00E9\uD83D\uDE00\uD800\u0022x`
+		if got := secrets.hide(text + text); strings.Contains(got, "x") || strings.Contains(got, "a") {
+			t.Fatalf("%d before the end of a part it is shown", n)
+		}
+	}
+}
+
+// What is kept to find a secret is no more than twice the secret, and a line
+// is read in parts.
+func TestSecretsTakeNoMemory(t *testing.T) {
+	v := strings.Repeat("a \"quoted\" line & \\ <é>\n", 100_000)
+	size, list := 0, spellings(v)
+	for _, s := range list {
+		size += len(s)
+	}
+	if size > 3*len(v) || len(list) > 100_002 {
+		t.Errorf("%d bytes are looked for in %d words of %d", len(v), len(list), size)
+	}
+	l, w := newLayer(maxNested), newWords(list)
+	found := 0
+	l.find(metadata.JSON(metadata.JSON(v)), w, func(int, int) { found++ })
+	if found == 0 {
+		t.Error("no word is found")
+	}
+	for ; l != nil; l = l.next {
+		if cap(l.text) > 4*chunk || cap(l.at) > 4*chunk {
+			t.Errorf("%d bytes are kept of a line", cap(l.text))
 		}
 	}
 }
