@@ -183,7 +183,7 @@ func secretNamed(v *metadata.Object) string {
 	}
 	for _, k := range []string{"name", "key"} {
 		w, _ := v.Get(k)
-		if name, ok := w.(string); ok && SecretName(name) {
+		if name, ok := w.(string); ok && secretWord(name) {
 			return name
 		}
 	}

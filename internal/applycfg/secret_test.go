@@ -378,6 +378,17 @@ func TestNamedSecrets(t *testing.T) {
 			t.Errorf("%s is shown as %s", c.metadata, got)
 		}
 	}
+	for name, secret := range map[string]bool{"keystone_region": false, "keyboard": false, "kernel.keys.maxkeys": false,
+		"private_ip": false, "passthrough": false, "key_name": false, "monkey": false, "api_key": true, "sshKey": true,
+		"ssh-private-key.pem": true, "APIKey": true, "privateKeyFile": true, "db.passwd": true, "adminPassword": true,
+		"passphrase": true, "client_secret": true, "tokens": true, "OS_PASSWORD": true, "key": true, "aws credentials": true,
+		"password2": true, "secretsFile": true, "DBPass": true, "adminpassword": true, "apikey": true,
+	} {
+		shown := metadata.JSON(Templates{}.FindSecrets(doc(t, `{"name": "`+name+`", "value": "xyzzy"}`)).masked())
+		if strings.Contains(shown, "xyzzy") == secret {
+			t.Errorf("%s is shown as %s", name, shown)
+		}
+	}
 	// An input of another name is another key: what was public before is not.
 	one := Templates{}.FindSecrets(doc(t, `{"l": [{"name": "a_token", "value": "x"}]}`)).keys()
 	two := Templates{}.FindSecrets(doc(t, `{"l": [{"name": "a_token", "value": "x"}, {"name": "b_token", "value": "y"}]}`))
