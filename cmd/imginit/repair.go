@@ -40,10 +40,11 @@ type remedy struct {
 // before anything is lost.
 const patience = 3
 
-// mount mounts the state partition. Where e2fsck(8) cannot repair it by what is
-// safe, it repairs whatever that costs; so it does where the kernel found errors. Where it still cannot be mounted after
-// some starts, it gets a new file system: neither an update nor the image before
-// would mount it, and a machine that comes up empty can be told what to do.
+// mount mounts the state partition. One that cannot be mounted, or in which the
+// kernel found errors, is repaired by e2fsck(8): by what is safe, else whatever
+// that costs. Where it still cannot be mounted after some starts, it gets a new
+// file system: neither an update nor the image before would mount it, and a
+// machine that comes up empty can be told what to do.
 func (m *medic) mount() (done remedy, err error) {
 	if isMounted(m.dir) { // the diary needed it
 		return done, m.count(0)
