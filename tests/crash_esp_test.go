@@ -19,14 +19,30 @@ import (
 )
 
 // esp copies the EFI partition's files, as boot loaders see them: nobody
-// repairs a FAT before they read it.
+// repairs a FAT before they read it. A file that cannot be read to its end, as
+// one that is being written when the power goes, is there and not whole.
 func (l *lab) esp() (dir string, err error) {
 	if dir, err = os.MkdirTemp(l.r.dir, "esp"); err != nil {
 		return "", err
 	}
 	at := l.raw + "@@" + fmt.Sprint(partition(l.r.disk, "esp").Start)
-	if out, err := exec.Command("mcopy", "-s", "-n", "-i", at, "::/", dir).CombinedOutput(); err != nil {
-		return dir, fmt.Errorf("EFI partition: %w: %s", err, out)
+	list, err := exec.Command("mdir", "-/", "-b", "-i", at, "::/").Output()
+	if err != nil {
+		return dir, fmt.Errorf("EFI partition: %w", err)
+	}
+	for path := range strings.Lines(string(list)) {
+		path = strings.TrimSuffix(path, "\n")
+		to := filepath.Join(dir, filepath.FromSlash(strings.TrimPrefix(path, "::/")))
+		if strings.HasSuffix(path, "/") {
+			err = os.MkdirAll(to, 0o700)
+		} else if err = os.MkdirAll(filepath.Dir(to), 0o700); err == nil {
+			if out, unread := exec.Command("mcopy", "-n", "-i", at, path, to).CombinedOutput(); unread != nil {
+				err = os.WriteFile(to, fmt.Appendf(nil, "cannot be read: %s", out), 0o600)
+			}
+		}
+		if err != nil {
+			return dir, err
+		}
 	}
 	return dir, nil
 }
