@@ -9,11 +9,18 @@ import (
 // tag is one tag of a text.
 type tag struct {
 	kind  byte // 'v' for {{key}}, '&' for {{{key}}} too, else its sigil
-	key   string
+	key   span
 	start int // where the blanks before it begin
 	open  int // where its opening delimiter is
 	end   int // after its closing delimiter
 }
+
+// span is a part of a text. A template has at most maxText bytes.
+type span struct{ from, to int32 }
+
+func (s span) of(text string) string { return text[s.from:s.to] }
+
+func between(from, to int) span { return span{int32(from), int32(to)} }
 
 // matcher finds tags. It takes for a tag exactly what pystache's regular
 // expression does,
@@ -89,23 +96,23 @@ func isSigil(c byte) bool { return strings.IndexByte("!>&/#^", c) >= 0 }
 
 // key reads a key that begins at b, or, when only blanks between from and b
 // can be one, the last of them.
-func (m *matcher) key(from, b int) (key string, end int, ok bool) {
+func (m *matcher) key(from, b int) (key span, end int, ok bool) {
 	if b < len(m.text) {
 		_, n := utf8.DecodeRuneInString(m.text[b:])
 		if k := m.closeFrom(b + n); k < len(m.text) {
-			return m.text[b:max(b+n, m.back(k, b))], k + len(m.closing), true
+			return between(b, max(b+n, m.back(k, b))), k + len(m.closing), true
 		}
 	}
 	if b > from && strings.HasPrefix(m.text[b:], m.closing) {
 		_, n := utf8.DecodeLastRuneInString(m.text[:b])
-		return m.text[b-n : b], b + len(m.closing), true
+		return between(b-n, b), b + len(m.closing), true
 	}
-	return "", 0, false
+	return span{}, 0, false
 }
 
 // bracketed reads the inside of {{{key}}} or {{=a b=}} from after the bracket:
 // one line, up to the closing bracket that a closing delimiter follows.
-func (m *matcher) bracketed(from int, bracket byte, next *ahead) (key string, end int, ok bool) {
+func (m *matcher) bracketed(from int, bracket byte, next *ahead) (key span, end int, ok bool) {
 	b := m.skip(from)
 	if b < len(m.text) {
 		_, n := utf8.DecodeRuneInString(m.text[b:])
@@ -113,7 +120,7 @@ func (m *matcher) bracketed(from int, bracket byte, next *ahead) (key string, en
 		if k < len(m.text) {
 			e := max(b+n, m.back(k, b))
 			if !strings.Contains(m.text[b:e], "\n") {
-				return m.text[b:e], m.skip(k+1) + len(m.closing), true
+				return between(b, e), m.skip(k+1) + len(m.closing), true
 			}
 		}
 	}
@@ -122,11 +129,11 @@ func (m *matcher) bracketed(from int, bracket byte, next *ahead) (key string, en
 		for e := b; e > from; {
 			r, n := utf8.DecodeLastRuneInString(m.text[:e])
 			if e -= n; r != '\n' {
-				return m.text[e : e+n], m.skip(b+1) + len(m.closing), true
+				return between(e, e+n), m.skip(b+1) + len(m.closing), true
 			}
 		}
 	}
-	return "", 0, false
+	return span{}, 0, false
 }
 
 // closes says that a closing delimiter is at a place, blanks before it

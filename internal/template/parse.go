@@ -31,13 +31,15 @@ func Parse(name, text string) (*Template, error) { return parse(name, text, fals
 // without a key takes the text up to the next closing delimiter for its key.
 func ParseOriginal(name, text string) (*Template, error) { return parse(name, text, true) }
 
-// node is a piece of a parsed template.
+// node is a piece of a parsed template. All nodes of a template are in one
+// list, a section before what is inside it.
 type node struct {
-	kind   byte   // 0 text, else the tag's
-	text   string // the text, or the key
-	indent string // '>': the blanks before a tag that is alone on its line
-	line   int
-	inner  []node
+	kind byte // 0 text, else the tag's
+	line int32
+	text span // the text, or the key
+	// more is, of '#' and '^', the nodes inside; of '>', the blanks before a tag
+	// that is alone on its line.
+	more span
 }
 
 type parser struct {
@@ -47,23 +49,17 @@ type parser struct {
 	changes    int
 	counted    int // the line of textAt
 	textAt     int
-	nodes      []node // of the innermost open section
-	open       []section
-}
-
-// section is one that is open while the parser is inside it.
-type section struct {
-	head  node
-	outer []node // what stood before it
+	nodes      []node
+	open       []int // the sections that the parser is inside, innermost last
 }
 
 func parse(name, text string, original bool) (*Template, error) {
 	p := &parser{name: name, text: text, original: original, counted: 1}
-	p.matcher.reset(text, "{{", "}}")
-	p.nodes = make([]node, 0, 2*strings.Count(text, "{{")+1)
 	if len(text) > maxText {
 		return nil, p.fail(1, fmt.Sprintf("larger than %d MiB", maxText>>20), "copy large files in install.d instead")
 	}
+	p.matcher.reset(text, "{{", "}}")
+	p.nodes = make([]node, 0, 2*strings.Count(text, "{{")+1)
 	pos := 0
 	for {
 		t, ok := p.matcher.next(pos)
@@ -76,71 +72,80 @@ func parse(name, text string, original bool) (*Template, error) {
 				return nil, err
 			}
 		}
-		indent := p.standalone(&t)
+		p.standalone(&t)
 		if t.start > pos {
-			p.nodes = append(p.nodes, node{text: text[pos:t.start]})
+			p.nodes = append(p.nodes, node{text: between(pos, t.start)})
 		}
 		pos = t.end
-		if err := p.take(node{kind: t.kind, text: t.key, indent: indent, line: line}); err != nil {
+		if err := p.take(&t, line); err != nil {
 			return nil, err
 		}
 	}
-	if len(p.open) > 0 && !original {
-		h := p.open[len(p.open)-1].head
-		return nil, p.fail(h.line, fmt.Sprintf("section %s is never closed", p.tag(h.kind, h.text)),
-			"add "+p.tag('/', h.text)+" where the section ends")
-	}
 	if pos < len(text) {
-		p.nodes = append(p.nodes, node{text: text[pos:]})
+		p.nodes = append(p.nodes, node{text: between(pos, len(text))})
 	}
-	return &Template{name: name, size: len(text), nodes: p.nodes, original: original}, nil
+	t := &Template{name: name, text: text, nodes: p.nodes, original: original}
+	if len(p.open) > 0 {
+		i := p.open[len(p.open)-1]
+		if !original {
+			n := &p.nodes[i]
+			return nil, p.fail(int(n.line), fmt.Sprintf("section %s is never closed", p.tag(n.kind, n.text)),
+				"add "+p.tag('/', n.text)+" where the section ends")
+		}
+		t.first = i + 1
+	}
+	return t, nil
 }
 
-// take adds a tag to the tree.
-func (p *parser) take(n node) error {
-	switch n.kind {
+// take adds a tag to the list.
+func (p *parser) take(t *tag, line int) error {
+	n := node{kind: t.kind, line: int32(line), text: t.key}
+	switch t.kind {
 	case '#', '^':
 		if len(p.open) == maxNesting {
-			return p.fail(n.line, fmt.Sprintf("sections nested more than %d deep", maxNesting),
+			return p.fail(line, fmt.Sprintf("sections nested more than %d deep", maxNesting),
 				"close sections where they end")
 		}
-		p.open, p.nodes = append(p.open, section{n, p.nodes}), nil
+		p.open = append(p.open, len(p.nodes))
 	case '/':
-		return p.close(n)
+		return p.close(t.key, line)
 	case '=':
-		return p.delimiters(n)
+		return p.delimiters(t.key.of(p.text), line)
 	case '!':
-	default:
-		p.nodes = append(p.nodes, n)
+		return nil
+	case '>':
+		n.more = between(t.start, t.open)
 	}
+	p.nodes = append(p.nodes, n)
 	return nil
 }
 
-func (p *parser) close(n node) error {
+func (p *parser) close(key span, line int) error {
 	if len(p.open) == 0 {
-		return p.fail(n.line, fmt.Sprintf("%s closes a section that is not open", p.tag('/', n.text)),
-			"remove it, or open the section with "+p.tag('#', n.text))
+		return p.fail(line, fmt.Sprintf("%s closes a section that is not open", p.tag('/', key)),
+			"remove it, or open the section with "+p.tag('#', key))
 	}
-	s := p.open[len(p.open)-1]
-	if s.head.text != n.text {
-		return p.fail(n.line, fmt.Sprintf("%s closes a section, but the open one is %s from line %d",
-			p.tag('/', n.text), p.tag(s.head.kind, s.head.text), s.head.line),
-			"close the innermost section first, with "+p.tag('/', s.head.text))
+	i := p.open[len(p.open)-1]
+	n := &p.nodes[i]
+	if n.text.of(p.text) != key.of(p.text) {
+		return p.fail(line, fmt.Sprintf("%s closes a section, but the open one is %s from line %d",
+			p.tag('/', key), p.tag(n.kind, n.text), n.line),
+			"close the innermost section first, with "+p.tag('/', n.text))
 	}
-	s.head.inner = p.nodes
-	p.open, p.nodes = p.open[:len(p.open)-1], append(s.outer, s.head)
+	n.more = between(i+1, len(p.nodes))
+	p.open = p.open[:len(p.open)-1]
 	return nil
 }
 
 // delimiters changes them. The original takes the first two words of more.
-func (p *parser) delimiters(n node) error {
-	words := strings.FieldsFunc(n.text, isSpace)
+func (p *parser) delimiters(text string, line int) error {
+	words := strings.FieldsFunc(text, isSpace)
 	if len(words) < 2 || len(words) > 2 && !p.original {
-		return p.fail(n.line, fmt.Sprintf("a delimiter tag needs two delimiters, it has %d", len(words)),
+		return p.fail(line, fmt.Sprintf("a delimiter tag needs two delimiters, it has %d", len(words)),
 			"write it as {{=<% %>=}}")
 	}
 	if p.changes++; p.changes > maxChanges {
-		return p.fail(n.line, fmt.Sprintf("delimiters change more than %d times", maxChanges), "change them once")
+		return p.fail(line, fmt.Sprintf("delimiters change more than %d times", maxChanges), "change them once")
 	}
 	p.matcher.reset(p.text, words[0], words[1])
 	return nil
@@ -150,8 +155,8 @@ func (p *parser) fail(line int, problem, remedy string) error {
 	return &Error{p.name, line, problem, remedy}
 }
 
-func (p *parser) tag(kind byte, key string) string {
-	return p.matcher.opening + string(kind) + key + p.matcher.closing
+func (p *parser) tag(kind byte, key span) string {
+	return p.matcher.opening + string(kind) + key.of(p.text) + p.matcher.closing
 }
 
 // check refuses tags that the original takes for something that nobody means.
@@ -167,29 +172,29 @@ func (p *parser) check(t *tag, line int) error {
 	case c == '=' && t.kind != '=' || c == '{' && t.kind != '&':
 		return p.fail(line, "a tag that is not closed: "+firstLine(p.text[t.open:]),
 			"{{{key}}} takes three braces on both sides, {{=<% %>=}} two equals signs")
-	case strings.TrimFunc(t.key, isSpace) == "":
+	case strings.TrimFunc(t.key.of(p.text), isSpace) == "":
 		return p.fail(line, "a tag without a key: "+firstLine(p.text[t.open:t.end]), "name the key")
 	case isSigil(c):
 		if body = m.skip(body + 1); !strings.HasPrefix(p.text[body:], m.closing) {
 			return nil
 		}
 		if c != '!' {
-			return p.fail(line, "a tag without a key: "+p.tag(c, ""), "name the key")
+			return p.fail(line, "a tag without a key: "+p.tag(c, span{}), "name the key")
 		}
-		t.kind, t.key, t.end = '!', "", body+len(m.closing)
+		t.kind, t.key, t.end = '!', span{}, body+len(m.closing)
 	}
 	return nil
 }
 
 // standalone makes a tag that is not a value and is alone on its line take
-// the whole line, and returns the blanks before it. After the tag not even
+// the whole line; another one takes nothing but itself. After the tag not even
 // blanks may stand, as in the original.
-func (p *parser) standalone(t *tag) (indent string) {
+func (p *parser) standalone(t *tag) {
 	starts := t.start == 0 || isEOL(p.text[t.start-1])
 	ends := t.end == len(p.text) || isEOL(p.text[t.end])
 	if t.kind == 'v' || t.kind == '&' || !starts || !ends {
 		t.start = t.open
-		return ""
+		return
 	}
 	if strings.HasPrefix(p.text[t.end:], "\r") {
 		t.end++
@@ -197,7 +202,6 @@ func (p *parser) standalone(t *tag) (indent string) {
 	if strings.HasPrefix(p.text[t.end:], "\n") {
 		t.end++
 	}
-	return p.text[t.start:t.open]
 }
 
 func isEOL(c byte) bool { return c == '\n' || c == '\r' }

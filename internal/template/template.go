@@ -25,8 +25,9 @@ import (
 // Template is a parsed template. It is not changed by rendering.
 type Template struct {
 	name     string
-	size     int // of its text
+	text     string
 	nodes    []node
+	first    int  // the node that it begins with
 	original bool // partials are parsed alike
 }
 
@@ -65,11 +66,11 @@ const (
 // Render returns the rendered template for data, the value that {{.}} means at
 // the top. The errors are [*Error], and what [Options.Partial] returns.
 func (t *Template) Render(data any, o Options) ([]byte, error) {
-	r := &renderer{Options: o, stack: []any{data}, out: make([]byte, 0, t.size+t.size/4)}
+	r := &renderer{Options: o, stack: []any{data}, out: make([]byte, 0, len(t.text)+len(t.text)/4)}
 	if r.Text == nil {
 		r.Text = func(v any) string { return fmt.Sprint(v) }
 	}
-	err := r.nodes(t, t.nodes)
+	err := r.nodes(t, t.first, len(t.nodes))
 	return r.out, err
 }
 
@@ -83,20 +84,23 @@ type renderer struct {
 	parsed map[string]*Template // partials, by name and indent
 }
 
-func (r *renderer) nodes(t *Template, nodes []node) error {
-	for i := range nodes {
-		n := &nodes[i]
-		if err := r.step(t, n, 1+len(r.stack)/4+len(n.text)/64); err != nil {
+// nodes renders those from first to before end.
+func (r *renderer) nodes(t *Template, first, end int) error {
+	for i := first; i < end; i++ {
+		n := &t.nodes[i]
+		text := n.text.of(t.text)
+		if err := r.step(t, n, 1+len(r.stack)/4+len(text)/64); err != nil {
 			return err
 		}
 		var err error
 		switch n.kind {
 		case 0:
-			r.out = append(r.out, n.text...)
+			r.out = append(r.out, text...)
 		case 'v', '&':
-			v := r.lookup(n.text)
+			v := r.lookup(text)
 			if v == nil && r.Strict {
-				return &Error{t.name, n.line, fmt.Sprintf("key %s is not in the metadata", n.text), "give it a value, or ask for it in a section: {{#KEY}}…{{/KEY}}"}
+				return &Error{t.name, int(n.line), fmt.Sprintf("key %s is not in the metadata", text),
+					"give it a value, or ask for it in a section: {{#KEY}}…{{/KEY}}"}
 			}
 			s := r.show(v)
 			if n.kind == 'v' && r.Escape != nil {
@@ -104,10 +108,12 @@ func (r *renderer) nodes(t *Template, nodes []node) error {
 			}
 			r.out = append(r.out, s...)
 		case '^':
-			if falsy(r.lookup(n.text)) {
-				err = r.nodes(t, n.inner)
+			i = int(n.more.to) - 1
+			if falsy(r.lookup(text)) {
+				err = r.nodes(t, int(n.more.from), int(n.more.to))
 			}
 		case '#':
+			i = int(n.more.to) - 1
 			err = r.section(t, n)
 		case '>':
 			err = r.partial(t, n)
@@ -122,18 +128,18 @@ func (r *renderer) nodes(t *Template, nodes []node) error {
 // step bounds time and memory.
 func (r *renderer) step(t *Template, n *node, steps int) error {
 	if r.steps += steps; r.steps > maxSteps {
-		return &Error{t.name, max(n.line, 1), fmt.Sprintf("rendering takes more than %d steps", maxSteps),
+		return &Error{t.name, max(int(n.line), 1), fmt.Sprintf("rendering takes more than %d steps", maxSteps),
 			"look for lists inside lists"}
 	}
 	if len(r.out) > maxOutput {
-		return &Error{t.name, max(n.line, 1), fmt.Sprintf("renders to more than %d MiB", maxOutput>>20),
+		return &Error{t.name, max(int(n.line), 1), fmt.Sprintf("renders to more than %d MiB", maxOutput>>20),
 			"look for lists inside lists"}
 	}
 	return nil
 }
 
 func (r *renderer) section(t *Template, n *node) error {
-	v := r.lookup(n.text)
+	v := r.lookup(n.text.of(t.text))
 	if falsy(v) {
 		return nil
 	}
@@ -146,7 +152,7 @@ func (r *renderer) section(t *Template, n *node) error {
 			return err
 		}
 		r.stack = append(r.stack, item)
-		err := r.nodes(t, n.inner)
+		err := r.nodes(t, int(n.more.from), int(n.more.to))
 		r.stack = r.stack[:len(r.stack)-1]
 		if err != nil {
 			return err
@@ -160,20 +166,21 @@ func (r *renderer) partial(t *Template, n *node) error {
 		return nil
 	}
 	if r.depth == maxPartials {
-		return &Error{t.name, n.line, fmt.Sprintf("partials include each other more than %d deep", maxPartials),
+		return &Error{t.name, int(n.line), fmt.Sprintf("partials include each other more than %d deep", maxPartials),
 			"a partial that includes itself needs a section that ends it"}
 	}
-	id := n.indent + n.text
+	name, blanks := n.text.of(t.text), n.more.of(t.text)
+	id := blanks + name
 	p := r.parsed[id]
 	if p == nil {
-		text, ok, err := r.Partial(n.text)
+		text, ok, err := r.Partial(name)
 		if err != nil || !ok {
 			return err
 		}
 		if err := r.step(t, n, len(text)); err != nil {
 			return err
 		}
-		if p, err = parse(n.text, indent(text, n.indent), t.original); err != nil {
+		if p, err = parse(name, indent(text, blanks), t.original); err != nil {
 			return err
 		}
 		if r.parsed == nil {
@@ -182,7 +189,7 @@ func (r *renderer) partial(t *Template, n *node) error {
 		r.parsed[id] = p
 	}
 	r.depth++
-	err := r.nodes(p, p.nodes)
+	err := r.nodes(p, p.first, len(p.nodes))
 	r.depth--
 	return err
 }

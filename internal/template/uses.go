@@ -19,20 +19,23 @@ type Section struct {
 
 // Uses lists the keys that a template reads, in the order of its text. What
 // partials read is not among them.
-func (t *Template) Uses() []Use { return uses(nil, t.nodes, nil) }
+func (t *Template) Uses() []Use { return t.uses(nil, t.first, len(t.nodes), nil) }
 
-func uses(all []Use, nodes []node, within *Section) []Use {
-	for i := range nodes {
-		n := &nodes[i]
+func (t *Template) uses(all []Use, first, end int, within *Section) []Use {
+	for i := first; i < end; i++ {
+		n := &t.nodes[i]
+		use := Use{n.text.of(t.text), int(n.line), n.kind, within}
 		switch n.kind {
 		case 'v', '&':
-			all = append(all, Use{n.text, n.line, 'v', within})
-		case '^':
-			all = append(all, Use{n.text, n.line, '^', within})
-			all = uses(all, n.inner, within)
-		case '#':
-			all = append(all, Use{n.text, n.line, '#', within})
-			all = uses(all, n.inner, &Section{n.text, within})
+			use.Kind = 'v'
+			all = append(all, use)
+		case '#', '^':
+			inside := within
+			if n.kind == '#' {
+				inside = &Section{use.Key, within}
+			}
+			all = t.uses(append(all, use), int(n.more.from), int(n.more.to), inside)
+			i = int(n.more.to) - 1
 		}
 	}
 	return all
