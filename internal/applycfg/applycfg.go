@@ -144,7 +144,8 @@ type renderer struct {
 	doc      *metadata.Object
 	found    *Secrets // of the metadata, when somebody has asked
 	accounts accounts
-	at       place // of the template that is being made
+	at       place  // of the template that is being made
+	text     []byte // of the template that was read last
 	make     func(ctx context.Context, rel string) (File, error)
 	files    []File
 }

@@ -347,7 +347,7 @@ func (r *root) same(j *job) bool {
 	return err == nil && bytes.Equal(body, j.body)
 }
 
-// read reads a file, no link and no pipe.
+// read reads a file, no link and no pipe. The next read overwrites it.
 func (r *root) read(rel string) ([]byte, error) {
 	dir, name, err := r.parent(rel, false)
 	if err != nil {
@@ -362,12 +362,14 @@ func (r *root) read(rel string) ([]byte, error) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, err
 	}
-	return readAll(fd, st.Size)
+	r.body, err = readAll(fd, st.Size, r.body)
+	return r.body, err
 }
 
-// readAll reads a file of about a size. It goes on to the end if it is longer.
-func readAll(fd int, size int64) ([]byte, error) {
-	b := make([]byte, 0, size+1)
+// readAll reads a file of about a size, into buf where it is large enough. It
+// goes on to the end if it is longer.
+func readAll(fd int, size int64, buf []byte) ([]byte, error) {
+	b := slices.Grow(buf[:0], int(size)+1)
 	for {
 		n, err := unix.Read(fd, b[len(b):cap(b)])
 		switch {

@@ -25,7 +25,8 @@ const maxOutput = 64 << 20
 // parse reads one template; nil is an executable one.
 func (r *renderer) parse(rel string) (*template.Template, error) {
 	src := r.source(rel)
-	text, mode, err := r.at.readRegular(src)
+	text, mode, err := r.at.readRegular(src, r.text)
+	r.text = text
 	if err != nil || executable(src, mode) {
 		return nil, err
 	}
@@ -82,10 +83,11 @@ type place struct {
 	kind fs.FileMode
 }
 
-// readRegular reads a template, which is path in errors. Anything but a file is
+// readRegular reads a template, which is path in errors, into buf where it is
+// large enough. Anything but a file is
 // an error before it is opened, since opening a pipe waits and opening a device
 // may do something.
-func (p place) readRegular(path string) ([]byte, fs.FileMode, error) {
+func (p place) readRegular(path string, buf []byte) ([]byte, fs.FileMode, error) {
 	var st unix.Stat_t
 	flags := unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC
 	if p.kind.IsRegular() {
@@ -110,7 +112,7 @@ func (p place) readRegular(path string) ([]byte, fs.FileMode, error) {
 		return nil, 0, command.BadInput(fmt.Errorf("%s: larger than %d MiB", path, maxOutput>>20),
 			"copy large files in install.d instead")
 	}
-	text, err := readAll(fd, st.Size)
+	text, err := readAll(fd, st.Size, buf)
 	if err != nil {
 		err = &fs.PathError{Op: "read", Path: path, Err: err}
 	}
@@ -142,7 +144,7 @@ func partial(name string) (text string, ok bool, err error) {
 		return "", false, command.BadInput(fmt.Errorf("partial %q: outside the current directory", name),
 			"partials are files NAME.mustache of the directory that applycfg is started in")
 	}
-	b, _, err := place{unix.AT_FDCWD, path, fs.ModeIrregular}.readRegular(path)
+	b, _, err := place{unix.AT_FDCWD, path, fs.ModeIrregular}.readRegular(path, nil)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR):
 		return "", false, nil

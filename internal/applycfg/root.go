@@ -22,6 +22,8 @@ type root struct {
 	at      string
 	dir     int   // -1 for none
 	missing error // why it is not there
+
+	body []byte // of the file that was read last
 }
 
 func openRoot(dir string) (*root, error) {

@@ -242,7 +242,7 @@ func readDocument(path string, flag int) ([]byte, error) {
 		return nil, err
 	}
 	if fi.Mode().IsRegular() && fi.Size() <= maxDocument {
-		return readAll(int(f.Fd()), fi.Size())
+		return readAll(int(f.Fd()), fi.Size(), nil)
 	}
 	data, err := io.ReadAll(io.LimitReader(f, maxDocument+1))
 	if err == nil && len(data) > maxDocument {

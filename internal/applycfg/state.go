@@ -146,7 +146,7 @@ func readState(path string) ([]byte, error) {
 	if !fi.Mode().IsRegular() {
 		return nil, command.Hint(fmt.Errorf("%s: not a regular file", path), "remove it")
 	}
-	return readAll(int(f.Fd()), fi.Size())
+	return readAll(int(f.Fd()), fi.Size(), nil)
 }
 
 // writeState writes a file of a state directory in place of what is there. Half

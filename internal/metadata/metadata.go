@@ -59,6 +59,18 @@ func (o *Object) Get(key string) (any, bool) {
 	return nil, false
 }
 
+// newObject is an object of members, of which the last of a name counts.
+func newObject(members []member) *Object {
+	o := &Object{members: make([]member, 0, len(members))}
+	if len(members) > few {
+		o.index = make(map[string]int, len(members))
+	}
+	for _, m := range members {
+		o.Set(m.key, m.value)
+	}
+	return o
+}
+
 // Set gives a key a value. A new key goes last; a known one keeps its place.
 func (o *Object) Set(key string, value any) {
 	if i := o.find(key); i >= 0 {

@@ -2,6 +2,7 @@ package metadata
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -54,6 +55,10 @@ type parser struct {
 	text  string
 	pos   int
 	depth int
+	// What is read of the objects and lists that it is inside, innermost last,
+	// until it is known how much they hold.
+	members []member
+	items   []any
 }
 
 func (p *parser) document() (any, string) {
@@ -141,47 +146,55 @@ func (p *parser) nested(bracket byte) (v any, problem string) {
 
 // object returns what it has read when there is a problem: see Salvage.
 func (p *parser) object() (any, string) {
-	o := &Object{}
+	first := len(p.members)
+	problem := p.readMembers()
+	o := newObject(p.members[first:])
+	p.members = p.members[:first]
+	return o, problem
+}
+
+func (p *parser) readMembers() (problem string) {
 	if p.space(); p.peek() == '}' {
 		p.pos++
-		return o, ""
+		return ""
 	}
 	for {
 		if p.space(); p.peek() != '"' {
-			return o, "expected a key in double quotes"
+			return "expected a key in double quotes"
 		}
-		key, problem := p.str()
-		if problem != "" {
-			return o, problem
+		m := member{}
+		if m.key, problem = p.str(); problem != "" {
+			return problem
 		}
 		if p.space(); p.peek() != ':' {
-			return o, "expected ':' after the key"
+			return "expected ':' after the key"
 		}
 		p.pos++
-		v, problem := p.value()
-		if problem != "" {
-			return o, problem
+		if m.value, problem = p.value(); problem != "" {
+			return problem
 		}
-		o.Set(key, v)
+		p.members = append(p.members, m)
 		if end, problem := p.separator('}'); end || problem != "" {
-			return o, problem
+			return problem
 		}
 	}
 }
 
 func (p *parser) list() (any, string) {
-	list := []any{}
 	if p.space(); p.peek() == ']' {
 		p.pos++
-		return list, ""
+		return []any{}, ""
 	}
+	first := len(p.items)
 	for {
 		v, problem := p.value()
 		if problem != "" {
 			return nil, problem
 		}
-		list = append(list, v)
+		p.items = append(p.items, v)
 		if end, problem := p.separator(']'); end || problem != "" {
+			list := slices.Clone(p.items[first:])
+			p.items = p.items[:first]
 			return list, problem
 		}
 	}
