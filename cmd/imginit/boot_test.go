@@ -2,6 +2,8 @@ package main
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -133,6 +135,30 @@ func TestLoader(t *testing.T) {
 	want := "crc_fast,crc_slow,jbd2,ext4 debug=1,bus,disk"
 	if got := strings.Join(*order, ","); got != want {
 		t.Errorf("order %s, want %s", got, want)
+	}
+}
+
+// Devices and the processor ask for modules once, but for an emulated processor.
+func TestColdplug(t *testing.T) {
+	for _, c := range []struct{ cpu, want string }{
+		{"model name\t: AMD EPYC\n\nmodel name\t: QEMU TCG CPU\n", "bus,disk,crc_fast"},
+		{"model name\t: QEMU TCG CPU version 2.5+\n", "bus,disk"},
+	} {
+		l, order := testLoader(t, "", nil)
+		l.sys = t.TempDir()
+		l.cpuinfo = filepath.Join(l.sys, "cpuinfo")
+		for name, text := range map[string]string{"cpuinfo": c.cpu, "bus/pci/devices/0/modalias": "pci:v1d5\n",
+			"devices/system/cpu/modalias": "cpu:type:x86\n"} {
+			name = filepath.Join(l.sys, name)
+			if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, []byte(text), 0o644)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l.coldplug()
+		l.coldplug()
+		if got := strings.Join(*order, ","); got != c.want {
+			t.Errorf("%q: order %s, want %s", c.cpu, got, c.want)
+		}
 	}
 }
 
