@@ -140,12 +140,16 @@ func printStatus(io command.IO, s update.Status) error {
 
 func checkCommand() *command.Command {
 	o := &options{}
+	var settled string
 	return &command.Command{
 		Name: "check", Short: "compare what the boot loader did with what is recorded, and put it right",
 		Long: "A unit runs it at every start. What an interrupted update left is removed. A machine that came back from an\n" +
 			"image says why, on its console too. When a trial is over the machine is restarted.",
 		Example: "imgupdate check --json",
-		Flags:   o.declareJSON,
+		Flags: func(fs *flag.FlagSet) {
+			o.declareJSON(fs)
+			fs.StringVar(&settled, "settled", "", "`file` to make when what runs need not prove itself")
+		},
 		Run: o.run(func(ctx context.Context, io command.IO, m *update.Machine) error {
 			found, err := m.Check(ctx)
 			if f := found.Returned; f != nil {
@@ -157,8 +161,11 @@ func checkCommand() *command.Command {
 			if o.json {
 				err = errors.Join(err, printJSON(io, found))
 			}
-			if found.Restart {
+			switch {
+			case found.Restart:
 				err = errors.Join(err, m.Restart(ctx, false))
+			case settled != "" && !found.Trial:
+				err = errors.Join(err, os.WriteFile(settled, nil, 0o644))
 			}
 			return err
 		}),
