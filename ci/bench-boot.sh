@@ -6,9 +6,9 @@
 #    initramfs-tools makes for the same image (root alone, unchecked);
 #  - from power on to configured, of an image of ours with collectcfg and its
 #    health checks, and of a Debian image with cloud-init, made of
-#    diskimage-builder's elements: the first boot of a disk that is larger than
-#    the image, and the second. Both get a host name, an address and a key to
-#    log in with.
+#    diskimage-builder's elements and the packages of Debian's own cloud images:
+#    the first boot of a disk that is larger than the image, and the second. Both
+#    get a host name, an address and a key to log in with.
 #
 # Each several times, in turns. CPU seconds are QEMU's, user and system: time on
 # the clock depends on what else runs. After "make build", as root, with QEMU
@@ -162,9 +162,14 @@ log "building our image" bin/imgbuild build --elements-path ci/bench/elements -o
 export -f others
 export work
 log "making the other initramfs" unshare --mount bash -eu -o pipefail -c others
+# What Debian's own cloud images of bookworm are made of: the classes SYSTEM_BOOT
+# and CLOUD of its debian-cloud-images, config_space/bookworm/package_config,
+# without what is only for people who log in.
+stock=(sudo libpam-systemd systemd-resolved libnss-myhostname netplan.io polkitd unattended-upgrades apparmor zstd
+    iptables systemd-timesyncd openssh-server cloud-initramfs-growroot)
 log "building Debian with cloud-init" env DIB_RELEASE=bookworm DIB_NO_TIMESTAMP=1 DIB_GRUB_TIMEOUT=0 \
     DIB_BOOTLOADER_DEFAULT_CMDLINE='nofb nomodeset gfxpayload=text quiet' DIB_CLOUD_INIT_DATASOURCES=NoCloud \
-    bin/disk-image-create -x -o "$work/theirs" -t raw -p openssh-server,cloud-guest-utils \
+    bin/disk-image-create -x -o "$work/theirs" -t raw -p "$(IFS=,; echo "${stock[*]}")" \
     debian-minimal vm block-device-mbr cloud-init cloud-init-datasources
 log "making the seed" seed
 
