@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -32,7 +33,7 @@ var (
 // what was not flushed, leaves a machine that starts: one good slot, or both.
 func TestCrashLab(t *testing.T) {
 	need(t, false)
-	testenv.Need(t, "debugfs", "e2fsck", "cp", "dd", "mcopy", "fsck.fat", "sgdisk")
+	testenv.Need(t, "debugfs", "e2fsck", "cp", "dd", "mcopy", "fsck.fat")
 	r := publish(t, "good-migration")
 	for _, f := range firmwares {
 		t.Run(string(f), func(t *testing.T) {
@@ -75,7 +76,17 @@ type lab struct {
 	bricks   int
 	boots    []string // disks to be booted at the end
 	lies     bool     // flushes do nothing, and bricks are no errors
+	durable  kept     // what no power cut may take any more
 }
+
+// kept is what is on the state partition.
+type kept struct {
+	record *update.Record // nil: none
+	data   string         // of the element data; empty: none
+}
+
+// before and after a migration.
+const before, after = "precious\n", "precious\nmigrated\n"
 
 func newLab(t *testing.T, r *releases, raw, logFile string, f testbed.Firmware) *lab {
 	t.Helper()
@@ -145,6 +156,10 @@ func (l *lab) run(images, boots int) {
 		if !strings.Contains(signal, `"Status":"SUCCESS"`) {
 			l.t.Errorf("signal %s\n%s", signal, console)
 		}
+		l.raw = raw
+		if k, err := l.state(); err != nil || k.data != after || k.record == nil || k.record.Trial != nil {
+			l.t.Errorf("after all the data are %q, the record is %+v; %v", k.data, k.record, err)
+		}
 		if err := os.Remove(raw); err != nil {
 			l.t.Error(err)
 		}
@@ -178,7 +193,11 @@ func (l *lab) crash(i int, probability float64, boot bool) {
 	}
 	l.images++
 	l.touched(l.replay.Volatile()...)
-	if err := l.check(); err != nil {
+	state, err := l.check()
+	if err == nil && probability == 0 {
+		l.durable = state
+	}
+	if err != nil {
 		l.bricks++
 		report := l.t.Errorf
 		if l.lies {
@@ -200,36 +219,41 @@ func (l *lab) crash(i int, probability float64, boot bool) {
 }
 
 // check looks at a disk as firmware, boot loader and kernel would.
-func (l *lab) check() error {
+func (l *lab) check() (state kept, err error) {
 	table, err := gpt.Read(l.file, l.r.disk.Size, 512)
 	if err != nil {
-		return fmt.Errorf("partition table: %w", err)
+		return state, fmt.Errorf("partition table: %w", err)
+	}
+	if table.Backup && !slices.Contains(strings.Fields(l.r.disk.Boot.Cmdline), "gpt") {
+		return state, errors.New("the kernel does not look for the backup of a partition table")
 	}
 	esp, err := l.esp()
 	defer os.RemoveAll(esp)
 	if err != nil {
-		return err
+		return state, err
 	}
 	id, err := l.choose(esp)
 	if err != nil {
-		return err
+		return state, err
 	}
 	if err := l.whole(table, esp, id); err != nil {
-		return fmt.Errorf("%s would be started, and %w", id, err)
+		return state, fmt.Errorf("%s would be started, and %w", id, err)
 	}
-	rec, err := l.state(id)
-	if err != nil {
-		return err
+	if state, err = l.state(); err != nil {
+		return state, err
 	}
-	if rec != nil && rec.Trial != nil { // what it would return to is never touched
+	if err := l.recorded(state.record, id); err != nil {
+		return state, err
+	}
+	if rec := state.record; rec != nil && rec.Trial != nil { // what it would return to is never touched
 		if err := l.whole(table, esp, rec.Slots[rec.Good].ID()); err != nil {
-			return fmt.Errorf("during a trial the good version %s is not whole: %w", rec.Slots[rec.Good].ID(), err)
+			return state, fmt.Errorf("during a trial the good version %s is not whole: %w", rec.Slots[rec.Good].ID(), err)
 		}
 	}
 	if l.images%fsckEvery == 0 {
-		return l.checkFAT()
+		return state, l.checkFAT()
 	}
-	return nil
+	return state, nil
 }
 
 // verify checks every block of a slot, unless nothing has changed since.
@@ -262,51 +286,88 @@ type readPart struct {
 
 func (p *readPart) ReadAt(b []byte, off int64) (int, error) { return p.f.ReadAt(b, p.start+off) }
 
-// state repairs the state partition as a boot does, and reads what is recorded:
-// nil when nothing is yet.
-func (l *lab) state(started string) (*update.Record, error) {
+// state repairs the state partition as a boot does, and reads it. What was there
+// for good must be there still, and data are as before a migration or after it.
+func (l *lab) state() (kept, error) {
 	p := partition(l.r.disk, "state")
 	dir, err := os.MkdirTemp(l.r.dir, "state")
 	if err != nil {
-		return nil, err
+		return kept{}, err
 	}
 	defer os.RemoveAll(dir)
 	copied := exec.Command("dd", "if="+l.raw, "of=state", "bs=1M", "conv=sparse", "status=none",
 		fmt.Sprintf("skip=%d", p.Start>>20), fmt.Sprintf("count=%d", p.Size>>20))
 	copied.Dir = dir
 	if out, err := copied.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("%w: %s", err, out)
+		return kept{}, fmt.Errorf("%w: %s", err, out)
 	}
-	state := filepath.Join(dir, "state")
-	magic := make([]byte, 2)
-	if _, err := l.file.ReadAt(magic, p.Start+1024+56); err != nil {
-		return nil, err
+	k, err := readState(filepath.Join(dir, "state"))
+	if err != nil && l.durable == (kept{}) {
+		return kept{}, nil // the first boots make it anew
 	}
-	if magic[0] != 0x53 || magic[1] != 0xef {
-		return nil, nil // the first boot makes it anew
+	switch {
+	case err != nil:
+	case l.durable.record != nil && k.record == nil:
+		err = errors.New("the record is gone")
+	case k.data == "" && l.durable.data != "", k.data != "" && k.data != before && k.data != after,
+		k.data == before && l.durable.data == after:
+		err = fmt.Errorf("the data are %q, and were %q", k.data, l.durable.data)
 	}
-	out, err := exec.Command("e2fsck", "-p", state).CombinedOutput()
-	if ee, ok := errors.AsType[*exec.ExitError](err); err != nil && (!ok || ee.ExitCode() > 1) {
-		return nil, fmt.Errorf("state partition: %w: %s", err, out)
-	}
-	text, err := exec.Command("debugfs", "-c", "-R", "cat /boot/slots.json", state).Output()
+	return k, err
+}
+
+// readState reads a state partition after repairing it as imginit does. An error
+// means that imginit would make a new one.
+func readState(file string) (k kept, err error) {
+	f, err := os.Open(file)
 	if err != nil {
-		return nil, err
+		return k, err
 	}
-	if len(text) == 0 {
-		return nil, nil // not recorded yet
+	defer f.Close()
+	var super [512]byte
+	if _, err := f.ReadAt(super[:], 1024); err != nil || super == [512]byte{} {
+		return k, err // nobody has used it
 	}
-	rec := &update.Record{}
-	if err := json.Unmarshal(text, rec); err != nil {
-		return nil, fmt.Errorf("slots.json: %w: %q", err, text)
+	for _, how := range []string{"-p", "-y"} {
+		var out []byte
+		if out, err = exec.Command("e2fsck", "-f", how, file).CombinedOutput(); err != nil {
+			err = fmt.Errorf("e2fsck %s: %w: %s", how, err, out)
+		}
+		if ee, ok := errors.AsType[*exec.ExitError](err); err == nil || ok && ee.ExitCode() < 4 {
+			err = nil
+			break
+		}
+	}
+	if err != nil {
+		return k, err
+	}
+	cat := func(name string) []byte {
+		out, cerr := exec.Command("debugfs", "-c", "-R", "cat "+name, file).Output() // nothing of a file that is not there
+		err = errors.Join(err, cerr)
+		return out
+	}
+	k.data = string(cat("/fs/var/lib/data/file"))
+	if text := cat("/boot/slots.json"); len(text) > 0 {
+		k.record = &update.Record{}
+		if jerr := json.Unmarshal(text, k.record); jerr != nil {
+			err = errors.Join(err, fmt.Errorf("slots.json: %w: %q", jerr, text))
+		}
+	}
+	return k, err
+}
+
+// recorded wants the record, if there is one, to know what would be started.
+func (l *lab) recorded(rec *update.Record, started string) error {
+	if rec == nil {
+		return nil
 	}
 	for name, s := range rec.Slots {
 		if s.ID() == started {
 			if s.State == update.Good || s.State == update.Trying && rec.Trial != nil && rec.Trial.Slot == name {
-				return rec, nil
+				return nil
 			}
-			return nil, fmt.Errorf("%s would be started, and its slot is recorded as %s", started, s.State)
+			return fmt.Errorf("%s would be started, and its slot is recorded as %s", started, s.State)
 		}
 	}
-	return nil, fmt.Errorf("%s would be started, and no slot is recorded to have it: %s", started, text)
+	return fmt.Errorf("%s would be started, and no slot is recorded to have it: %v", started, rec.Slots)
 }
