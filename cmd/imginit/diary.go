@@ -72,7 +72,7 @@ func (d *diary) mount() error {
 	if err != nil {
 		return err
 	}
-	if empty, err := noExt4(dev); err != nil || empty {
+	if empty, err := noSuperblock(dev); err != nil || empty {
 		return errors.Join(err, fmt.Errorf("%s: no ext4 file system yet", dev))
 	}
 	if err := os.MkdirAll(stateRoot, 0o700); err != nil {

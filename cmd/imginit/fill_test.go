@@ -114,7 +114,7 @@ func TestResetState(t *testing.T) {
 	if err := resetState(c, state); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := layer(t, state), "boot/attempts.jsonl, boot/slots.json, lost+found/w"; got != want {
+	if got, want := layer(t, state), "boot/attempts.jsonl, boot/slots.json, lost+found"; got != want {
 		t.Errorf("left %s; want %s", got, want)
 	}
 }

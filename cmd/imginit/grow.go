@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -32,15 +33,41 @@ func growState(c *console, d *rootDisk) {
 	}
 }
 
-func growPartition(d *rootDisk, p *gpt.Partition) (int64, error) {
+// repairTable makes a damaged partition table anew from its backup, by which the
+// kernel found the partitions. A failure leaves that to the next boot.
+func repairTable(c *console, d *rootDisk) {
+	if !d.table.Backup {
+		return
+	}
+	size, err := d.size()
+	if err == nil {
+		var disk *os.File
+		if disk, err = os.OpenFile(filepath.Join("/dev", d.name), os.O_RDWR, 0); err == nil {
+			err = errors.Join(gpt.Repair(disk, size, d.table.Sector), disk.Close())
+		}
+	}
+	if err != nil {
+		c.say("the partition table of %s is damaged, and its backup is used: %v", d.name, err)
+		return
+	}
+	c.say("the partition table of %s was damaged, and is made anew from its backup", d.name)
+}
+
+// size is the disk's, in bytes.
+func (d *rootDisk) size() (int64, error) {
 	f := &finder{sys: "/sys/block", dev: "/dev"}
 	sectors, err := f.number(d.name, "size")
+	return sectors * 512, err
+}
+
+func growPartition(d *rootDisk, p *gpt.Partition) (int64, error) {
+	whole, err := d.size()
 	if err != nil {
 		return 0, err
 	}
 	// The usual case needs no second look at the disk: the backup table takes
 	// less than the last MiB.
-	if sectors*512-(p.Start+p.Size) < 2<<20 {
+	if whole-(p.Start+p.Size) < 2<<20 {
 		return 0, nil
 	}
 	disk, err := os.OpenFile(filepath.Join("/dev", d.name), os.O_RDWR, 0)
@@ -48,7 +75,7 @@ func growPartition(d *rootDisk, p *gpt.Partition) (int64, error) {
 		return 0, err
 	}
 	defer disk.Close()
-	size, err := gpt.Extend(disk, sectors*512, d.table.Sector, p.Number)
+	size, err := gpt.Extend(disk, whole, d.table.Sector, p.Number)
 	if err != nil || size == 0 {
 		return 0, err
 	}

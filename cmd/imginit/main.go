@@ -139,6 +139,7 @@ func mountInstalled(c *console, args cmdline, mods *loader, p *plan, d *diary) e
 		}
 		return err
 	}
+	repairTable(c, disk)
 	growState(c, disk)
 	if err := mods.always(); err != nil {
 		return err

@@ -35,10 +35,11 @@ type remedy struct {
 }
 
 // patience is how many starts end because the state partition cannot be mounted
-// nor repaired, before it gets a new file system: as many as a boot loader tries
-// a version. The other image, or a disk that was only slow, has its chance
-// before anything is lost.
-const patience = 3
+// nor repaired, before it gets a new file system: as many as an image on trial
+// has, which are those that a boot loader counts and one by kexec before them.
+// The other image, or a disk that was only slow, has its chance before anything
+// is lost.
+const patience = 4
 
 // mount mounts the state partition. One that cannot be mounted, or in which the
 // kernel found errors, is repaired by e2fsck(8): by what is safe, else whatever

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"goldsmith/internal/bootentry"
 	"goldsmith/internal/testenv"
 )
 
@@ -139,14 +140,34 @@ func TestRepairWhateverItCosts(t *testing.T) {
 	}
 }
 
+// A file system of which only the mark is lost is damaged, and not a partition
+// that nobody has used: a copy of its superblock is elsewhere.
+func TestMarkIsLost(t *testing.T) {
+	w := newWard(t)
+	w.zero(1024+56, 2)
+	if unused, err := noSuperblock(w.dev); unused || err != nil {
+		t.Errorf("unused: %v, %v", unused, err)
+	}
+	done, err := w.mount()
+	if err != nil || done.stage != stageRepaired {
+		t.Fatalf("%+v, %v\n%s%s", done, err, w.ran, w.said.String())
+	}
+	if got := layer(t, w.dir); got != "boot/slots.json, fs/var/kept, lost+found" {
+		t.Errorf("left %s", got)
+	}
+}
+
 // What cannot be repaired either is made anew, but not before the other image
 // had its starts. The records stay, where they can be read.
 func TestNewFileSystemInTheEnd(t *testing.T) {
+	if patience != bootentry.Tries+1 {
+		t.Errorf("an image on trial starts %d times, and once by kexec", bootentry.Tries)
+	}
 	w := newWard(t)
 	w.spoilJournal()
 	w.ends["/sbin/e2fsck"] = 8
 	for start := range patience {
-		if done, err := w.mount(); err == nil || done.stage != "" || !strings.Contains(err.Error(), "of 3") {
+		if done, err := w.mount(); err == nil || done.stage != "" || !strings.Contains(err.Error(), "of 4") {
 			t.Fatalf("start %d: %+v, %v", start+1, done, err)
 		}
 		if strings.Count(w.ran, "mke2fs") != 1 {

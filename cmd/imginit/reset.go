@@ -53,6 +53,9 @@ func resetState(c *console, state string) error {
 	if err := emptyBut(state, "boot", "lost+found"); err != nil {
 		return err
 	}
+	if err := emptyBut(filepath.Join(state, "lost+found")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	if err := emptyBut(filepath.Dir(request),
 		append(slices.Clone(keptByReset), filepath.Base(request))...); err != nil {
 		return err

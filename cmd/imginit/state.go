@@ -23,7 +23,7 @@ func mountState(c *console, d *rootDisk) (done remedy, err error) {
 	if err != nil {
 		return done, err
 	}
-	empty, err := noExt4(dev)
+	empty, err := noSuperblock(dev)
 	if err != nil {
 		return done, err
 	}
@@ -86,18 +86,20 @@ func placeState(c *console, paths []string, hash *rootHash) error {
 	return mountTmp()
 }
 
-// noExt4 tells whether a partition has no ext2, ext3 or ext4 superblock.
-func noExt4(dev string) (bool, error) {
+// noSuperblock tells whether nothing is where ext4 has the first half of its
+// superblock, which is one sector: that of a partition nobody has used. Another
+// one that cannot be mounted is damaged, if by one bit.
+func noSuperblock(dev string) (bool, error) {
 	f, err := os.Open(dev)
 	if err != nil {
 		return false, err
 	}
 	defer f.Close()
-	var magic [2]byte
-	if _, err := f.ReadAt(magic[:], 1024+56); err != nil {
+	var sector [512]byte
+	if _, err := f.ReadAt(sector[:], 1024); err != nil {
 		return false, err
 	}
-	return magic != [2]byte{0x53, 0xef}, nil
+	return sector == [512]byte{}, nil
 }
 
 // statusError is the end of a program with a status other than 0.

@@ -211,9 +211,11 @@ func (b *bootFiles) espNeed() int64 {
 }
 
 // commandLine is the kernel's. The last console is the one that /dev/console
-// and a login prompt use when there is a serial port.
+// and a login prompt use when there is a serial port. With "gpt" the kernel
+// takes the backup of a partition table that a power cut left damaged; a systemd
+// that crashes restarts the machine.
 func (c *Config) commandLine(root string) string {
-	line := root + " ro console=tty0 console=ttyS0,115200 panic=10 quiet loglevel=4"
+	line := root + " ro gpt console=tty0 console=ttyS0,115200 panic=10 systemd.crash_reboot quiet loglevel=4"
 	if extra := strings.Join(strings.Fields(c.Cmdline), " "); extra != "" {
 		line += " " + extra
 	}

@@ -8,6 +8,10 @@ import (
 	"strings"
 )
 
+// Repair makes a primary table anew that is damaged, from the backup. Nothing is
+// written when it is sound.
+func Repair(d Device, size int64, sector int) error { return SetGUIDs(d, size, sector, nil) }
+
 // SetGUIDs gives partitions, by their numbers, other GUIDs. Nothing is written
 // when the primary table is sound and has them already. The backup table is
 // written first, so that a power cut leaves a sound table, with all of the
