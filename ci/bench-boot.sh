@@ -165,7 +165,7 @@ log "making the other initramfs" unshare --mount bash -eu -o pipefail -c others
 # What Debian's own cloud images of bookworm are made of: the classes SYSTEM_BOOT
 # and CLOUD of its debian-cloud-images, config_space/bookworm/package_config,
 # without what is only for people who log in.
-stock=(sudo libpam-systemd systemd-resolved libnss-myhostname netplan.io polkitd unattended-upgrades apparmor zstd
+stock=(sudo libpam-systemd libnss-myhostname netplan.io polkitd unattended-upgrades apparmor zstd
     iptables systemd-timesyncd openssh-server cloud-initramfs-growroot)
 log "building Debian with cloud-init" env DIB_RELEASE=bookworm DIB_NO_TIMESTAMP=1 DIB_GRUB_TIMEOUT=0 \
     DIB_BOOTLOADER_DEFAULT_CMDLINE='nofb nomodeset gfxpayload=text quiet' DIB_CLOUD_INIT_DATASOURCES=NoCloud \
