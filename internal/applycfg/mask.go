@@ -35,9 +35,14 @@ const (
 // words finds words in texts.
 type words struct {
 	list  []string // sorted
-	up    []int32  // the longest other word that the word begins with; -1: none
+	up    []upward // of each
 	first [1 << 10]uint64
 }
+
+// upward are words that a word begins with; -1: none. With leaps over many of
+// them, one of a length is found in a few steps (Myers, An applicative
+// random-access stack, 1983).
+type upward struct{ next, leap int32 }
 
 // newWords takes words of minWord bytes or more.
 func newWords(all []string) *words {
@@ -53,17 +58,29 @@ func newWords(all []string) *words {
 	}
 	slices.Sort(w.list)
 	w.list = slices.Compact(w.list)
-	w.up = make([]int32, len(w.list))
+	w.link()
+	return w
+}
+
+// link says of each word which others it begins with.
+func (w *words) link() {
+	w.up = make([]upward, len(w.list))
+	depth := make([]uint8, len(w.list)) // how many those are
 	for i, v := range w.list {
 		bit := start(v)
 		w.first[bit/64] |= 1 << (bit % 64)
-		j := int32(i) - 1
-		for j >= 0 && !strings.HasPrefix(v, w.list[j]) {
-			j = w.up[j]
+		j := w.shorter(int32(i)-1, v)
+		w.up[i] = upward{j, j}
+		if j < 0 {
+			continue
 		}
-		w.up[i] = j
+		depth[i] = depth[j] + 1
+		// As long as the leap before it, if that is as long as the one before.
+		if far := w.up[j].leap; far >= 0 && w.up[far].leap >= 0 &&
+			depth[j]-depth[far] == depth[far]-depth[w.up[far].leap] {
+			w.up[i].leap = w.up[far].leap
+		}
 	}
-	return w
 }
 
 // start is a number of a text's first minWord bytes, below 1<<16.
@@ -77,12 +94,42 @@ func (w *words) at(text string) int {
 	// That is the last word that does not come after the text, or one that it
 	// begins with.
 	i := int32(sort.Search(len(w.list), func(i int) bool { return w.list[i] > text })) - 1
-	for ; i >= 0; i = w.up[i] {
-		if strings.HasPrefix(text, w.list[i]) {
-			return len(w.list[i])
+	if i = w.shorter(i, text); i < 0 {
+		return 0
+	}
+	return len(w.list[i])
+}
+
+// shorter is the word itself or the longest that it begins with, if the text
+// begins with it; -1 if there is none.
+func (w *words) shorter(i int32, text string) int32 {
+	if i < 0 || strings.HasPrefix(text, w.list[i]) {
+		return i
+	}
+	most := common(w.list[i], text)
+	for i >= 0 && len(w.list[i]) > most {
+		if far := w.up[i].leap; far >= 0 && len(w.list[far]) > most {
+			i = far
+		} else {
+			i = w.up[i].next
 		}
 	}
-	return 0
+	return i
+}
+
+// common is how many bytes two texts have in common at their beginning.
+func common(a, b string) int {
+	n := min(len(a), len(b))
+	i := 0
+	for ; i+8 <= n; i += 8 { // eight at once, as a compiler makes it of this
+		if a[i:i+8] != b[i:i+8] {
+			break
+		}
+	}
+	for i < n && a[i] == b[i] {
+		i++
+	}
+	return i
 }
 
 // find finds words in a text, which begin in a part of it, and says of each

@@ -21,6 +21,7 @@ type layer struct {
 	at   []int // where in the line each byte comes from
 	end  int   // where in the line the part ends
 	done int   // bytes of text that are read
+	last int   // behind the last byte of text that was an escape
 	next *layer
 }
 
@@ -58,8 +59,8 @@ func (l *layer) read(all bool, w *words, found func(from, to int)) {
 			at := l.at[l.done]
 			if text[l.done] != '\\' {
 				n.text = append(n.text, text[l.done])
-			} else {
-				n.text, size = unescape(n.text, text[l.done:])
+			} else if n.text, size = unescape(n.text, text[l.done:]); size > 1 {
+				n.last = len(n.text)
 			}
 			for len(n.at) < len(n.text) {
 				n.at = append(n.at, at)
@@ -67,7 +68,7 @@ func (l *layer) read(all bool, w *words, found func(from, to int)) {
 			l.done += size
 		}
 		n.end = l.place(l.done)
-		n.look(max(0, known-maxWord), all, w, found)
+		n.look(max(0, known-maxWord), w, found)
 		n.read(all, w, found)
 	} else {
 		l.done = limit
@@ -75,16 +76,13 @@ func (l *layer) read(all bool, w *words, found func(from, to int)) {
 	drop := min(l.done, limit)
 	l.text = append(l.text[:0], l.text[drop:]...)
 	l.at = append(l.at[:0], l.at[drop:]...)
-	l.done -= drop
+	l.done, l.last = l.done-drop, max(0, l.last-drop)
 }
 
-// look finds words that begin at a byte of the text or behind it.
-func (l *layer) look(from int, all bool, w *words, found func(from, to int)) {
-	limit := len(l.text)
-	if !all {
-		limit -= maxWord
-	}
-	w.find(string(l.text), from, limit, func(from, to int) { found(l.at[from], l.place(to)) })
+// look finds words that begin at a byte of the text or behind it. Those that begin
+// behind the last escape are in the layer before, too.
+func (l *layer) look(from int, w *words, found func(from, to int)) {
+	w.find(string(l.text), from, l.last, func(from, to int) { found(l.at[from], l.place(to)) })
 }
 
 // place is where in the line a byte of the text comes from.
