@@ -147,14 +147,14 @@ func (f *finder) object(v *metadata.Object, path string, within bool) (masked *m
 	if path != "" {
 		path += "."
 	}
-	named := ""
+	key, name := "", ""
 	if !within {
-		named = secretNamed(v)
+		key, name = secretNamed(v)
 	}
 	for k, w := range v.All() {
 		at, within := path+k, within
-		if k == "value" && named != "" {
-			at, within = at+" "+named, true // with another name it is another key
+		if k == key && name != "" {
+			at, within = at+" "+name, true // with another name it is another key
 		}
 		if within && !f.masks && secretLike(k) {
 			f.add(at)
@@ -175,19 +175,27 @@ func (f *finder) object(v *metadata.Object, path string, within bool) (masked *m
 	return masked
 }
 
-// secretNamed is the name that an object gives to its value, as Heat's inputs
-// do, if it is that of a secret.
-func secretNamed(v *metadata.Object) string {
-	if _, ok := v.Get("value"); !ok {
-		return ""
-	}
-	for _, k := range []string{"name", "key"} {
-		w, _ := v.Get(k)
-		if name, ok := w.(string); ok && secretWord(name) {
-			return name
+// named are the keys that give a value a name: Heat's inputs, and tags of AWS.
+var named = []struct {
+	value string
+	names []string
+}{{"value", []string{"name", "key"}}, {"Value", []string{"Key", "Name"}}}
+
+// secretNamed is the key of the value that an object has a name for, and the
+// name, if it is that of a secret.
+func secretNamed(v *metadata.Object) (key, name string) {
+	for _, n := range named {
+		if _, ok := v.Get(n.value); !ok {
+			continue
+		}
+		for _, k := range n.names {
+			w, _ := v.Get(k)
+			if name, ok := w.(string); ok && secretWord(name) {
+				return n.value, name
+			}
 		}
 	}
-	return ""
+	return "", ""
 }
 
 // add notes that the value of a key is a secret. Items of a list have its key.

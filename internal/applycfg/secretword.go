@@ -1,9 +1,19 @@
 package applycfg
 
 import (
+	"slices"
 	"strings"
 	"unicode"
 )
+
+// secretEnds are ends of words that say that a value is a secret.
+var secretEnds = []string{"password", "passwd", "passphrase", "secret", "token", "credential"}
+
+// passWords end with pass and mean no password.
+var passWords = []string{"bypass", "compass", "overpass", "surpass", "trespass", "underpass"}
+
+// keyKinds are words beside key, or in one with it, that say that it is a secret.
+var keyKinds = []string{"private", "secret", "access", "api", "master", "ssh", "rsa", "pem"}
 
 // secretWord says that one of a name's words says that its value is a secret. It
 // is for names that are values, of which there are many that only have such a
@@ -11,17 +21,24 @@ import (
 func secretWord(name string) bool {
 	all := nameWords(name)
 	for i, w := range all {
-		for _, end := range []string{"password", "passwd", "passphrase", "secret", "token", "credential", "apikey",
-			"secretkey", "privatekey", "accesskey"} {
-			if strings.HasSuffix(w, end) {
+		kind, isKey := strings.CutSuffix(w, "key")
+		switch {
+		case endsWith(w, secretEnds), strings.HasSuffix(w, "pass") && !endsWith(w, passWords):
+			return true
+		case isKey && kind != "":
+			if endsWith(kind, keyKinds) {
 				return true
 			}
-		}
-		if w == "pass" || w == "key" && (i == len(all)-1 || i > 0 && all[i-1] == "private") {
-			return true
+		case isKey && (i > 0 && slices.Contains(keyKinds, all[i-1]) ||
+			i == len(all)-1 || len(all[i+1]) == 1 || slices.Contains(keyKinds, all[i+1])):
+			return true // KEY_A as KEY_1
 		}
 	}
 	return false
+}
+
+func endsWith(word string, ends []string) bool {
+	return slices.ContainsFunc(ends, func(end string) bool { return strings.HasSuffix(word, end) })
 }
 
 // nameWords are the words of a name in lower case, which signs, digits and capitals
@@ -41,7 +58,7 @@ func nameWords(name string) []string {
 	}
 	words := strings.Fields(b.String())
 	for i, w := range words {
-		if w != "pass" {
+		if !strings.HasSuffix(w, "ss") { // access, pass
 			words[i] = strings.TrimSuffix(w, "s")
 		}
 	}
