@@ -168,7 +168,7 @@ func finding(err error) schema.Finding {
 type keyUse struct {
 	Key      string          `json:"key"` // as the schema has it, or as the template writes it
 	Type     string          `json:"type,omitempty"`
-	Default  json.RawMessage `json:"default,omitempty"` // none of a secret
+	Default  json.RawMessage `json:"default,omitempty"` // none of a secret; those in it are masked
 	Required bool            `json:"required,omitempty"`
 	Secret   bool            `json:"secret,omitempty"`
 	Doc      string          `json:"doc,omitempty"`
@@ -234,6 +234,7 @@ func (k keyUse) about() string {
 func keysOf(s *schema.Schema, parsed []applycfg.Parsed) []keyUse {
 	list, index := []keyUse{}, map[string]int{}
 	r, secret := s.Resolver(), s.Secrets("")
+	defaults := applycfg.Templates{Secret: secret}.Masked(s.WithDefaults(&metadata.Object{}))
 	for _, p := range parsed {
 		for _, u := range p.Uses() {
 			name, ok := r.Resolve(u.Key, u.Within)
@@ -251,7 +252,8 @@ func keysOf(s *schema.Schema, parsed []applycfg.Parsed) []keyUse {
 				if rule := s.Key(name); rule != nil {
 					k.Type, k.Required, k.Secret, k.Doc = rule.Type, rule.Required, rule.Secret, rule.Doc
 					if rule.Default != nil && !secret(strings.ReplaceAll(name, "[]", "")) {
-						k.Default = json.RawMessage(metadata.JSON(rule.Default))
+						v, _ := metadata.Lookup(defaults, name)
+						k.Default = json.RawMessage(metadata.JSON(v))
 					}
 				}
 				list = append(list, k)

@@ -40,6 +40,12 @@ func (t Templates) FindSecrets(doc *metadata.Object) *Secrets {
 	return s
 }
 
+// Masked are metadata with secrets masked, where their values are elsewhere, too.
+func (t Templates) Masked(doc *metadata.Object) *metadata.Object {
+	s := t.FindSecrets(doc)
+	return s.without(s.hide)
+}
+
 // some says that there is a secret.
 func (s *Secrets) some() bool { return len(s.paths) > 0 }
 
@@ -78,20 +84,27 @@ func (s *Secrets) keys() keySet {
 // do true and false, and what keys below a secret one are called.
 func (s *Secrets) masked() *metadata.Object {
 	if s.public == nil {
-		s.public = s.doc
-		f := finder{secret: s.secret, masks: true}
-		if o, ok := f.value(s.doc, "", false).(*metadata.Object); ok {
-			s.public = o
-		}
+		s.public = s.without(func(text string) string { return text })
 	}
 	return s.public
+}
+
+// without are the metadata with secrets masked, and other texts as hide has them.
+func (s *Secrets) without(hide func(string) string) *metadata.Object {
+	f := finder{secret: s.secret, hide: hide}
+	if o, ok := f.value(s.doc, "", false).(*metadata.Object); ok {
+		return o
+	}
+	return s.doc
 }
 
 // finder goes through metadata.
 type finder struct {
 	doc    *metadata.Object
 	secret func(key string) bool
-	masks  bool // make what is masked, rather than what follows
+	// hide is set to make what is masked, rather than what follows; it masks texts
+	// that are not secret as a whole.
+	hide func(text string) string
 
 	paths   []string // the dotted keys of secrets
 	texts   []string // which are secrets
@@ -121,26 +134,35 @@ func (f *finder) value(v any, path string, within bool) any {
 		}
 	case string:
 		switch {
-		case !within || v == "":
-		case f.masks:
-			return stars(v)
-		default:
+		case f.hide != nil:
+			return f.masked(v, stars(v), within)
+		case within && v != "":
 			f.add(path)
 			f.texts = append(f.texts, v)
 			f.short = f.short || len(v) < minWord
 		}
 	case metadata.Number:
 		switch {
-		case !within || v.Falsy():
-		case f.masks:
-			return hidden
-		default:
+		case f.hide != nil:
+			return f.masked(string(v), hidden, within && !v.Falsy())
+		case within && !v.Falsy():
 			f.add(path)
 			f.numbers = append(f.numbers, v)
 			f.short = f.short || digits(v) < minWord
 		}
 	}
 	return nil
+}
+
+// masked is what is shown of a text, if that is something else.
+func (f *finder) masked(text, secret string, within bool) any {
+	if !within {
+		secret = f.hide(text)
+	}
+	if secret == text {
+		return nil
+	}
+	return secret
 }
 
 func (f *finder) object(v *metadata.Object, path string, within bool) (masked *metadata.Object) {
@@ -156,7 +178,7 @@ func (f *finder) object(v *metadata.Object, path string, within bool) (masked *m
 		if k == key && name != "" {
 			at, within = at+" "+name, true // with another name it is another key
 		}
-		if within && !f.masks && secretLike(k) {
+		if within && f.hide == nil && secretLike(k) {
 			f.add(at)
 			f.texts = append(f.texts, k)
 		}
