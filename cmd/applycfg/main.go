@@ -79,6 +79,7 @@ type app struct {
 	key, boolKey, keyDefault    optional
 	typeName                    string
 	rules                       *schema.Schema // of templates
+	named                       bool           // what templates get is the value beside the name of a secret
 	validate, print, strict     bool
 	json, dryRun, diff, keep    bool
 	rollback, markGood, version bool
@@ -178,7 +179,7 @@ func (a *app) run(ctx context.Context, io command.IO, words []string) error {
 	if err := a.rules.Refuse(a.templates, doc); err != nil {
 		return err
 	}
-	if doc, err = applycfg.Subhash(doc, a.subhash); err != nil {
+	if doc, err = a.below(doc); err != nil {
 		return err
 	}
 	if _, err := os.Stat(a.templates); os.IsNotExist(err) && a.templates == applycfg.DefaultTemplates {
@@ -200,33 +201,6 @@ func (a *app) load(ctx context.Context, io command.IO) (*metadata.Object, error)
 	}
 	a.rules, err = schema.Read(schema.Dir(a.templates))
 	return a.rules.WithDefaults(doc), err
-}
-
-// secrets are those of the metadata; nil, when these cannot be read: to go back
-// must be possible without.
-func (a *app) secrets(ctx context.Context, io command.IO) *applycfg.Secrets {
-	doc, err := a.load(ctx, io)
-	if err == nil {
-		doc, err = applycfg.Subhash(doc, a.subhash)
-	}
-	if err != nil {
-		a.say(io, "no line is shown, as it is not known what is secret: %v", err)
-		return nil
-	}
-	return a.tree().FindSecrets(doc)
-}
-
-// tree is the directory of templates, with what its schema says of secrets.
-func (a *app) tree() applycfg.Templates {
-	t := applycfg.Templates{Dir: a.templates, Strict: a.strict, Secret: a.rules.Secrets(a.subhash)}
-	if a.rules != nil {
-		for _, k := range a.rules.Keys {
-			if k.Secret {
-				t.Marked = append(t.Marked, k.Name)
-			}
-		}
-	}
-	return t
 }
 
 // check refuses what the original would take for something that nobody means.

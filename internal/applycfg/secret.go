@@ -220,6 +220,23 @@ func secretNamed(v *metadata.Object) (key, name string) {
 	return "", ""
 }
 
+// NamedSecret says that a dotted key is that of a value beside the name of a
+// secret, or below one. It leads through objects.
+func NamedSecret(doc *metadata.Object, key string) bool {
+	for part := range strings.SplitSeq(key, ".") {
+		if value, _ := secretNamed(doc); value == part && value != "" {
+			return true
+		}
+		below, _ := doc.Get(part)
+		o, ok := below.(*metadata.Object)
+		if !ok {
+			return false
+		}
+		doc = o
+	}
+	return false
+}
+
 // add notes that the value of a key is a secret. Items of a list have its key.
 func (f *finder) add(path string) {
 	if n := len(f.paths); n == 0 || f.paths[n-1] != path {
