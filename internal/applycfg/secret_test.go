@@ -2,6 +2,7 @@ package applycfg
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"goldsmith/internal/command"
 	"goldsmith/internal/metadata"
 )
 
@@ -234,6 +236,22 @@ func randomMetadata(rnd *rand.Rand, mark string) (text string, secrets []string)
 		maybe(fmt.Sprintf(`[{"user": "a", "token": %s}, {"user": "b\nc", "password": %s}]`, secret(), secret())),
 		maybe(fmt.Sprintf(`[%s, %s]`, secret(), secret())))
 	return text, secrets
+}
+
+// Of a line of which only the end is known nothing is shown, however short that
+// is without blanks: a secret may have begun before it.
+func TestHidesCutLines(t *testing.T) {
+	dir := t.TempDir()
+	long := strings.Repeat("0123456789", 21) + "87654321"
+	write(t, dir, map[string]string{
+		"first": strings.Repeat("f", 64<<10), "then": long + strings.Repeat(" ", 3950), // one write
+		"t/run*": "#!/bin/sh\nexec >&2\ncat " + dir + "/first\ncat " + dir + "/then\necho\necho second\necho " + long + "\nexit 1\n",
+	})
+	_, err := Templates{Dir: dir + "/t"}.Render(t.Context(), doc(t, `{"token": "`+long+`"}`))
+	e, ok := errors.AsType[*command.ExitError](err)
+	if !ok || len(e.Tail) != 3 || strings.ContainsAny(e.Tail[0], long) || e.Tail[1] != "second" || e.Tail[2] != hidden {
+		t.Errorf("shown is …%s", err.Error()[max(0, len(err.Error())-500):])
+	}
 }
 
 // A secret is not shown where it is in a JSON text inside JSON inside JSON, nor

@@ -2,6 +2,8 @@ package applycfg
 
 import (
 	"strings"
+
+	"goldsmith/internal/command"
 )
 
 // shown is what may be shown of a file.
@@ -97,21 +99,18 @@ func keysOf(jobs []job, other keySet) keySet {
 }
 
 // withoutSecrets removes the metadata's secrets from lines that a program
-// printed, which may be the last of several. Of a line that is so long that it
-// may be the end of a longer one, nothing is left.
+// printed, which may be the last of several. Of a line of which only the end is
+// there, nothing is left: a secret may have begun before it.
 func (r *renderer) withoutSecrets(lines []string) []string {
 	if len(lines) == 0 || !r.secrets().some() {
 		return lines
 	}
 	kept := make([]string, len(lines))
 	for i, l := range lines {
-		if len(l) >= maxTailLine {
+		if strings.HasPrefix(l, command.Cut) {
 			l = stars(l)
 		}
 		kept[i] = l
 	}
 	return strings.Split(r.secrets().hide(strings.Join(kept, "\n")), "\n")
 }
-
-// maxTailLine is how much package command keeps of a very long line, in bytes.
-const maxTailLine = 4000

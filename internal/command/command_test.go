@@ -129,6 +129,22 @@ func TestExec(t *testing.T) {
 	}
 }
 
+// A line of which only the end is kept says so, however little that is.
+func TestTailOfLongLines(t *testing.T) {
+	tail := &lineTail{max: tailLines}
+	s := tail.stream(0)
+	for _, part := range []string{strings.Repeat("f", 64<<10), "long", strings.Repeat(" ", 4090) + "x", "\nnext\n",
+		strings.Repeat("f", 64<<10) + strings.Repeat(" ", 4090)} {
+		if n, err := s.Write([]byte(part)); n != len(part) || err != nil {
+			t.Fatal(n, err)
+		}
+	}
+	got := tail.lines()
+	if len(got) != 3 || !strings.HasPrefix(got[0], Cut) || got[1] != "next" || got[2] != Cut+"ffffff" {
+		t.Errorf("%.20q", got)
+	}
+}
+
 // A cancelled context ends the whole group, and the error is the context's.
 func TestExecCancel(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())

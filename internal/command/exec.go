@@ -55,7 +55,7 @@ type ExitError struct {
 	Args   []string
 	Status int            // exit status, -1 when a signal ended it
 	Signal syscall.Signal // set when a signal ended it
-	Tail   []string       // the last lines it printed
+	Tail   []string       // the last lines it printed; Cut says of which there is only the end
 }
 
 func (e *ExitError) Error() string {
@@ -69,6 +69,10 @@ func (e *ExitError) Error() string {
 	}
 	return msg
 }
+
+// Cut is what a line of an error begins with whose own beginning is left out,
+// since it was very long.
+const Cut = "…"
 
 // tailLines is how many last lines of a failed program an error carries.
 const tailLines = 8
@@ -198,7 +202,7 @@ func (s *tailStream) Write(p []byte) (int, error) {
 		s.part = s.part[i+1:]
 	}
 	if len(s.part) > 64<<10 { // a line without end must not grow for ever
-		s.part = s.part[len(s.part)-4096:]
+		s.part = append([]byte(Cut), s.part[len(s.part)-4096:]...)
 	}
 	return len(p), nil
 }
