@@ -88,6 +88,8 @@ func (a *app) program() *command.Program {
 			"/etc/" + collectcfg.ConfigName + ", and from the command line; of two the later wins. With --one-time the exit\n" +
 			"status is the command's. SIGHUP: read the settings again. The sources:\n\n" + collectcfg.SourceHelp(),
 		Example: "collectcfg --one-time --command refreshcfg nocloud",
+		Words:   collectcfg.SourceNames(),
+		Values:  map[string][]string{"repair": collectcfg.RepairModes},
 		Flags:   a.declare,
 		Run:     func(context.Context, command.IO, []string) error { return nil },
 	}}
@@ -114,10 +116,10 @@ func (a *app) declare(fs *flag.FlagSet) {
 
 // main does the work and says what went wrong; it returns the exit status.
 func (a *app) main(ctx context.Context, args []string, io command.IO) int {
-	if len(args) == 2 && args[0] == "completion" {
-		return a.program().Run(ctx, args, io)
-	}
 	if len(args) > 0 && args[0] == "completion" && a.name != original {
+		if len(args) == 2 {
+			return a.program().Run(ctx, args, io)
+		}
 		command.Print(io.Stderr, a.name, command.Usage("completion needs a shell", "bash, zsh or fish"))
 		return command.StatusUsage
 	}

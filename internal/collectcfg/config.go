@@ -114,7 +114,7 @@ func (c *Config) take() error {
 		}
 		c.Converged = d
 	}
-	if c.Repair = text("repair"); c.Repair != "" && c.Repair != "report" && c.Repair != "restore" {
+	if c.Repair = text("repair"); c.Repair != "" && !slices.Contains(RepairModes, c.Repair) {
 		return &oslo.ValueError{Problem: fmt.Sprintf("repair: %q is neither report nor restore", c.Repair)}
 	}
 	return nil
@@ -135,7 +135,7 @@ func (c *Config) NewCache() *Cache {
 
 // Sources makes the collectors that the configuration names.
 func (c *Config) Sources(cache *Cache) ([]Source, error) {
-	known := knownSources
+	known := SourceNames()
 	if c.Original {
 		known = OriginalCollectors
 	}

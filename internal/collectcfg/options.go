@@ -1,7 +1,9 @@
 package collectcfg
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 
 	"goldsmith/internal/collectcfg/oslo"
 )
@@ -125,14 +127,37 @@ func passedOver() []oslo.Option {
 	)
 }
 
-// The sources. Those of the original that ours lacks are in replaced.
+// The sources that are asked unless others are named. Those of the original that
+// ours lacks are in replaced.
 var (
 	OriginalCollectors = []string{"heat_local", "ec2", "cfn", "heat", "request", "local", "zaqar"}
 	OwnCollectors      = []string{"nocloud", "local"}
-	knownSources       = []string{
-		"nocloud", "local", "heat_local", "config_drive", "instance_data", "ec2", "request", "cfn", "imgpipe",
-	}
 )
+
+// sources are ours, and what each is.
+var sources = []struct{ name, about string }{
+	{"nocloud", "a seed: a file system labelled CIDATA, with goldsmith/metadata.json and meta-data"},
+	{"local", "directories of JSON files"},
+	{"heat_local", "files that other programs keep Heat's metadata in"},
+	{"config_drive", "OpenStack's config drive, a file system labelled config-2"},
+	{"instance_data", "what cloud-init found out"},
+	{"ec2", "the EC2 metadata service, or what a config drive has of it"},
+	{"request", "an object from a web server"},
+	{"cfn", "Heat's CloudFormation API"},
+	{"imgpipe", "the machine's metadata from imgpipe, with the machine's token"},
+}
+
+// SourceNames are the names of our sources.
+func SourceNames() []string {
+	names := make([]string, len(sources))
+	for i, s := range sources {
+		names[i] = s.name
+	}
+	return names
+}
+
+// RepairModes are what --repair may be.
+var RepairModes = []string{"report", "restore"}
 
 // replaced are the original's sources that ours does not have, and what to
 // use instead.
@@ -144,13 +169,9 @@ var replaced = map[string]string{
 
 // SourceHelp says what each source is, a line each.
 func SourceHelp() string {
-	return "  nocloud        a seed: a file system labelled CIDATA, with goldsmith/metadata.json and meta-data\n" +
-		"  local          directories of JSON files\n" +
-		"  heat_local     files that other programs keep Heat's metadata in\n" +
-		"  config_drive   OpenStack's config drive, a file system labelled config-2\n" +
-		"  instance_data  what cloud-init found out\n" +
-		"  ec2            the EC2 metadata service, or what a config drive has of it\n" +
-		"  request        an object from a web server\n" +
-		"  cfn            Heat's CloudFormation API\n" +
-		"  imgpipe        the machine's metadata from imgpipe, with the machine's token"
+	lines := make([]string, len(sources))
+	for i, s := range sources {
+		lines[i] = fmt.Sprintf("  %-14s %s", s.name, s.about)
+	}
+	return strings.Join(lines, "\n")
 }

@@ -40,6 +40,11 @@ type Command struct {
 	Long    string // what it does, in paragraphs
 	Example string // at least one complete command line
 
+	// Words are what its words may be, and Values what a flag's value may be, by
+	// its name: for completion. Empty: file names.
+	Words  []string
+	Values map[string][]string
+
 	// Flags declares the command's flags; nil means it has none.
 	Flags func(*flag.FlagSet)
 	// Run does the work. args are the words that are not flags; flags and
@@ -138,7 +143,8 @@ func (p *Program) dispatch(ctx context.Context, args []string, io IO) error {
 			return Usage("completion needs a shell", "bash, zsh or fish")
 		}
 		if strings.TrimLeft(args[1], "-") == "help" {
-			fmt.Fprintf(io.Stdout, "%s completion: print a completion script for bash, zsh or fish\n\nExample:\n  source <(%s completion bash)\n", p.Name, p.Name)
+			fmt.Fprintf(io.Stdout, "%s completion: %s\n\nExample:\n  source <(%s completion bash)\n", p.Name,
+				completionShort, p.Name)
 			return nil
 		}
 		return p.complete(io.Stdout, args[1])
@@ -229,8 +235,10 @@ func (p *Program) list(w io.Writer) {
 	for _, c := range p.Commands {
 		fmt.Fprintf(w, "  %-*s  %s\n", width, c.Name, c.Short)
 	}
-	fmt.Fprintf(w, "  %-*s  %s\n", width, "completion", "print a completion script for bash, zsh or fish")
+	fmt.Fprintf(w, "  %-*s  %s\n", width, "completion", completionShort)
 }
+
+const completionShort = "print a completion script for bash, zsh or fish"
 
 func (p *Program) help(w io.Writer, c *Command) {
 	fmt.Fprintf(w, "%s: %s\n\nUsage: %s", p.path(c), c.Short, p.path(c))

@@ -102,14 +102,44 @@ func TestWordsAndFlags(t *testing.T) {
 }
 
 func TestCompletionIsShell(t *testing.T) {
-	var script bytes.Buffer
-	if status := testProgram(nil).Run(t.Context(), []string{"completion", "bash"}, IO{Stdout: &script}); status != 0 {
-		t.Fatal(status)
+	flags := func(fs *flag.FlagSet) { fs.String("mode", "", ""); fs.String("file", "", "") }
+	root := &Command{Words: []string{"near", "far"}, Values: map[string][]string{"mode": {"slow", "fast"}}, Flags: flags}
+	alone, both := &Program{Name: "prog", Root: root}, &Program{Name: "prog", Root: root, Commands: testProgram(nil).Commands}
+	both.Commands[0].Values = map[string][]string{"o": {"here", "there"}}
+	for _, tt := range []struct {
+		p    *Program
+		line string
+		want string
+	}{
+		{testProgram(nil), "ma", "make"}, {testProgram(nil), "h", "help"}, {testProgram(nil), "make -", "-o"},
+		{testProgram(nil), "comp", "completion"}, {testProgram(nil), "completion z", "zsh"}, {testProgram(nil), "n", ""},
+		{alone, "n", "near"}, {alone, "far n", "near"}, {alone, "--m", "--mode"}, {alone, "comp", "completion"},
+		{alone, "--mode f", "fast"}, {alone, "far --mode s", "slow"}, {alone, "--file s", ""}, {alone, "completion f", "fish"},
+		{both, "n", "near"}, {both, "m", "make"}, {both, "make -", "-o"}, {both, "make -o h", "here"}, {both, "make n", ""},
+		{both, "--mode f", "fast"}, {both, "comp", "completion"},
+	} {
+		var script bytes.Buffer
+		if status := tt.p.Run(t.Context(), []string{"completion", "bash"}, IO{Stdout: &script}); status != 0 {
+			t.Fatal(status)
+		}
+		fmt.Fprintf(&script, "\nCOMP_WORDS=(prog %s); COMP_CWORD=%d; _prog; echo \"${COMPREPLY[@]}\"\n", tt.line,
+			len(strings.Fields(tt.line)))
+		out, err := exec.Command("bash", "-c", script.String()).CombinedOutput()
+		if string(out) != tt.want+"\n" || err != nil {
+			t.Errorf("completing %q = %q, %v; want %q", tt.line, out, err, tt.want)
+		}
 	}
-	script.WriteString("\nCOMP_WORDS=(prog ma); COMP_CWORD=1; _prog; echo \"${COMPREPLY[@]}\"\n")
-	out, err := exec.Command("bash", "-c", script.String()).CombinedOutput()
-	if string(out) != "make\n" || err != nil {
-		t.Errorf("completing 'ma' = %q, %v", out, err)
+	var fish bytes.Buffer
+	both.Run(t.Context(), []string{"completion", "fish"}, IO{Stdout: &fish})
+	want := "complete -c prog -n __fish_use_subcommand -l file\n" +
+		"complete -c prog -n __fish_use_subcommand -l mode -x -a 'slow fast'\n" +
+		"complete -c prog -n __fish_use_subcommand -a 'near far'\n" +
+		"complete -c prog -n __fish_use_subcommand -a make -d 'make a thing'\n" +
+		"complete -c prog -n '__fish_seen_subcommand_from make' -s o -x -a 'here there'\n" +
+		"complete -c prog -n __fish_use_subcommand -a completion -d '" + completionShort + "'\n" +
+		"complete -c prog -n '__fish_seen_subcommand_from completion' -a 'bash zsh fish'\n"
+	if d := cmp.Diff(want, fish.String()); d != "" {
+		t.Error(d)
 	}
 }
 
