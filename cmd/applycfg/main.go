@@ -131,7 +131,7 @@ func (a *app) flags(fs *flag.FlagSet) {
 	fs.Var(&a.boolKey, "boolean-key", "exit with the truth of a dotted `key`")
 	truth(&a.validate, "v", "validate", "render everything, write nothing")
 	truth(&a.strict, "", "strict", "a key that a template shows and the metadata have not is an error")
-	truth(&a.print, "", "print-templates", "print the directory of templates and exit")
+	truth(&a.print, "", "print-templates", "print the directory of templates and exit; with --json, that of files, too")
 	truth(&a.json, "", "json", "print what changed as JSON")
 	truth(&a.dryRun, "n", "dry-run", "print what would change, write nothing")
 	truth(&a.diff, "", "diff", "with --dry-run: print how files would change, without secrets")
@@ -153,8 +153,7 @@ func (a *app) run(ctx context.Context, io command.IO, words []string) error {
 		Warn:    func(err error) { a.say(io, "%v", err) }}
 	switch {
 	case a.print:
-		fmt.Fprintln(io.Stdout, a.templates)
-		return nil
+		return a.printTemplates(io)
 	case a.rollback:
 		if a.diff {
 			out.Secrets = a.secrets(ctx, io)

@@ -16,7 +16,7 @@ type deed struct {
 }
 
 // writing are the flags of a run that writes files. What asks such a run for its
-// templates adds --print-templates to them, as collectcfg does.
+// templates adds --print-templates, as collectcfg does.
 var writing = []string{"dry-run", "diff", "json", "strict", "subhash", "rollback-on-failure"}
 
 // deeds are what the program can do, of which one may be asked for. Flags that

@@ -17,8 +17,9 @@ import (
 // Repair looks after the files that applycfg wrote: when one is edited by
 // hand, it says so or has the configuration made again.
 type Repair struct {
-	// Command is applycfg, for the shell: with --print-templates it says where
-	// its templates are, with --dry-run --json what is not as it should be.
+	// Command is applycfg, for the shell: with --print-templates --json it says
+	// where its templates and files are, with --dry-run --json what is not as it
+	// should be.
 	Command string
 	// Restore runs the runner's command when a file is not as it should be,
 	// where otherwise the difference is only told.
@@ -98,13 +99,17 @@ func (p *Repair) refresh(ctx context.Context, r *Runner) {
 
 // outputs are the files that the templates make.
 func (p *Repair) outputs(ctx context.Context, r *Runner) ([]string, error) {
-	out, err := command.Exec{Args: []string{"/bin/sh", "-c", p.Command + " --print-templates"}, Log: r.Log}.Output(ctx)
-	root := strings.TrimSpace(string(out))
+	asks := p.Command + " --print-templates --json"
+	out, err := command.Exec{Args: []string{"/bin/sh", "-c", asks}, Log: r.Log}.Output(ctx)
 	if err != nil {
 		return nil, err
 	}
+	var tree struct{ Templates, Output string } // absolute
+	if err := json.Unmarshal(out, &tree); err != nil || tree.Templates == "" || tree.Output == "" {
+		return nil, fmt.Errorf("%s: does not say where templates and files are, as applycfg does", asks)
+	}
 	var files []string
-	err = filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+	err = fs.WalkDir(os.DirFS(tree.Templates), ".", func(path string, e fs.DirEntry, err error) error {
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			return nil
@@ -113,9 +118,9 @@ func (p *Repair) outputs(ctx context.Context, r *Runner) ([]string, error) {
 		case e.IsDir() || strings.HasSuffix(path, ".oac"):
 			return nil
 		case len(files) == maxRepaired:
-			return fmt.Errorf("%s: more than %d templates", root, maxRepaired)
+			return fmt.Errorf("%s: more than %d templates", tree.Templates, maxRepaired)
 		}
-		files = append(files, filepath.Join("/", strings.TrimPrefix(path, root)))
+		files = append(files, filepath.Join(tree.Output, path))
 		return nil
 	})
 	return files, err

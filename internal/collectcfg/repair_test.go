@@ -15,7 +15,7 @@ func repairProgram(t *testing.T, dir, etc string) string {
 	t.Helper()
 	templates := files(t, t.TempDir(), map[string]string{etc + "/a": "", etc + "/b": "", etc + "/b.oac": ""})
 	program := filepath.Join(dir, "applycfg")
-	script := "#!/bin/sh\ncase $1 in --print-templates) echo " + templates + `;;
+	script := "#!/bin/sh\ncase $1 in --print-templates) echo '{\"templates\":\"" + templates + `","output":"/"}';;
 --dry-run) if [ "$(cat ` + etc + `/a)" = right ]; then echo '{"changes":[]}'; else echo '{"changes":[{"path":"` + etc + `/a","action":"updated"}]}'; fi;; esac` + "\n"
 	if err := os.WriteFile(program, []byte(script), 0o755); err != nil {
 		t.Fatal(err)
@@ -81,5 +81,23 @@ func TestRepairAtStart(t *testing.T) {
 	await(t, "the repair", func() bool { return read(etc+"/a") == "right\n" })
 	if !strings.Contains(log.String(), "not as configured: "+etc+"/a\n") || !strings.Contains(log.String(), "(to restore)") {
 		t.Errorf("log %s", log)
+	}
+}
+
+// What does not answer as applycfg is said; a tree may be without templates.
+func TestRepairOutputs(t *testing.T) {
+	dir := files(t, t.TempDir(), map[string]string{"t/a": "", "t/d/b.oac": "", "t/d/b": ""})
+	const problem = " # --print-templates --json: does not say where templates and files are, as applycfg does"
+	for answer, want := range map[string]string{
+		`{"templates":"` + dir + `/t","output":"/x/"}`: "[/x/a /x/d/b] <nil>",
+		`{"templates":"` + dir + `/u","output":"/x/"}`: "[] <nil>",
+		`{"templates":"` + dir + `/t"}`:                "[] echo '{\"templates\":\"" + dir + "/t\"}'" + problem,
+		dir + `/t`:                                     "[] echo '" + dir + "/t'" + problem,
+	} {
+		p := &Repair{Command: "echo '" + answer + "' #"}
+		files, err := p.outputs(t.Context(), &Runner{})
+		if got := fmt.Sprint(files, err); got != want {
+			t.Errorf("%s makes %s; want %s", answer, got, want)
+		}
 	}
 }
