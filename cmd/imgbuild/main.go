@@ -61,7 +61,8 @@ func program() *command.Program {
 			"package lists and files (docs/elements.md). Software is installed when the image is built;\n" +
 			"configuration is written when a machine boots.",
 		Commands: []*command.Command{
-			buildCommand(), planCommand(), lockCommand(), cacheCommand(), elementsCommand(), lintCommand(), inspectCommand(), runCommand(), extractCommand(), diffCommand(), pushCommand(), pullCommand(),
+			buildCommand(), planCommand(), lockCommand(), cacheCommand(), elementsCommand(), lintCommand(),
+			inspectCommand(), runCommand(), extractCommand(), diffCommand(), pushCommand(), pullCommand(),
 			keysCommand(), signCommand(), verifyCommand(), bootstrapCommand(),
 		},
 	}

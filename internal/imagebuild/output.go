@@ -123,23 +123,8 @@ func (b *build) writeOutputs(ctx context.Context, t *tree.Tree) (*Result, error)
 	defer files.abort()
 	src := &source{build: b, tree: t, epoch: b.epoch, raw: b.disk}
 	defer src.close()
-	for _, name := range b.outputs {
-		b.count.Done++
-		for _, p := range formatOf(name).parts() {
-			line, started := b.progress.Start("write "+p.label(name)), time.Now()
-			out, err := b.writeOutput(ctx, &files, name, p, src)
-			b.timeline.ran(&step{Name: "write " + p.label(name)}, time.Since(started), "", err != nil)
-			if err != nil {
-				line.Done(err, "")
-				return nil, err
-			}
-			line.Done(nil, fmt.Sprintf("%s, %d MiB of data", out.Path, out.Data>>20))
-			b.progress.Count(b.count) // which has the output that is done
-			noted := *out
-			noted.Path = filepath.Base(out.Path)
-			m.Outputs = append(m.Outputs, noted)
-			res.Outputs = append(res.Outputs, *out)
-		}
+	if err := b.writeFormats(ctx, &files, src, m, res); err != nil {
+		return nil, err
 	}
 	m.Disk = src.layout
 	content, err := encode(m)
@@ -154,21 +139,43 @@ func (b *build) writeOutputs(ctx context.Context, t *tree.Tree) (*Result, error)
 		return nil, explainFull(res.Manifest, err)
 	}
 	if compat == nil {
-		if err := b.besideOutputs(ctx, &files, t, m, res); err != nil {
-			return nil, err
+		err = b.besideOutputs(ctx, &files, t, m, res)
+	} else {
+		for _, o := range res.Outputs {
+			err = errors.Join(err, compat.keepOld(o.Path, time.Now()))
 		}
 	}
-	if compat != nil {
-		for _, o := range res.Outputs {
-			if err := compat.keepOld(o.Path, time.Now()); err != nil {
-				return nil, err
-			}
-		}
+	if err != nil {
+		return nil, err
 	}
 	if err := files.commit(); err != nil {
 		return nil, err
 	}
 	return res, nil
+}
+
+// writeFormats writes the image in each format that is wanted, and notes it in
+// the manifest by its name.
+func (b *build) writeFormats(ctx context.Context, files *pending, src *source, m *Manifest, res *Result) error {
+	for _, name := range b.outputs {
+		b.count.Done++
+		for _, p := range formatOf(name).parts() {
+			line, started := b.progress.Start("write "+p.label(name)), time.Now()
+			out, err := b.writeOutput(ctx, files, name, p, src)
+			b.timeline.ran(&step{Name: "write " + p.label(name)}, time.Since(started), "", err != nil)
+			if err != nil {
+				line.Done(err, "")
+				return err
+			}
+			line.Done(nil, fmt.Sprintf("%s, %d MiB of data", out.Path, out.Data>>20))
+			b.progress.Count(b.count) // which has the output that is done
+			noted := *out
+			noted.Path = filepath.Base(out.Path)
+			m.Outputs = append(m.Outputs, noted)
+			res.Outputs = append(res.Outputs, *out)
+		}
+	}
+	return nil
 }
 
 // besideOutputs writes everything else that is known of an image.
