@@ -164,12 +164,13 @@ export work
 log "making the other initramfs" unshare --mount bash -eu -o pipefail -c others
 # What Debian's own cloud images of bookworm are made of: the classes SYSTEM_BOOT
 # and CLOUD of its debian-cloud-images, config_space/bookworm/package_config,
-# without what is only for people who log in.
-stock=(sudo libpam-systemd libnss-myhostname netplan.io polkitd unattended-upgrades apparmor zstd
-    iptables systemd-timesyncd openssh-server cloud-initramfs-growroot)
+# without what is only for people who log in, and systemd-resolved, which has no
+# name server while the boot loader is installed.
+stock=sudo,libpam-systemd,libnss-myhostname,netplan.io,polkitd,unattended-upgrades,apparmor,zstd,iptables
+stock+=,systemd-timesyncd,openssh-server,cloud-initramfs-growroot
 log "building Debian with cloud-init" env DIB_RELEASE=bookworm DIB_NO_TIMESTAMP=1 DIB_GRUB_TIMEOUT=0 \
     DIB_BOOTLOADER_DEFAULT_CMDLINE='nofb nomodeset gfxpayload=text quiet' DIB_CLOUD_INIT_DATASOURCES=NoCloud \
-    bin/disk-image-create -x -o "$work/theirs" -t raw -p "$(IFS=,; echo "${stock[*]}")" \
+    bin/disk-image-create -x -o "$work/theirs" -t raw -p "$stock" \
     debian-minimal vm block-device-mbr cloud-init cloud-init-datasources
 log "making the seed" seed
 
