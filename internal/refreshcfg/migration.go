@@ -27,9 +27,12 @@ type Migration struct {
 	To    Image  `json:"to"`
 	// Paths were kept as they were, for a return to From. Kept is false while
 	// they are copied, and when the copies are gone.
-	Paths    []string `json:"paths,omitempty"`
-	Kept     bool     `json:"kept,omitempty"`
-	Sequence int      `json:"sequence"` // the later, the higher
+	Paths []string `json:"paths,omitempty"`
+	Kept  bool     `json:"kept,omitempty"`
+	// There says of each path whether it was there, and so has a copy. Older
+	// records have it not.
+	There    []bool `json:"there,omitempty"`
+	Sequence int    `json:"sequence"` // the later, the higher
 }
 
 // States of a migration.
@@ -97,6 +100,9 @@ func (m *Migration) check(name string) error {
 	}
 	if !slices.Contains([]string{MigrationStarted, MigrationDone, MigrationReturning, MigrationReturned}, m.State) {
 		return fmt.Errorf("no such state: %q", m.State)
+	}
+	if len(m.There) != 0 && len(m.There) != len(m.Paths) {
+		return fmt.Errorf(`"there" is of %d paths, and "paths" are %d`, len(m.There), len(m.Paths))
 	}
 	return checkSnapshot(m.Paths)
 }
@@ -173,11 +179,13 @@ func (s state) keep(ctx context.Context, m *Migration) error {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
+	m.There = make([]bool, len(m.Paths))
 	for i, p := range m.Paths {
 		there, err := s.mayReturn(p)
 		if err != nil {
 			return err
 		}
+		m.There[i] = there
 		if !there {
 			continue
 		}

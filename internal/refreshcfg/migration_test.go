@@ -25,6 +25,42 @@ func (m *machine) state() string {
 	return strings.Join(s, ", ")
 }
 
+// remove removes hooks, or whole phases.
+func (m *machine) remove(names ...string) {
+	m.t.Helper()
+	for _, name := range names {
+		if err := os.RemoveAll(filepath.Join(m.c.Base, name)); err != nil {
+			m.t.Fatal(err)
+		}
+	}
+}
+
+// edit changes a migration's record.
+func (m *machine) edit(name string, change func(*Migration)) {
+	m.t.Helper()
+	s := state{m.c.State}
+	r, there, err := s.migration(name)
+	if err != nil || !there {
+		m.t.Fatal(there, err)
+	}
+	change(&r)
+	if err := s.write(migrationRecord(name), r); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// fails runs everything, which has to fail with what is wanted in the error,
+// and returns what hooks printed.
+func (m *machine) fails(want string) (stdout string) {
+	m.t.Helper()
+	m.said = nil
+	stdout, err := run(m.t, m.c)
+	if err == nil || !strings.Contains(err.Error(), want) {
+		m.t.Errorf("ran %q, %v; want an error with %q\n%s", stdout, err, want, strings.Join(m.said, "\n"))
+	}
+	return stdout
+}
+
 func TestMigrationRunsOnce(t *testing.T) {
 	m := newMachine(t)
 	m.runs("")
@@ -46,13 +82,12 @@ func TestMigrationIsResumed(t *testing.T) {
 	m.c.Image.Version = "2"
 	m.hook("migration.d/1-m", `{"once": "machine", "snapshot": ["ETC/db"]}`, "echo half >ETC/db\n[ -n \"$GOLDSMITH_RESUMED\" ] && echo resumed\n")
 	m.write("db", "old\n")
-	if _, err := run(t, m.c); err == nil || m.state() != "1-m started" {
-		t.Fatalf("%v, %s; want a migration that was cut short", err, m.state())
+	m.fails("migration: ")
+	if m.state() != "1-m started" {
+		t.Fatalf("%s; want a migration that was cut short", m.state())
 	}
 	m.runs("1-m resumed")
-	if err := os.Remove(filepath.Join(m.c.Base, "migration.d/1-m")); err != nil {
-		t.Fatal(err)
-	}
+	m.remove("migration.d/1-m")
 	m.c.Image.Version = "1"
 	m.runs("")
 	if m.read("db") != "old\n" {
@@ -68,12 +103,11 @@ func TestReturnBeforeAnySuccess(t *testing.T) {
 	m.write("db", "old\n")
 	m.c.Image.Version = "2"
 	m.hook("migration.d/1-m", `{"once": "machine", "snapshot": ["ETC/db"]}`, "echo spoiled >ETC/db\nexit 1\n")
-	if _, err := run(t, m.c); err == nil || m.read("db") != "spoiled\n" {
-		t.Fatalf("%v, db %q", err, m.read("db"))
+	m.fails("migration: ")
+	if m.read("db") != "spoiled\n" {
+		t.Fatalf("db %q", m.read("db"))
 	}
-	if err := os.Remove(filepath.Join(m.c.Base, "migration.d/1-m")); err != nil {
-		t.Fatal(err)
-	}
+	m.remove("migration.d/1-m")
 	m.c.Image.Version = "1"
 	m.runs("")
 	if m.read("db") != "old\n" {
@@ -103,9 +137,7 @@ func TestReversibleBeforeAnySuccess(t *testing.T) {
 	}
 	hooks()
 	m.hook("migration.d/4-p", "", "exit 1\n")
-	if _, err := run(t, m.c); err == nil {
-		t.Fatal("the run did not fail")
-	}
+	m.fails("migration: ")
 	m.c.Image.Version = "3"
 	m.hook("migration.d/4-p", "", "")
 	m.runs("2-n 3-o 4-p")
@@ -141,11 +173,7 @@ func TestReturn(t *testing.T) {
 	m.hook("migration.d/3-o", `{"once": "machine", "snapshot": ["ETC/db"]}`, "echo 3 >ETC/db\n")
 	m.runs("1-m 2-n 3-o")
 	m.c.Image.Version = "1"
-	for _, f := range []string{"1-m", "2-n", "3-o"} { // the older image has them not
-		if err := os.Remove(filepath.Join(m.c.Base, "migration.d", f)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	m.remove("migration.d") // the older image has them not
 	m.runs("")
 	if m.read("db") != "1\n" || m.read("new") != "(none)" || m.read("log") != "n\n" {
 		t.Errorf("db %q, new %q, log %q", m.read("db"), m.read("new"), m.read("log"))
@@ -161,33 +189,29 @@ func TestReturn(t *testing.T) {
 	}
 }
 
-// A return that is cut short is finished by the next run.
+// A return that is cut short is finished by the next run, whatever image that
+// is: the newer one migrates anew.
 func TestReturnIsResumed(t *testing.T) {
-	m := newMachine(t)
-	m.write("db", "1\n")
-	m.runs("")
-	m.c.Image.Version = "2"
-	m.hook("migration.d/1-m", `{"once": "machine", "snapshot": ["ETC/db"]}`, "echo 2 >ETC/db\n")
-	m.runs("1-m")
-	s := state{m.c.State}
-	all, err := s.migrations()
-	if err != nil {
-		t.Fatal(err)
-	}
-	all[0].State = MigrationReturning
-	if err := s.write(migrationRecord("1-m"), all[0]); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Rename(filepath.Join(m.etc, "db"), filepath.Join(m.etc, "db.goldsmith-old")); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.RemoveAll(filepath.Join(m.c.Base, "migration.d")); err != nil {
-		t.Fatal(err)
-	}
-	m.c.Image.Version = "1"
-	m.runs("")
-	if left, _ := filepath.Glob(m.etc + "/*"); m.read("db") != "1\n" || len(left) != 1 {
-		t.Errorf("db %q, files %v", m.read("db"), left)
+	for _, next := range []string{"1", "2"} {
+		m := newMachine(t)
+		m.write("db", "1\n")
+		m.runs("")
+		m.c.Image.Version = "2"
+		m.hook("migration.d/1-m", `{"once": "machine", "snapshot": ["ETC/db"]}`, "echo 2 >>ETC/db\n")
+		m.runs("1-m")
+		m.edit("1-m", func(r *Migration) { r.State = MigrationReturning })
+		if err := os.Rename(filepath.Join(m.etc, "db"), filepath.Join(m.etc, "db.goldsmith-old")); err != nil {
+			t.Fatal(err)
+		}
+		want, ran := "1\n2\n", "1-m"
+		if m.c.Image.Version = next; next == "1" {
+			m.remove("migration.d")
+			want, ran = "1\n", ""
+		}
+		m.agrees(ran)
+		if left, _ := filepath.Glob(m.etc + "/*"); m.read("db") != want || len(left) != 1 {
+			t.Errorf("in image %s: db %q, files %v", next, m.read("db"), left)
+		}
 	}
 }
 
@@ -220,9 +244,7 @@ func TestMigrationIsResumedByAnother(t *testing.T) {
 	m := newMachine(t)
 	m.c.Image.Version = "2"
 	m.hook("migration.d/1-m", `{"once": "machine", "reversible": true}`, "echo \"$GOLDSMITH_NEW_VERSION\"\n[ -n \"$GOLDSMITH_RESUMED\" ]\n")
-	if _, err := run(t, m.c); err == nil {
-		t.Fatal("no error")
-	}
+	m.fails("migration: ")
 	m.c.Image.Version = "3"
 	m.runs("1-m 3")
 	if r, _, err := (state{m.c.State}).migration("1-m"); err != nil || r.To.Version != "3" {
@@ -239,6 +261,7 @@ func TestDamagedRecord(t *testing.T) {
 		{strings.Replace(good, "done", "doing", 1), `no such state: "doing"`},
 		{strings.Replace(good, "/x", "x/..", 1), `"x/..": an absolute path`},
 		{strings.Replace(good, "/x", "/", 1), `"/": an absolute path`},
+		{strings.Replace(good, `["/x"]`, `["/x"], "there": [true, true]`, 1), `"there" is of 2 paths`},
 	} {
 		m := newMachine(t)
 		m.hook("migration.d/1-m", `{"once": "machine", "snapshot": ["ETC/db"]}`, "")
@@ -275,19 +298,19 @@ func TestSnapshotRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.hook("migration.d/1-m", `{"once": "machine", "snapshot": ["ETC/db"]}`, "")
-	if out, err := run(t, m.c); out != "" || err == nil || !strings.Contains(err.Error(), "a symbolic link") {
-		t.Errorf("a link: %q, %v", out, err)
+	if out := m.fails("a symbolic link"); out != "" {
+		t.Errorf("a link: ran %q", out)
 	}
 	m.hook("migration.d/1-m", `{"once": "machine", "snapshot": ["/proc"]}`, "")
-	if out, err := run(t, m.c); out != "" || err == nil || !strings.Contains(err.Error(), "a file system of its own") {
-		t.Errorf("a mount point: %q, %v", out, err)
+	if out := m.fails("a file system of its own"); out != "" {
+		t.Errorf("a mount point: ran %q", out)
 	}
 	m.hook("migration.d/1-m", `{"once": "machine", "snapshot": ["`+filepath.Dir(m.c.State)+`"]}`, "")
 	if err := os.RemoveAll(filepath.Join(m.c.State, "migrations")); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := run(t, m.c); out != "" || err == nil || !strings.Contains(err.Error(), "holds the copies themselves") {
-		t.Errorf("the state's directory: %q, %v", out, err)
+	if out := m.fails("holds the copies themselves"); out != "" {
+		t.Errorf("the state's directory: ran %q", out)
 	}
 }
 
@@ -333,8 +356,8 @@ func TestCheckMigrationNames(t *testing.T) {
 	if err := m.c.Check(); err == nil || !strings.Contains(err.Error(), "configure.d/1-m: migration.d has a migration of this name, too") {
 		t.Errorf("Check = %v", err)
 	}
-	if out, err := run(t, m.c); out != "" || err == nil || !strings.Contains(err.Error(), "configure: configure.d/1-m: migration.d has") {
-		t.Errorf("ran %q, %v", out, err)
+	if out := m.fails("configure: configure.d/1-m: migration.d has"); out != "" {
+		t.Errorf("ran %q", out)
 	}
 }
 
@@ -347,8 +370,9 @@ func TestMigrationNotBegun(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.hook("migration.d/1-m", `{"once": "machine", "snapshot": ["ETC/db"]}`, "")
-	if _, err := run(t, m.c); err == nil || m.state() != "" {
-		t.Fatalf("%v, state %q; want nothing noted", err, m.state())
+	m.fails("a symbolic link")
+	if m.state() != "" {
+		t.Fatalf("state %q; want nothing noted", m.state())
 	}
 	// As it is when power fails while copies are made.
 	writeState(t, m, "migrations/1-m.json", `{"phase": "migration", "name": "1-m", "state": "started", "from": {}, "to": {"version": "0"}, "paths": ["`+m.etc+`/db"], "sequence": 1}`)
@@ -425,9 +449,7 @@ func TestReturnWithoutParent(t *testing.T) {
 	m.c.Image.Version = "2"
 	m.hook("migration.d/1-m", `{"once": "machine", "snapshot": ["ETC/app/lib/db", "ETC/app/none"]}`, "rm -rf ETC/app\n")
 	m.runs("1-m")
-	if err := os.RemoveAll(filepath.Join(m.c.Base, "migration.d")); err != nil {
-		t.Fatal(err)
-	}
+	m.remove("migration.d")
 	m.c.Image.Version = "1"
 	m.runs("")
 	if fi, err := os.Stat(lib); m.read("app/lib/db") != "old" || err != nil || fi.Mode() != fs.ModeDir|fs.ModeSetgid|0o750 {

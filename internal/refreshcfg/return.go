@@ -90,7 +90,8 @@ func (s state) lastImage() (last lastImage, err error) {
 	return last, err
 }
 
-// returning is [back] by the records on this machine.
+// returning is [back] by the records on this machine. It is an error when a
+// copy that a record speaks of is gone.
 func (s state) returning(now Image) (list, stay []Migration, err error) {
 	all, err := s.migrations()
 	if err != nil {
@@ -101,6 +102,11 @@ func (s state) returning(now Image) (list, stay []Migration, err error) {
 		return nil, nil, err
 	}
 	list, stay = back(all, now, last)
+	for _, m := range kept(list) {
+		if err := s.complete(&m); err != nil {
+			return nil, nil, err
+		}
+	}
 	return list, stay, nil
 }
 
@@ -109,9 +115,6 @@ func (s state) returning(now Image) (list, stay []Migration, err error) {
 func (s state) giveBack(ctx context.Context, list []Migration, say func(string, ...any)) error {
 	for _, m := range list {
 		if m.Kept { // else it had not begun, or nothing is put back
-			if err := s.complete(&m); err != nil {
-				return err
-			}
 			m.State = MigrationReturning
 			if err := s.write(migrationRecord(m.Name), &m); err != nil {
 				return err
@@ -141,33 +144,47 @@ func (s state) putAllBack(ctx context.Context, m *Migration, say func(string, ..
 	defer lock.Close()
 	for i, p := range m.Paths {
 		say("back from %s: %s as it was before %s", m.To, p, m.Name)
-		if err := s.putBack(ctx, s.snapshot(m, i), p); err != nil {
+		if err := s.putBack(ctx, s.snapshot(m, i), p, s.had(m, i)); err != nil {
 			return command.Hint(fmt.Errorf("%s as it was before %s: %w", p, m.Name, err), "it is kept as "+s.snapshot(m, i))
 		}
 	}
 	return nil
 }
 
-// complete refuses to put back when the copies are gone: that a path has none
-// means that it was not there, and is to be removed.
+// had tells whether the nth path was there before the migration.
+func (s state) had(m *Migration, n int) bool {
+	if len(m.There) > 0 {
+		return m.There[n]
+	}
+	_, err := os.Lstat(s.snapshot(m, n) + parentSuffix)
+	return err == nil
+}
+
+// complete refuses to put back when a copy is gone: only what was not there
+// before is removed.
 func (s state) complete(m *Migration) error {
-	dir := filepath.Join(s.dir, "snapshots", m.Name)
-	if _, err := os.Lstat(dir); m.Kept && len(m.Paths) > 0 && err != nil {
-		return command.Hint(fmt.Errorf("what was there before %s: %w", m.Name, err),
-			`restore the copies, or give up the way back with "kept": false in `+filepath.Join(s.dir, migrationRecord(m.Name)))
+	want := []string{filepath.Join(s.dir, "snapshots", m.Name)}
+	for i := range m.Paths {
+		if s.had(m, i) {
+			want = append(want, s.snapshot(m, i))
+		}
+	}
+	for _, path := range want {
+		if _, err := os.Lstat(path); err != nil {
+			return command.Hint(fmt.Errorf("what was there before %s: %w", m.Name, err),
+				`restore the copies, or give up the way back with "kept": false in `+filepath.Join(s.dir, migrationRecord(m.Name)))
+		}
 	}
 	return nil
 }
 
-// putBack makes a path what its copy is, or removes it where there is none.
+// putBack makes a path what its copy is, or removes it where it was not there.
 // Whenever it is cut short, doing it again ends well.
-func (s state) putBack(ctx context.Context, kept, path string) error {
+func (s state) putBack(ctx context.Context, kept, path string, there bool) error {
 	fresh, old := path+".goldsmith-new", path+".goldsmith-old"
 	if err := errors.Join(os.RemoveAll(fresh), os.RemoveAll(old)); err != nil {
 		return err
 	}
-	_, err := os.Lstat(kept)
-	there := err == nil
 	if there {
 		if err := makeParent(kept, filepath.Dir(path)); err != nil {
 			return err

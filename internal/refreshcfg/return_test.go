@@ -2,9 +2,13 @@ package refreshcfg
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"goldsmith/internal/command"
 )
 
 // agrees runs the machine and holds the run to what a plan and --noop said
@@ -173,16 +177,8 @@ func TestReturnWithoutSomeCopies(t *testing.T) {
 	hooks()
 	m.c.Image.Version = "2"
 	m.agrees("1-m 2-n 3-o")
-	s := state{m.c.State}
 	for _, name := range []string{"2-n", "3-o"} { // as the hint of what is lost says
-		r, _, err := s.migration(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.Kept = false
-		if err := s.write(migrationRecord(name), r); err != nil {
-			t.Fatal(err)
-		}
+		m.edit(name, func(r *Migration) { r.Kept = false })
 	}
 	m.c.Image.Version = "1"
 	got := m.agrees("1-m 2-n") // image 1 has the hooks, too
@@ -231,5 +227,56 @@ func TestReturnGivenUp(t *testing.T) {
 		"to": {"name": "demo", "version": "2"}, "paths": ["`+m.etc+`/db"], "kept": false, "sequence": 1}`)
 	if got := m.agrees(""); !strings.HasPrefix(got, "no way back from demo 2: ") || m.state() != "1-m done" {
 		t.Errorf("said %q, %s", got, m.state())
+	}
+}
+
+// A copy that was made is gone: nothing is put back, and nothing removed for
+// want of it. The plan, --noop and the run say so in the same words.
+func TestReturnWithCopyLost(t *testing.T) {
+	for name, c := range map[string]struct {
+		lost string // below snapshots/1-m
+		old  bool   // a record that does not tell what was there
+	}{
+		"all": {"", false}, "one": {"1", false}, "one and its mark": {"1*", false},
+		"all, old record": {"", true}, "one, old record": {"1", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(t)
+			m.runs("")
+			m.write("a", "1\n")
+			m.write("b", "1\n")
+			m.c.Image.Version = "2"
+			m.hook("migration.d/1-m", `{"once": "machine", "snapshot": ["ETC/a", "ETC/b", "ETC/c"]}`, "for f in a b c; do echo 2 >ETC/$f; done\n")
+			m.runs("1-m")
+			m.remove("migration.d/1-m")
+			if c.old {
+				m.edit("1-m", func(r *Migration) { r.There = nil })
+			}
+			lost, _ := filepath.Glob(filepath.Join(m.c.State, "snapshots/1-m", c.lost))
+			for _, path := range lost {
+				if err := os.RemoveAll(path); err != nil {
+					t.Fatal(err)
+				}
+			}
+			m.c.Image.Version = "1"
+			_, planned := m.c.Plan(t.Context(), nil)
+			noop := m.c
+			noop.Noop = true
+			_, told := run(t, noop)
+			_, ran := run(t, m.c)
+			for _, err := range []error{planned, told, ran} {
+				if err == nil || !strings.Contains(err.Error(), "what was there before 1-m") || err.Error() != ran.Error() ||
+					!strings.HasPrefix(command.HintOf(err), "restore the copies") {
+					t.Errorf("%v, hint %q", err, command.HintOf(err))
+				}
+			}
+			if all := m.read("a") + m.read("b") + m.read("c"); all != "2\n2\n2\n" {
+				t.Errorf("data %q; want what was migrated", all)
+			}
+			m.edit("1-m", func(r *Migration) { r.Kept = false })
+			if got := m.agrees(""); !strings.HasPrefix(got, "no way back from demo 2: ") || m.state() != "1-m done" {
+				t.Errorf("said %q, %s", got, m.state())
+			}
+		})
 	}
 }
