@@ -123,18 +123,17 @@ func (s state) begin(ctx context.Context, phase, name string, h Header, now Imag
 	if err != nil {
 		return nil, nil, err
 	}
-	m := &Migration{Phase: phase, Name: name, State: MigrationStarted, To: now, Paths: h.Snapshot, Sequence: 1}
-	for _, o := range all {
-		m.Sequence = max(m.Sequence, o.Sequence+1)
-	}
+	m := &Migration{Phase: phase, Name: name, State: MigrationStarted, To: now, Paths: h.Snapshot}
 	resumed := "GOLDSMITH_RESUMED="
 	if i := slices.IndexFunc(all, func(o Migration) bool { return o.Name == name && o.begun() }); i >= 0 {
 		m, resumed = &all[i], "GOLDSMITH_RESUMED=1"
 		m.To = now // which may be yet another image
 	} else {
-		if _, err := s.read(imageRecord, &m.From); err != nil {
+		var last lastImage
+		if _, err := s.read(imageRecord, &last); err != nil {
 			return nil, nil, command.Hint(err, "remove it: migrations of this image then have no way back")
 		}
+		m.From, m.Sequence = last.Image, last.next(all)
 		for _, p := range m.Paths {
 			if _, err := s.mayReturn(p); err != nil {
 				return nil, nil, fmt.Errorf("keep what %s changes: %w", name, err)

@@ -222,11 +222,22 @@ func (c Config) rollback(ctx context.Context) {
 // succeeded remembers in which image everything went well.
 func (c Config) succeeded() error {
 	s := state{or(c.State, DefaultState)}
-	var last Image
-	if there, err := s.read(imageRecord, &last); err == nil && there && last == c.Image || c.Image == (Image{}) {
+	if c.Image == (Image{}) {
 		return nil
 	}
-	if err := s.write(imageRecord, c.Image); err != nil {
+	last, err := s.lastImage()
+	if err != nil {
+		return err
+	}
+	all, err := s.migrations()
+	if err != nil {
+		return err
+	}
+	now := goodImage{c.Image, last.next(all)}
+	if last.goodImage == now {
+		return nil
+	}
+	if err := s.write(imageRecord, last.followedBy(now)); err != nil {
 		return err
 	}
 	return s.forget(c.Image)

@@ -14,8 +14,9 @@ import (
 	"goldsmith/internal/command"
 )
 
-// back returns the migrations that were made since the image that runs now ran
-// before, the latest first: it is an older one, to which the machine returned.
+// back returns the migrations that were made since the image that runs now
+// succeeded before, the latest first: it is an older one, to which the machine
+// returned, be it several images back.
 // On a machine on which no image has succeeded so far, nobody knows which ran
 // before; there another image than the one that migrated gets the data as they
 // were, and migrates anew if it is a newer one; a reversible migration of which
@@ -31,7 +32,7 @@ func back(all []Migration, now Image, last lastImage) (list, stay []Migration) {
 		if m.State == MigrationReturned {
 			continue
 		}
-		older := m.From != (Image{}) && m.From.same(now) && !m.To.same(now)
+		older := m.From != (Image{}) && last.since(now, m) && !m.To.same(now)
 		older = older || m.From == (Image{}) && !last.any && m.Kept && m.To != (Image{}) && !m.To.same(now)
 		since := older || len(list) > 0 || lost && !m.To.same(now)
 		if m.State != MigrationReturning && !since {
@@ -72,10 +73,51 @@ func stays(m Migration) string {
 	return fmt.Sprintf("no way back from %s: the copies from before %s are gone, and as newer images left it stays %s", m.To, m.Name, strings.Join(m.Paths, ", "))
 }
 
-// lastImage is the image in which the last run succeeded.
+// goodImage is an image in which a run succeeded.
+type goodImage struct {
+	Image
+	// Next is the Sequence of the first migration after its last success; 0,
+	// in files of older versions, is not known.
+	Next int `json:"next,omitempty"`
+}
+
+// lastImage is image.json: the image in which the last run succeeded.
 type lastImage struct {
-	Image      // empty where the record cannot be read
-	any   bool // whether a run has succeeded on this machine
+	goodImage             // empty where the record cannot be read
+	Before    []goodImage `json:"before,omitempty"` // others, the one that succeeded last at the end
+
+	any bool // whether a run has succeeded on this machine
+}
+
+// maxBefore bounds how many images are remembered.
+const maxBefore = 100
+
+// since tells whether a migration was made after the last success of the image
+// that runs now.
+func (l lastImage) since(now Image, m Migration) bool {
+	if m.From.same(now) {
+		return true
+	}
+	return slices.ContainsFunc(append(slices.Clone(l.Before), l.goodImage), func(g goodImage) bool {
+		return g.same(now) && g.Next > 0 && m.Sequence >= g.Next
+	})
+}
+
+// followedBy is what is remembered when a run has succeeded in an image.
+func (l lastImage) followedBy(now goodImage) lastImage {
+	before := slices.DeleteFunc(append(slices.Clone(l.Before), l.goodImage), func(g goodImage) bool {
+		return g.same(now.Image) || g.Image == Image{}
+	})
+	return lastImage{now, before[max(0, len(before)-maxBefore):], true}
+}
+
+// next is the number of the next migration.
+func (l lastImage) next(all []Migration) int {
+	n := max(1, l.Next)
+	for _, m := range all {
+		n = max(n, m.Sequence+1)
+	}
+	return n
 }
 
 func (s state) lastImage() (last lastImage, err error) {
@@ -83,10 +125,11 @@ func (s state) lastImage() (last lastImage, err error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return last, nil
 	}
-	last.any = err == nil
-	if _, unread := s.read(imageRecord, &last.Image); unread != nil {
-		last.Image = Image{}
+	there := err == nil
+	if _, unread := s.read(imageRecord, &last); unread != nil {
+		last = lastImage{}
 	}
+	last.any = there
 	return last, err
 }
 

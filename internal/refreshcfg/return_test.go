@@ -154,7 +154,7 @@ func TestBackAfterLostCopies(t *testing.T) {
 			}
 			return strings.Join(s, " ")
 		}
-		list, stay := back(c.all, image("1"), lastImage{image(c.last), true})
+		list, stay := back(c.all, image("1"), lastImage{goodImage: goodImage{Image: image(c.last)}, any: true})
 		if names(list) != c.back || names(stay) != c.stay {
 			t.Errorf("%s: back %q, stay %q; want %q and %q", name, names(list), names(stay), c.back, c.stay)
 		}
@@ -278,5 +278,101 @@ func TestReturnWithCopyLost(t *testing.T) {
 				t.Errorf("said %q, %s", got, m.state())
 			}
 		})
+	}
+}
+
+// Images without a migration are remembered, too: the one to which the machine
+// returns may be several back.
+func TestReturnAcrossImages(t *testing.T) {
+	m := newMachine(t)
+	m.write("db", "1\n")
+	image := func(version, ran string) string {
+		t.Helper()
+		m.c.Image.Version = version
+		m.hook("migration.d/1-m", `{"once": "machine", "snapshot": ["ETC/db"]}`, "echo $GOLDSMITH_NEW_VERSION >ETC/db\n")
+		if version < "3" {
+			m.remove("migration.d")
+		}
+		return m.agrees(ran)
+	}
+	image("1", "")
+	image("2", "")
+	image("3", "1-m")
+	back := "back from demo 3: " + m.etc + "/db as it was before 1-m"
+	if got := image("1", ""); got != back || m.read("db") != "1\n" || m.state() != "1-m returned" {
+		t.Errorf("said %q, db %q, %s", got, m.read("db"), m.state())
+	}
+	image("3", "1-m") // since 2 ran, too
+	if got := image("2", ""); got != back || m.read("db") != "1\n" {
+		t.Errorf("said %q, db %q", got, m.read("db"))
+	}
+}
+
+// image.json as an older version wrote it.
+func TestOldImageRecord(t *testing.T) {
+	m := newMachine(t)
+	m.write("db", "2\n")
+	writeState(t, m, "image.json", `{"name": "demo", "version": "2"}`)
+	writeState(t, m, "migrations/0-r.json", `{"name": "0-r", "state": "done", "from": {"name": "demo", "version": "0"}, "to": {"name": "demo", "version": "1"}, "sequence": 1}`)
+	m.c.Image.Version = "2"
+	if m.agrees(""); m.state() != "0-r done" {
+		t.Error(m.state())
+	}
+	writeState(t, m, "image.json", `{"name": "demo", "version": "2"}`)
+	m.c.Image.Version = "3"
+	m.hook("migration.d/1-m", `{"once": "machine", "snapshot": ["ETC/db"]}`, "echo 3 >ETC/db\n")
+	m.agrees("1-m")
+	m.remove("migration.d")
+	m.c.Image.Version = "2"
+	if got := m.agrees(""); !strings.HasPrefix(got, "back from demo 3: ") || m.read("db") != "2\n" {
+		t.Errorf("said %q, db %q", got, m.read("db"))
+	}
+}
+
+// An image knows what was migrated before it succeeded, whatever ran since.
+func TestNothingSince(t *testing.T) {
+	m := newMachine(t)
+	for _, image := range []struct{ version, hook, said string }{
+		{"1", "", ""},
+		{"3", "1-m", ""},
+		{"4", "", ""}, // and the copies before 1-m are forgotten
+		{"1", "", "no way back from demo 3: "},
+		{"4", "", ""},
+		{"5", "2-n", ""},
+		{"4", "", "back from demo 5: "},
+		{"3", "", ""},
+	} {
+		m.c.Image.Version = image.version
+		m.hook("migration.d/"+or(image.hook, "x"), `{"once": "machine", "snapshot": ["ETC/db"]}`, "echo $GOLDSMITH_NEW_VERSION >ETC/db\n")
+		if image.hook == "" {
+			m.remove("migration.d")
+		}
+		if got := m.agrees(image.hook); !strings.HasPrefix(got, image.said) || image.said == "" && got != "" {
+			t.Errorf("image %s: said %q; want %q", image.version, got, image.said)
+		}
+	}
+	if m.read("db") != "3\n" || m.state() != "1-m done, 2-n returned" {
+		t.Errorf("db %q, %s", m.read("db"), m.state())
+	}
+}
+
+// What is remembered of images: each once, the last one last.
+func TestImagesInOrder(t *testing.T) {
+	var last lastImage
+	for i, want := range []string{"1", "12", "12", "123", "1234", "1342", "1423", "4231"} {
+		last = last.followedBy(goodImage{Image{Version: string("12234231"[i])}, i})
+		got := ""
+		for _, image := range append(slices.Clone(last.Before), last.goodImage) {
+			got += image.Version
+		}
+		if got != want {
+			t.Errorf("step %d: %s; want %s", i, got, want)
+		}
+	}
+	for i := range 3 * maxBefore {
+		last = last.followedBy(goodImage{Image{Version: fmt.Sprint("v", i)}, i})
+	}
+	if n := len(last.Before); n != maxBefore || last.Before[n-1].Next != 3*maxBefore-2 {
+		t.Errorf("%d are remembered, the last %v", n, last.Before[n-1])
 	}
 }

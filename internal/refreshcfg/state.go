@@ -68,7 +68,7 @@ func Running() Image {
 // state is the directory of what is remembered. Nobody but root reads it: of
 // short values, digests tell what they are.
 //
-//	image.json            the image in which the last run succeeded
+//	image.json            the image in which the last run succeeded, and those before
 //	hooks/PHASE/NAME.json the hook's last success
 //	migrations/NAME.json  what became of a migration
 //	snapshots/NAME/       what the migration's paths held before
