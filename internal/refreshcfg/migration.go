@@ -139,6 +139,9 @@ func (s state) begin(ctx context.Context, phase, name string, h Header, now Imag
 				return nil, nil, fmt.Errorf("keep what %s changes: %w", name, err)
 			}
 		}
+		if err := s.makeRoom(m); err != nil {
+			return nil, nil, err
+		}
 		if err := s.write(migrationRecord(name), m); err != nil {
 			return nil, nil, err
 		}
@@ -156,7 +159,7 @@ func (s state) begin(ctx context.Context, phase, name string, h Header, now Imag
 func (s state) done(m *Migration) error {
 	unix.Sync()
 	m.State = MigrationDone
-	return s.write(migrationRecord(m.Name), m)
+	return s.replace(migrationRecord(m.Name), m)
 }
 
 // imageRecord names the image in which the last run succeeded.
@@ -166,12 +169,29 @@ func (s state) snapshot(m *Migration, i int) string {
 	return filepath.Join(s.dir, "snapshots", m.Name, strconv.Itoa(i))
 }
 
-// keep copies the migration's paths; one that is not there has no copy.
+// keep copies the migration's paths, and says so in its record. When it fails,
+// nothing of the copies is left.
 func (s state) keep(ctx context.Context, m *Migration) error {
-	dir := filepath.Join(s.dir, "snapshots", m.Name)
-	if err := os.RemoveAll(dir); err != nil { // of one that was cut short
-		return err
+	err := s.sweep()
+	if err == nil {
+		err = s.copyPaths(ctx, m)
 	}
+	if err == nil {
+		m.Kept = true
+		err = s.replace(migrationRecord(m.Name), m)
+	}
+	if err != nil {
+		err = errors.Join(err, s.sweep())
+	}
+	if full(err) {
+		err = command.Hint(err, "the copies need room below "+s.dir)
+	}
+	return err
+}
+
+// copyPaths copies the migration's paths; one that is not there has no copy.
+func (s state) copyPaths(ctx context.Context, m *Migration) error {
+	dir := filepath.Join(s.dir, "snapshots", m.Name)
 	if err := s.mkdir("snapshots"); err != nil {
 		return err
 	}
@@ -195,11 +215,27 @@ func (s state) keep(ctx context.Context, m *Migration) error {
 			return err
 		}
 	}
-	if err := syncFS(dir); err != nil {
-		return err
+	return syncFS(dir)
+}
+
+// sweep removes copies that their record does not count on: making them was cut
+// short, or removing them.
+func (s state) sweep() error {
+	dir := filepath.Join(s.dir, "snapshots")
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	m.Kept = true
-	return s.write(migrationRecord(m.Name), m)
+	for _, e := range entries {
+		m, there, unread := s.migration(e.Name())
+		if unread != nil {
+			return unread
+		}
+		if there && !m.Kept {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+		}
+	}
+	return err
 }
 
 // mayReturn tells whether there is something at a path, and refuses what could
@@ -239,12 +275,9 @@ func (s state) forget(now Image) error {
 			continue
 		}
 		m.Kept = false
-		if err := s.write(migrationRecord(m.Name), &m); err != nil {
-			return err
-		}
-		if err := os.RemoveAll(filepath.Join(s.dir, "snapshots", m.Name)); err != nil {
+		if err := s.replace(migrationRecord(m.Name), &m); err != nil {
 			return err
 		}
 	}
-	return nil
+	return s.sweep()
 }

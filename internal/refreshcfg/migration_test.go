@@ -387,6 +387,22 @@ func TestMigrationNotBegun(t *testing.T) {
 	}
 }
 
+// Copies whose record is lost may be all that is left of the data; but a
+// migration makes its own.
+func TestCopiesWithoutRecord(t *testing.T) {
+	m := newMachine(t)
+	m.write("db", "1\n")
+	writeState(t, m, "snapshots/1-m/0", "0\n")
+	kept := filepath.Join(m.c.State, "snapshots/1-m/0")
+	for _, want := range []string{"0\n", "1\n"} {
+		m.runs(map[string]string{"1\n": "1-m"}[want])
+		if b, err := os.ReadFile(kept); err != nil || string(b) != want {
+			t.Errorf("the copy is %q, %v; want %q", b, err, want)
+		}
+		m.hook("migration.d/1-m", `{"once": "machine", "snapshot": ["ETC/db"]}`, "echo 2 >ETC/db\n")
+	}
+}
+
 // Migrations that begin at the same time are numbered one by one.
 func TestMigrationsBeside(t *testing.T) {
 	m := newMachine(t)

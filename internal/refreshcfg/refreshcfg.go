@@ -163,6 +163,11 @@ func Run(ctx context.Context, c Config) (err error) {
 // put back, and nothing has changed yet.
 func (c Config) before(ctx context.Context) error {
 	s := state{or(c.State, DefaultState)}
+	if !c.Noop {
+		if err := s.sweep(); err != nil {
+			return err
+		}
+	}
 	list, stay, err := s.returning(c.Image)
 	if err != nil {
 		return err
@@ -237,7 +242,7 @@ func (c Config) succeeded() error {
 	if last.goodImage == now {
 		return nil
 	}
-	if err := s.write(imageRecord, last.followedBy(now)); err != nil {
+	if err := s.replace(imageRecord, last.followedBy(now)); err != nil {
 		return err
 	}
 	return s.forget(c.Image)

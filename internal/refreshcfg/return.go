@@ -157,9 +157,15 @@ func (s state) returning(now Image) (list, stay []Migration, err error) {
 // before anything uses the data.
 func (s state) giveBack(ctx context.Context, list []Migration, say func(string, ...any)) error {
 	for _, m := range list {
-		if m.Kept { // else it had not begun, or nothing is put back
+		if m.State == MigrationStarted && !m.begun() {
+			if err := s.remove(migrationRecord(m.Name)); err != nil {
+				return err
+			}
+			continue
+		}
+		if m.Kept { // else nothing is put back
 			m.State = MigrationReturning
-			if err := s.write(migrationRecord(m.Name), &m); err != nil {
+			if err := s.replace(migrationRecord(m.Name), m); err != nil {
 				return err
 			}
 			if err := s.putAllBack(ctx, &m, say); err != nil {
@@ -167,10 +173,10 @@ func (s state) giveBack(ctx context.Context, list []Migration, say func(string, 
 			}
 		}
 		m.State, m.Kept = MigrationReturned, false
-		if err := s.write(migrationRecord(m.Name), &m); err != nil {
+		if err := s.replace(migrationRecord(m.Name), m); err != nil {
 			return err
 		}
-		if err := os.RemoveAll(filepath.Join(s.dir, "snapshots", m.Name)); err != nil {
+		if err := s.sweep(); err != nil {
 			return err
 		}
 	}
@@ -229,14 +235,8 @@ func (s state) putBack(ctx context.Context, kept, path string, there bool) error
 		return err
 	}
 	if there {
-		if err := makeParent(kept, filepath.Dir(path)); err != nil {
-			return err
-		}
-		if err := copyTree(ctx, kept, fresh); err != nil {
-			return err
-		}
-		if err := syncFS(filepath.Dir(path)); err != nil {
-			return err
+		if err := copyBack(ctx, kept, path, fresh); err != nil {
+			return errors.Join(err, os.RemoveAll(fresh))
 		}
 	}
 	if err := os.Rename(path, old); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -251,4 +251,23 @@ func (s state) putBack(ctx context.Context, kept, path string, there bool) error
 		return err
 	}
 	return os.RemoveAll(old)
+}
+
+// copyBack copies what was kept of a path to beside it. On a disk that is too
+// full for both, the path goes first: what it holds is not wanted again.
+func copyBack(ctx context.Context, kept, path, fresh string) error {
+	if err := makeParent(kept, filepath.Dir(path)); err != nil {
+		return err
+	}
+	err := copyTree(ctx, kept, fresh)
+	if full(err) {
+		if err := errors.Join(os.RemoveAll(fresh), os.RemoveAll(path)); err != nil {
+			return err
+		}
+		err = copyTree(ctx, kept, fresh)
+	}
+	if err != nil {
+		return err
+	}
+	return syncFS(filepath.Dir(path))
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -56,7 +57,16 @@ func likeDir(model, dir string) error {
 // system knows of it.
 func copyTree(ctx context.Context, from, to string) error {
 	x := command.Exec{Args: []string{"cp", "-a", "--reflink=auto", "-T", "--", from, to}, Remedy: "cp is part of coreutils"}
+	x.Env = append(os.Environ(), "LC_ALL=C") // for full
 	return x.Run(ctx)
+}
+
+// full tells whether an error is that of a disk without room, be it told by cp.
+func full(err error) bool {
+	if e, ok := errors.AsType[*command.ExitError](err); ok {
+		return strings.Contains(strings.Join(e.Tail, "\n"), ": No space left on device")
+	}
+	return errors.Is(err, unix.ENOSPC)
 }
 
 func syncFS(path string) error {

@@ -72,6 +72,7 @@ func Running() Image {
 //	hooks/PHASE/NAME.json the hook's last success
 //	migrations/NAME.json  what became of a migration
 //	snapshots/NAME/       what the migration's paths held before
+//	room                  keeps room for writing a record on a full disk
 type state struct{ dir string }
 
 // success is hooks/PHASE/NAME.json.
@@ -107,6 +108,57 @@ func (s state) write(name string, v any) error {
 		return err
 	}
 	return atomicfile.Write(path, append(text, '\n'), 0o600)
+}
+
+// roomName is a file that is removed when the disk is full, so that what became
+// of a migration can be recorded nevertheless.
+const roomName = "room"
+
+// makeRoom makes room for a migration's record, with the directories' entries.
+func (s state) makeRoom(m *Migration) error {
+	text, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := s.mkdir("."); err != nil {
+		return err
+	}
+	return s.reserve(int64(len(text)) + 4<<10)
+}
+
+// reserve has the room file hold at least so many bytes.
+func (s state) reserve(size int64) error {
+	path := filepath.Join(s.dir, roomName)
+	if fi, err := os.Lstat(path); err == nil && fi.Size() >= size {
+		return nil
+	}
+	return atomicfile.Write(path, make([]byte, size), 0o600)
+}
+
+// replace is write for a file that is there: on a full disk it uses the room,
+// and makes that anew of what the old file took.
+func (s state) replace(name string, v any) error {
+	err := s.write(name, v)
+	if !full(err) {
+		return err
+	}
+	path := filepath.Join(s.dir, roomName)
+	fi, none := os.Lstat(path)
+	if none != nil || os.Remove(path) != nil {
+		return err
+	}
+	err = s.write(name, v)
+	_ = s.reserve(fi.Size())
+	return err
+}
+
+// remove removes a file, and it stays away when power fails.
+func (s state) remove(name string) error {
+	path := filepath.Join(s.dir, name)
+	if err := os.Remove(path); err != nil {
+		return err
+	}
+	return atomicfile.SyncDir(filepath.Dir(path))
 }
 
 // mkdir makes a directory in the state's, "." being that itself. Others have
