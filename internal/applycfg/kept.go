@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -22,6 +23,7 @@ const (
 	keptDir    = "kept"
 	keptIndex  = keptDir + "/index"
 	keptRecord = keptDir + "/" + recordName
+	keptRoom   = keptDir + "/room" // removed when files are given back, which takes room
 	keptHead   = "applycfg kept 1\n"
 )
 
@@ -84,6 +86,7 @@ func (o Output) Rollback(ctx context.Context) (changes []Change, err error) {
 	if err := r.close(); err != nil || !there && !o.interrupted(r) {
 		return nil, err
 	}
+	_ = os.Remove(filepath.Join(dir, keptRoom))
 	o.Keep = false
 	return o.change(ctx, func(r *root, _ bool) ([]job, error) { return r.compareKept(dir, o.Secrets) }, (*state).forgetKept)
 }
@@ -103,12 +106,17 @@ func (s *state) forgetKept() error {
 
 // keepOld keeps what is about to be replaced. What was kept before is older,
 // and stays. So does what is known of it, under the keys that were secret both
-// times. Holds says that what is known now holds.
-func (s *state) keepOld(r *root, todo []*job, known *record, holds bool) error {
+// times. Holds says that what is known now holds, more that something was added.
+func (s *state) keepOld(r *root, todo []*job, known *record, holds bool) (more bool, err error) {
 	all, err := readKept(s.dir)
 	if err != nil {
-		return err
+		return false, err
 	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.dropHalfKept(len(all)))
+		}
+	}()
 	had, public := map[string]bool{}, readRecord(s.path(keptRecord), r)
 	for _, k := range all {
 		had[k.path] = true
@@ -118,7 +126,7 @@ func (s *state) keepOld(r *root, todo []*job, known *record, holds bool) error {
 	}
 	public.keys = public.keys.meet(known.keys)
 	if err := os.Mkdir(s.path(keptDir), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
+		return false, err
 	}
 	before := len(all)
 	for _, j := range todo {
@@ -130,12 +138,12 @@ func (s *state) keepOld(r *root, todo []*job, known *record, holds bool) error {
 		}
 		k, err := s.keepOne(r, j, len(all))
 		if err != nil {
-			return err
+			return false, err
 		}
 		all = append(all, k)
 	}
 	if len(all) == before {
-		return nil
+		return false, nil
 	}
 	if len(public.files) > 0 {
 		if err := public.write(s.path(keptRecord), r, nil); err != nil {
@@ -143,14 +151,79 @@ func (s *state) keepOld(r *root, todo []*job, known *record, holds bool) error {
 		}
 	}
 	if err := syncfs(s.path(keptDir)); err != nil {
-		return err
+		return false, err
 	}
 	var b bytes.Buffer
 	b.WriteString(keptHead)
 	for _, k := range all {
 		fmt.Fprintf(&b, "%s %#o %d %d %q %q\n", k.kind, k.mode, k.uid, k.gid, k.path, k.content)
 	}
-	return atomicfile.Write(s.path(keptIndex), b.Bytes(), 0o600)
+	return true, atomicfile.Write(s.path(keptIndex), b.Bytes(), 0o600)
+}
+
+// dropHalfKept removes those of so many contents that the index does not speak
+// of.
+func (s *state) dropHalfKept(made int) error {
+	all, err := readKept(s.dir)
+	if err != nil {
+		return err
+	}
+	if len(all) == 0 {
+		return s.forgetKept()
+	}
+	for n := len(all); n < made; n++ {
+		err = errors.Join(err, s.remove(filepath.Join(keptDir, fmt.Sprint(n))))
+	}
+	return err
+}
+
+// makeRoom makes room for Rollback on a disk that is full by then: for what it
+// writes here (a prepare, a commit, a record), which this run has just removed,
+// and then for the files, which may be on the same disk, if there is any.
+func (s *state) makeRoom() {
+	all, err := readKept(s.dir)
+	if err != nil {
+		return
+	}
+	journal, files := int64(len(journalHead)+20), int64(0)
+	for _, k := range all {
+		journal += int64(len(strconv.Quote(k.path)) + 64)
+		files += blocks(1)
+		if k.kind == "file" {
+			files += blocks(s.size(filepath.Join(keptDir, k.content)))
+		}
+	}
+	here := 2*blocks(journal) + blocks(s.size(recordName)+1)
+	if grow(s.path(keptRoom), here) == nil {
+		_ = grow(s.path(keptRoom), here+files)
+	}
+}
+
+// size is a file's, in bytes; 0 if it is not there.
+func (s *state) size(name string) int64 {
+	var st unix.Stat_t
+	_ = unix.Lstat(s.path(name), &st)
+	return st.Size
+}
+
+// blocks is the room that so many bytes take on most disks.
+func blocks(n int64) int64 { return (n + 4095) &^ 4095 }
+
+// grow makes a file at least so many bytes, or leaves it as it is.
+func grow(path string, size int64) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil || fi.Size() >= size {
+		return err
+	}
+	if _, err := f.WriteAt(make([]byte, size-fi.Size()), fi.Size()); err != nil {
+		return errors.Join(err, f.Truncate(fi.Size()))
+	}
+	return nil
 }
 
 func (s *state) keepOne(r *root, j *job, n int) (kept, error) {

@@ -30,8 +30,10 @@ func (s *state) transact(ctx context.Context, r *root, jobs []job) error {
 	}
 	known := readRecord(s.path(recordName), r)
 	s.renewKept(r, jobs)
+	more := false
 	if s.keep {
-		if err := s.keepOld(r, todo, known, known.covers(keysOf(jobs, known.keys))); err != nil {
+		var err error
+		if more, err = s.keepOld(r, todo, known, known.covers(keysOf(jobs, known.keys))); err != nil {
 			return err
 		}
 	}
@@ -53,7 +55,13 @@ func (s *state) transact(ctx context.Context, r *root, jobs []job) error {
 	if err := s.commit(r, todo); err != nil {
 		return err
 	}
-	return s.conclude(r, todo)
+	if err := s.conclude(r, todo); err != nil {
+		return err
+	}
+	if more {
+		s.makeRoom()
+	}
+	return nil
 }
 
 // conclude ends a change that is made.
