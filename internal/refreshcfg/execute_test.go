@@ -18,12 +18,7 @@ import (
 
 func writeHook(t *testing.T, path, text string) {
 	t.Helper()
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, []byte("#!/bin/bash\n"+text), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	writeHookText(t, path, "#!/bin/bash\n"+text)
 }
 
 // machine is a machine that keeps its state between runs.
