@@ -231,7 +231,7 @@ func (f *installFlags) follow(ctx context.Context, io command.IO, m *update.Mach
 		return false, err
 	}
 	f.kexec, f.reboot = want.Kexec, !want.Kexec
-	switch state, failure, err := m.Compare(want.Digest); {
+	switch state, failure, err := m.Compare(ctx, want.Digest); {
 	case err != nil:
 		return false, err
 	case state == update.Runs:

@@ -63,7 +63,7 @@ func sayFailed(ctx context.Context, m *update.Machine, list, failure string) err
 	if err != nil || want.Digest == "" {
 		return err
 	}
-	state, f, err := m.Compare(want.Digest)
+	state, f, err := m.Compare(ctx, want.Digest)
 	switch {
 	case err != nil:
 		return err

@@ -1,22 +1,14 @@
 package update
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 
 	"goldsmith/internal/bootentry"
-	"goldsmith/internal/verity"
 )
 
 // Finding is what Check found.
@@ -53,13 +45,13 @@ func (m *Machine) Check(ctx context.Context) (found Finding, err error) {
 			}
 			switch {
 			case r.Trial == nil && m.Boot.Slot != r.Good:
-				found, err = m.stray(r, d, e)
+				found, err = m.stray(ctx, r, d, e)
 			case r.Trial == nil:
 				err = m.settle(r, e)
 			case m.onTrial(r):
 				found, err = m.checkTrial(r, e)
 			default:
-				found, err = m.checkReturn(r, d, e)
+				found, err = m.checkReturn(ctx, r, d, e)
 			}
 			return err
 		})
@@ -98,7 +90,7 @@ func (m *Machine) adopt(r *Record, e *esp) error {
 }
 
 // stray is for a slot that runs and is neither the good one nor on trial.
-func (m *Machine) stray(r *Record, d *slotDisk, e *esp) (Finding, error) {
+func (m *Machine) stray(ctx context.Context, r *Record, d *slotDisk, e *esp) (Finding, error) {
 	good := r.Slots[r.Good]
 	if m.beside(r) {
 		m.say("slot %s runs, but %s is recorded as good: it was started by hand, or the other one cannot be started; "+
@@ -121,7 +113,7 @@ func (m *Machine) stray(r *Record, d *slotDisk, e *esp) (Finding, error) {
 	if name == "" {
 		return Finding{}, errNameless
 	}
-	if damage := m.inspect(d, r.Good, good) + e.inspect(good); damage != "" {
+	if damage := m.inspect(ctx, d, r.Good, good) + e.inspect(good); damage != "" {
 		return Finding{}, fmt.Errorf("version %s in slot %s is neither good nor on trial, and there is nothing to return to: %s",
 			version, m.Boot.Slot, damage)
 	}
@@ -177,7 +169,7 @@ func (m *Machine) checkTrial(r *Record, e *esp) (Finding, error) {
 
 // checkReturn is for a good slot that runs although another one is on trial:
 // that one waits for a restart, or it failed.
-func (m *Machine) checkReturn(r *Record, d *slotDisk, e *esp) (Finding, error) {
+func (m *Machine) checkReturn(ctx context.Context, r *Record, d *slotDisk, e *esp) (Finding, error) {
 	t, s := r.Trial, r.Slots[r.Trial.Slot]
 	if s.State == Trying && len(t.Boots) == 0 {
 		if e.staged() {
@@ -195,7 +187,7 @@ func (m *Machine) checkReturn(r *Record, d *slotDisk, e *esp) (Finding, error) {
 		return Finding{}, nil
 	}
 	if s.State == Trying {
-		reason := m.diagnose(r, d, e)
+		reason := m.diagnose(ctx, r, d, e)
 		r.addFailure(Failure{Digest: s.Digest, Version: s.Version, Time: m.now(), Reason: reason})
 	}
 	s.State, r.Trial = Failed, nil
@@ -224,132 +216,4 @@ func (m *Machine) forget(r *Record, e *esp) error {
 		return err
 	}
 	return e.clean(running)
-}
-
-// diagnose says why an image on trial did not prove itself, by what can still
-// be seen: its bytes, how far it came, and what the boot loader counted.
-func (m *Machine) diagnose(r *Record, d *slotDisk, e *esp) string {
-	t, s := r.Trial, r.Slots[r.Trial.Slot]
-	var parts []string
-	if damage := m.inspect(d, t.Slot, s); damage != "" {
-		parts = append(parts, damage)
-	}
-	if damage := e.inspect(s); damage != "" {
-		parts = append(parts, damage)
-	}
-	last, starts := m.attempts(s.RootHash)
-	switch {
-	case last.Stage == "failed":
-		parts = append(parts, fmt.Sprintf("its imginit reported: %s", last.Error))
-	case len(t.Boots) > 0 && t.Runs > 0:
-		parts = append(parts, fmt.Sprintf("it came up %d times and configuration runs failed, "+
-			"then the machine restarted before it had proved itself", len(t.Boots)))
-	case len(t.Boots) > 0:
-		parts = append(parts, fmt.Sprintf("it came up %d times and did not prove itself before the machine restarted: "+
-			"a hang, a panic or a power cut", len(t.Boots)))
-	case starts > 0:
-		parts = append(parts, fmt.Sprintf("its root was mounted %d times, and its system did not come up: "+
-			"a panic, a hang or a power cut", starts))
-	default:
-		parts = append(parts, "its kernel or initramfs did not come up far enough to leave a word")
-	}
-	if c := e.counted(s.ID()); c != "" {
-		parts = append(parts, c)
-	}
-	return strings.Join(parts, "; ")
-}
-
-// attempt is a line of imginit's attempts.jsonl (docs/boot.md).
-type attempt struct {
-	RootHash string `json:"roothash"`
-	BootID   string `json:"boot_id"`
-	Stage    string `json:"stage"`
-	Error    string `json:"error"`
-}
-
-const maxAttempts = 1 << 20
-
-// attempts returns the last thing that imginit wrote about starts with that
-// root, and how many starts there were.
-func (m *Machine) attempts(rootHash string) (last attempt, starts int) {
-	f, err := os.Open(filepath.Join(m.state(), "attempts.jsonl"))
-	if err != nil {
-		return last, 0
-	}
-	defer f.Close()
-	text, _ := io.ReadAll(io.LimitReader(f, maxAttempts))
-	seen := map[string]bool{}
-	for line := range bytes.Lines(text) {
-		var a attempt
-		if json.Unmarshal(line, &a) == nil && a.RootHash == rootHash {
-			last, seen[a.BootID] = a, true
-		}
-	}
-	return last, len(seen)
-}
-
-// inspect compares a slot's root and tree with the root hash, and names what is
-// damaged; "" is nothing.
-func (m *Machine) inspect(d *slotDisk, name string, s *Slot) string {
-	raw, err := hex.DecodeString(s.RootHash)
-	if err != nil || len(raw) != len(verity.Hash{}) {
-		return fmt.Sprintf("slot %s: root hash %q", name, s.RootHash)
-	}
-	root, err := d.open("root-"+name, os.O_RDONLY)
-	if err != nil {
-		return err.Error()
-	}
-	defer root.Close()
-	tree, err := d.open("verity-"+name, os.O_RDONLY)
-	if err != nil {
-		return err.Error()
-	}
-	defer tree.Close()
-	bad, err := verity.Verify(root, tree, verity.Hash(raw))
-	switch {
-	case err != nil:
-		return fmt.Sprintf("partitions root-%s and verity-%s: %v", name, name, err)
-	case len(bad) == 1:
-		return fmt.Sprintf("slot %s is damaged: %s", name, bad[0])
-	case len(bad) > 1:
-		return fmt.Sprintf("slot %s is damaged: %s and %d more", name, bad[0], len(bad)-1)
-	}
-	return ""
-}
-
-// inspect compares the kernel image's file with its digest.
-func (e *esp) inspect(s *Slot) string {
-	found, err := e.find(s.ID())
-	if err != nil || len(found) == 0 {
-		return "its kernel image is not on the EFI partition"
-	}
-	name := e.path(bootentry.Dir, found[0].File())
-	f, err := os.Open(name)
-	if err != nil {
-		return err.Error()
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return fmt.Sprintf("its kernel image cannot be read: %v", err)
-	}
-	if s.UKI != "" && hex.EncodeToString(h.Sum(nil)) != s.UKI {
-		return "its kernel image on the EFI partition is damaged"
-	}
-	return e.inspectBIOS(s, name)
-}
-
-// counted is what the boot loaders' counters say.
-func (e *esp) counted(id string) string {
-	if found, err := e.find(id); err == nil && len(found) > 0 && found[0].Counted {
-		if found[0].Done > 0 {
-			return fmt.Sprintf("systemd-boot started it %d times, %d were left", found[0].Done, found[0].Left)
-		}
-	}
-	if env, err := e.env(); err == nil && env[bootentry.EnvTry] == id {
-		if left, err := strconv.Atoi(env[bootentry.EnvLeft]); err == nil && left < bootentry.Tries {
-			return fmt.Sprintf("GRUB started it %d times, %d were left", bootentry.Tries-left, left)
-		}
-	}
-	return ""
 }

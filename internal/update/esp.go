@@ -268,6 +268,17 @@ func (e *esp) armed(s, good *Slot) bool {
 	return err != nil || len(found) == 0 || found[0].Counted
 }
 
+// waits tells whether the boot loaders will try the version, which was not
+// started yet, before the good one.
+func (e *esp) waits(s, good *Slot) bool {
+	found, err := e.find(s.ID())
+	if err != nil || len(found) == 0 || found[0].Left == 0 || e.staged() || !e.armed(s, good) {
+		return false
+	}
+	env, err := e.env()
+	return err == nil && (!e.bios || env[bootentry.EnvTry] == s.ID())
+}
+
 // good makes a version the one that both boot loaders start, without counters.
 func (e *esp) good(id string) error {
 	err := e.setEnv(func(env bootentry.Env) {

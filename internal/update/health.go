@@ -151,7 +151,7 @@ const (
 // Compare tells how a wanted image stands, and why it failed if it did. It does
 // not know the digest of an image that was not installed by an update: that one
 // is New, until Install finds that it runs.
-func (m *Machine) Compare(digest string) (state string, f *Failure, err error) {
+func (m *Machine) Compare(ctx context.Context, digest string) (state string, f *Failure, err error) {
 	r, err := m.record()
 	if err != nil {
 		return "", nil, err
@@ -161,11 +161,35 @@ func (m *Machine) Compare(digest string) (state string, f *Failure, err error) {
 	case run.Digest == digest:
 		return Runs, nil, nil
 	case r.Trial != nil && o.Digest == digest && o.State == Trying:
-		return Waits, nil, nil
+		return m.compareTrial(ctx, r)
 	case f != nil:
 		return HasBeen, f, nil
 	}
 	return New, nil, nil
+}
+
+// compareTrial is Compare for an image that was armed and does not run. It waits
+// for its first start only if that was in this boot, and if the boot loaders
+// know: to restart for it would not end otherwise.
+func (m *Machine) compareTrial(ctx context.Context, r *Record) (state string, f *Failure, err error) {
+	if s, t := r.Slots[r.Trial.Slot], r.Trial; t.Armed != m.BootID {
+		return HasBeen, &Failure{Digest: s.Digest, Version: s.Version, Time: t.Since,
+			Reason: "the machine came back from it, and that is not recorded yet"}, nil
+	}
+	state = New
+	err = m.locked(ctx, func(r *Record) error {
+		d, err := openDisk(m.Boot.Disk)
+		if err != nil {
+			return err
+		}
+		return m.withESP(d, func(e *esp) error {
+			if r.Trial != nil && e.waits(r.Slots[r.Trial.Slot], r.Slots[m.Boot.Slot]) {
+				state = Waits
+			}
+			return nil
+		})
+	})
+	return state, nil, err
 }
 
 // Status is what a machine says about itself.

@@ -70,7 +70,7 @@ func TestCompare(t *testing.T) {
 	v1, v2 := b.image("1", 0), b.image("2", 0)
 	is := func(img Image, want string) {
 		t.Helper()
-		if got, _, err := b.Compare(img.Digest); got != want || err != nil {
+		if got, _, err := b.Compare(t.Context(), img.Digest); got != want || err != nil {
 			t.Errorf("%s: %s, %v; want %s", img.Digest, got, err, want)
 		}
 	}

@@ -205,7 +205,7 @@ func (m *Machine) install(ctx context.Context, r *Record, d *slotDisk, e *esp, i
 		return err
 	}
 	if err := m.arm(r, e, id); err != nil {
-		return err
+		return errors.Join(err, m.forget(r, e))
 	}
 	m.say("version %s is in slot %s and will be tried at the next start", s.Version, name)
 	return nil

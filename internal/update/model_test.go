@@ -71,7 +71,7 @@ func (w *walk) whole(slot string, s *Slot) {
 	want.RootHash, want.UKI = img.Release.Root.RootHash, img.Release.UKI.SHA256
 	d, err := openDisk(w.Boot.Disk)
 	w.must(err)
-	if damage := w.inspect(d, slot, &want); damage != "" {
+	if damage := w.inspect(w.t.Context(), d, slot, &want); damage != "" {
 		w.fatal("%s: %s", s.ID(), damage)
 	}
 	e, err := openESP(w.bench.esp)

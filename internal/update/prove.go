@@ -228,7 +228,10 @@ func (m *Machine) Rollback(ctx context.Context, quiesce func(ctx context.Context
 		if err != nil {
 			return err
 		}
-		if damage := m.inspect(d, name, s); damage != "" {
+		if damage := m.inspect(ctx, d, name, s); damage != "" {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
 			return command.Hint(fmt.Errorf("slot %s is damaged: %s", name, damage),
 				"install the image anew, by its digest: imgupdate install")
 		}
