@@ -37,7 +37,7 @@ func (f *installFlags) declareShared(fs *flag.FlagSet) {
 	fs.StringVar(&f.trust, "trust", trust.Dir, "`directory` of the keys that may sign images")
 	fs.StringVar(&f.quiesce, "quiesce", update.DefaultQuiesce,
 		"`directory` of programs that stop services before the restart")
-	fs.StringVar(&f.cache, "cache", defaultCache, "`directory` for what was fetched, until it is installed")
+	fs.StringVar(&f.cache, "cache", defaultCache, "`directory` for what was fetched, in its file chunks, until it is installed")
 }
 
 func installCommand() *command.Command {
@@ -96,10 +96,10 @@ func (f *installFlags) install(ctx context.Context, io command.IO, m *update.Mac
 	err = m.Install(ctx, *img, o)
 	if errors.Is(err, update.ErrRuns) {
 		m.Say("image %s runs already", img.Digest)
-		return false, os.RemoveAll(f.cache)
+		return false, fetch.Forget(f.cache)
 	}
 	if err == nil {
-		err = os.RemoveAll(f.cache) // otherwise the next attempt goes on from there
+		err = fetch.Forget(f.cache) // otherwise the next attempt goes on from there
 	}
 	if err == nil && f.json {
 		err = printJSON(io, stats)

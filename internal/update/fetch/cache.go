@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -51,6 +52,15 @@ func openCache(dir string) (*cache, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return c, nil
+}
+
+// Forget removes what a cache's directory keeps, and nothing else in it.
+func Forget(dir string) error {
+	err := os.Remove(filepath.Join(dir, cacheName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // scan finds the records up to the first that cannot be one.
