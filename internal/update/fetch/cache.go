@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"goldsmith/internal/chunk"
 )
 
@@ -28,6 +30,7 @@ const (
 	cacheName   = "chunks"
 	cacheHeader = 16 + 4 + 4
 	maxCache    = 512 << 20 // bytes; a file that grew beyond it is started anew
+	maxReserve  = 1 << 30   // bytes
 	maxFrame    = 2 * chunk.MaxData
 )
 
@@ -42,7 +45,8 @@ func openCache(dir string) (*cache, error) {
 	if err == nil && !fi.Mode().IsRegular() {
 		err = fmt.Errorf("%s: not a regular file", name)
 	}
-	if err == nil && fi.Size() < maxCache {
+	// What others need more than we, is theirs: c.end is 0 then.
+	if free, reserve := c.room(); err == nil && fi.Size() < maxCache && free >= reserve/2 {
 		c.scan(fi.Size())
 	}
 	if err == nil {
@@ -83,17 +87,37 @@ func (c *cache) scan(size int64) {
 	}
 }
 
+// room is how many bytes are free beside the cache, and how many of them are to
+// stay so: a quarter of the file system, at most 1 GiB. The machine's record and
+// what its services keep are on the same one.
+func (c *cache) room() (free, reserve int64) {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(c.f.Fd()), &st); err != nil {
+		return 0, 1
+	}
+	return int64(st.Bavail) * st.Bsize, min(int64(st.Blocks)*st.Bsize/4, maxReserve)
+}
+
 // add appends a frame. The cache is a help: when it cannot be written, or is
-// full, it keeps less.
+// full, it keeps less; when others take the room that it leaves, it keeps
+// nothing.
 func (c *cache) add(ch chunk.Chunk, frame []byte) {
-	if c.end+cacheHeader+int64(len(frame)) > maxCache {
+	n := cacheHeader + int64(len(frame))
+	free, reserve := c.room()
+	if c.end > 0 && free < reserve/2 {
+		if c.f.Truncate(0) == nil {
+			c.end, c.frames = 0, map[chunk.Sum]chunk.Chunk{}
+		}
+		return
+	}
+	if c.end+n > maxCache || free-n < reserve {
 		return
 	}
 	b := append([]byte(nil), ch.Sum[:]...)
 	b = binary.LittleEndian.AppendUint32(b, uint32(ch.Length))
 	b = binary.LittleEndian.AppendUint32(b, uint32(ch.Packed))
 	if _, err := c.f.WriteAt(append(b, frame...), c.end); err == nil {
-		c.end += cacheHeader + int64(len(frame))
+		c.end += n
 	}
 }
 
