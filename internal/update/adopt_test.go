@@ -3,7 +3,9 @@ package update
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"goldsmith/internal/bootentry"
 )
@@ -60,6 +62,60 @@ func TestRecordLostOnTrial(t *testing.T) {
 			if f, err := b.Check(ctx); err != nil || f.Returned == nil {
 				t.Errorf("%+v, %v", f, err)
 			}
+		})
+	}
+}
+
+// A machine that lost its record still has its way back, when that is sound.
+func TestRecordLostWithWayBack(t *testing.T) {
+	ctx := t.Context()
+	for name, c := range map[string]struct {
+		back  bool // the older one runs
+		spoil func(b *bench)
+		lost  bool
+	}{
+		"sound":  {spoil: func(*bench) {}},
+		"back":   {spoil: func(*bench) {}, back: true},
+		"root":   {spoil: func(b *bench) { b.flip("root-a", 5000) }, lost: true},
+		"kernel": {spoil: func(b *bench) { b.must(os.WriteFile(b.esp+"/EFI/Linux/demo_1.efi", kernel("3"), 0o600)) }, lost: true},
+		"slow": {spoil: func(b *bench) {
+			inspectTime = 0
+			b.t.Cleanup(func() { inspectTime = 2 * time.Minute })
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			both(t, func(t *testing.T, b *bench) {
+				v1, v2 := b.image("1", 0), b.image("2", 0)
+				proved(b, v1, v2)
+				want := "demo_1"
+				if c.back {
+					want = "demo_2"
+					b.must(b.Rollback(ctx, nil))
+					b.start(v1, v2)
+					b.must(b.Good(ctx))
+				}
+				c.spoil(b)
+				files := b.files()
+				b.must(os.Remove(filepath.Join(b.State, "slots.json")))
+				for range 2 {
+					if f, err := b.Check(ctx); err != nil || f != (Finding{}) {
+						t.Fatalf("%+v, %v", f, err)
+					}
+				}
+				if c.lost {
+					if got := b.files(); strings.Contains(got, want) {
+						t.Errorf("what cannot be returned to stays: %s", got)
+					}
+					return
+				}
+				if got := b.files(); got != files {
+					t.Errorf("files %s; want %s", got, files)
+				}
+				b.must(b.Rollback(ctx, nil))
+				if id := b.start(v1, v2); id != want {
+					t.Errorf("rolled back, and %s started", id)
+				}
+			})
 		})
 	}
 }

@@ -39,7 +39,7 @@ func (m *Machine) Check(ctx context.Context) (found Finding, err error) {
 		}
 		return m.withESP(d, func(e *esp) error {
 			if r.isNew {
-				if err := m.adopt(r, e); err != nil {
+				if err := m.adopt(ctx, r, d, e); err != nil {
 					return err
 				}
 			}
@@ -61,7 +61,7 @@ func (m *Machine) Check(ctx context.Context) (found Finding, err error) {
 
 // adopt completes a new record by what the boot loaders know: what runs may be
 // on trial, and the record lost.
-func (m *Machine) adopt(r *Record, e *esp) error {
+func (m *Machine) adopt(ctx context.Context, r *Record, d *slotDisk, e *esp) error {
 	run := r.Slots[m.Boot.Slot]
 	all, err := e.entries()
 	if err != nil {
@@ -70,16 +70,24 @@ func (m *Machine) adopt(r *Record, e *esp) error {
 	env, _ := e.env() // one that cannot be read says nothing
 	trial := run.Name != "" && env[bootentry.EnvTry] == run.ID()
 	var before string
+	var back *Slot
 	for _, entry := range all {
 		if entry.ID != run.ID() {
 			before = entry.ID
+			if s := m.wayBack(ctx, d, e, entry); s != nil && env[bootentry.EnvTry] != entry.ID {
+				back = s
+			}
 		} else if entry.Counted {
 			trial = true
 		}
 	}
 	name, version, known := bootentry.SplitID(before)
+	if !trial && back != nil {
+		m.say("there is no record; version %s in slot %s can be returned to", back.Version, other(m.Boot.Slot))
+		r.Slots[other(m.Boot.Slot)] = back
+	}
 	if !trial || !known {
-		return nil
+		return ctx.Err()
 	}
 	m.say("there is no record; version %s is on trial, as the boot loader says", run.Version)
 	run.State = Trying
@@ -87,6 +95,29 @@ func (m *Machine) adopt(r *Record, e *esp) error {
 	r.Slots[r.Good] = &Slot{State: Good, Name: name, Version: version}
 	r.Trial = &Trial{Slot: m.Boot.Slot, Since: m.now()}
 	return nil
+}
+
+// wayBack is what the slot that does not run holds when it is this version, and
+// was good: boot loaders count no starts of it, or it got no tries because an
+// older one was made good. Nil is another version, or one that is damaged.
+func (m *Machine) wayBack(ctx context.Context, d *slotDisk, e *esp, entry bootentry.Entry) *Slot {
+	slot := other(m.Boot.Slot)
+	name, version, known := bootentry.SplitID(entry.ID)
+	hash, err := d.rootHash(slot)
+	if !known || err != nil || entry.Counted && entry.Left+entry.Done > 0 {
+		return nil
+	}
+	s := &Slot{State: Good, Name: name, Version: version, RootHash: hash}
+	if e.wrongRoot(s) != "" || e.inspect(s) != "" {
+		return nil
+	}
+	limited, stop := context.WithTimeout(ctx, inspectTime)
+	defer stop()
+	// A rollback looks again, to the end.
+	if m.inspect(limited, d, slot, s) != "" && limited.Err() == nil {
+		return nil
+	}
+	return s
 }
 
 // stray is for a slot that runs and is neither the good one nor on trial.

@@ -20,11 +20,8 @@ func TestInspectBoot(t *testing.T) {
 		b.must(os.WriteFile(loader, []byte("loader"), 0o600))
 		before, err := b.InspectBoot(t.Context())
 		b.must(err)
-		// These kernel images name versions where real ones have root hashes.
-		for _, f := range before.Wrong {
-			if f.Detail != "it starts another root than the slot has" && !strings.Contains(f.Detail, "damaged") {
-				t.Errorf("before: %+v", f)
-			}
+		if len(before.Wrong) > 0 {
+			t.Errorf("before: %+v", before.Wrong)
 		}
 		expect := func(path, detail string) {
 			t.Helper()

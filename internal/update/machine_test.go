@@ -131,28 +131,38 @@ func content(version string) []byte {
 }
 
 // kernel is the unified kernel image of a version, as far as uki.Parse looks.
-func kernel(version string) []byte {
+func kernel(version string) []byte { return kernelFor(version, tree(version, 0)) }
+
+// kernelFor is the one that starts that root.
+func kernelFor(version string, root verity.Hash) []byte {
 	b, err := uki.Build(testenv.EFIProgram(),
-		uki.Image{Cmdline: "roothash=" + version, Linux: []byte("kernel " + version), Initrd: []byte("initrd")})
+		uki.Image{Cmdline: "roothash=" + hex.EncodeToString(root[:]), Linux: []byte("kernel " + version), Initrd: []byte("initrd")})
 	if err != nil {
 		panic(err)
 	}
 	return b
 }
 
+// tree is the root hash of a version.
+func tree(version string, variant int) verity.Hash {
+	root := content(fmt.Sprint(version, "/", variant))
+	salt, _ := hex.DecodeString(digestOf("salt" + version))
+	hash, _, err := verity.Write(&buffer{}, bytes.NewReader(root), int64(len(root)), verity.Params{Salt: salt})
+	if err != nil {
+		panic(err)
+	}
+	return hash
+}
+
 // image is a version as an update; variant makes another image of it.
 func (b *bench) image(version string, variant int) Image {
-	root, program := content(fmt.Sprint(version, "/", variant)), kernel(version)
-	salt := digestOf("salt" + version)
-	raw, _ := hex.DecodeString(salt)
-	var tree buffer
-	hash, _, err := verity.Write(&tree, bytes.NewReader(root), int64(len(root)), verity.Params{Salt: raw})
-	b.must(err)
+	root, hash := content(fmt.Sprint(version, "/", variant)), tree(version, variant)
+	program := kernelFor(version, hash)
 	return Image{
 		Digest: "sha256:" + digestOf(fmt.Sprint("image", version, variant)),
 		Release: &release.Release{
 			Format: release.Format, Name: "demo", Version: version, Arch: runtime.GOARCH, Disk: release.Disk{Size: 1 << 30, SHA256: digestOf("disk")},
-			Root: &release.Root{Size: int64(len(root)), RootHash: hex.EncodeToString(hash[:]), Salt: salt,
+			Root: &release.Root{Size: int64(len(root)), RootHash: hex.EncodeToString(hash[:]), Salt: digestOf("salt" + version),
 				UUID: "00000000-0000-0000-0000-000000000000"},
 			UKI: &release.UKI{ID: "demo_" + version, Size: int64(len(program)), SHA256: digestOf(string(program))},
 		},

@@ -172,6 +172,16 @@ func (d *slotDisk) setRoot(slot, rootHash string) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
+// rootHash is the root hash that a slot's partitions are found by.
+func (d *slotDisk) rootHash(slot string) (string, error) {
+	root, err := d.part("root-" + slot)
+	if err != nil {
+		return "", err
+	}
+	tree, err := d.part("verity-" + slot)
+	return strings.ReplaceAll(root.GUID+tree.GUID, "-", ""), err
+}
+
 // guid writes the first 32 of at least so many hexadecimal digits as a GUID.
 func guid(s string) string {
 	return s[:8] + "-" + s[8:12] + "-" + s[12:16] + "-" + s[16:20] + "-" + s[20:32]
