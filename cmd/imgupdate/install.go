@@ -223,8 +223,11 @@ func (f *installFlags) follow(ctx context.Context, io command.IO, m *update.Mach
 		return false, err
 	}
 	want, err := update.ParseWanted(doc)
-	if err != nil || want.Digest == "" {
+	if err != nil {
 		return false, err
+	}
+	if want.Digest == "" {
+		return false, m.LearnDigest(ctx, update.ParseDeployed(doc))
 	}
 	trial, err := m.Trial()
 	if err != nil {

@@ -241,6 +241,10 @@ func mayRun(m *update.Machine, dir string) error {
 	if policy.Revoked(s.Digest) {
 		return command.BadInput(fmt.Errorf("image %s is revoked by the one that runs", s.Digest), hint)
 	}
+	if s.Digest == "" && s.State == update.Good && policy.RevokesImages() {
+		return command.BadInput(fmt.Errorf("the digest of the image in the other slot (version %s) is not known, "+
+			"and the image that runs revokes some", s.Version), hint)
+	}
 	if oldest := policy.Minimum(); s.Version != "" && oldest != "" && bootentry.CompareVersions(s.Version, oldest) < 0 {
 		return command.BadInput(fmt.Errorf("version %s is older than %s, the oldest that is allowed",
 			s.Version, oldest), hint)

@@ -54,6 +54,16 @@ func (p *Policy) Minimum() string { return p.minimum }
 // Revoked tells whether a key ID or an image digest is revoked.
 func (p *Policy) Revoked(id string) bool { return p.revoked[id] }
 
+// RevokesImages tells whether any image is revoked.
+func (p *Policy) RevokesImages() bool {
+	for id := range p.revoked {
+		if digestForm.MatchString(id) {
+			return true
+		}
+	}
+	return false
+}
+
 // Load reads the policy in dir:
 //
 //	*.pub            a trusted public key each, in PEM

@@ -127,9 +127,8 @@ func ParseWanted(doc *metadata.Object) (Wanted, error) {
 		return Wanted{}, command.BadInput(fmt.Errorf("metadata: %s: want %s", key, want),
 			"docs/formats.md describes the member image")
 	}
-	hex, ok := strings.CutPrefix(digest, "sha256:")
 	switch {
-	case !ok || len(hex) != 64 || strings.Trim(hex, "0123456789abcdef") != "":
+	case !isDigest(digest):
 		return bad("image.digest", "sha256: and 64 hexadecimal digits in lower case")
 	case source == "" || strings.Contains(source, "@"):
 		return bad("image.source",
@@ -138,6 +137,29 @@ func ParseWanted(doc *metadata.Object) (Wanted, error) {
 		return bad("image.restart", "reboot or kexec")
 	}
 	return Wanted{digest, source, restart == "kexec"}, nil
+}
+
+// Deployed is what the metadata say that this machine was deployed with.
+type Deployed struct{ Digest, Name, Version string }
+
+// ParseDeployed reads the member "image" of the metadata without a source, as a
+// seed has it. What is not all there is nothing.
+func ParseDeployed(doc *metadata.Object) Deployed {
+	get := func(key string) string {
+		v, _ := metadata.Lookup(doc, key)
+		s, _ := v.(string)
+		return s
+	}
+	d := Deployed{get("image.digest"), get("image.name"), get("image.version")}
+	if !isDigest(d.Digest) || d.Name == "" || d.Version == "" {
+		return Deployed{}
+	}
+	return d
+}
+
+func isDigest(s string) bool {
+	hex, ok := strings.CutPrefix(s, "sha256:")
+	return ok && len(hex) == 64 && strings.Trim(hex, "0123456789abcdef") == ""
 }
 
 // What Compare says about a wanted image.

@@ -87,6 +87,26 @@ func (m *Machine) knowDigest(r *Record, img Image) error {
 	return ErrRuns
 }
 
+// LearnDigest notes the digest of what runs when it is not known and the machine
+// was deployed with that name and version: no update brought it.
+func (m *Machine) LearnDigest(ctx context.Context, d Deployed) error {
+	unknown := func(r *Record) bool {
+		s := r.Slots[m.Boot.Slot]
+		return d.Digest != "" && r.Trial == nil && s.State == Good && s.Digest == "" &&
+			s.Name == d.Name && s.Version == d.Version
+	}
+	if r, err := m.record(); err != nil || !unknown(r) {
+		return err
+	}
+	return m.locked(ctx, func(r *Record) error {
+		if !unknown(r) {
+			return nil
+		}
+		r.Slots[m.Boot.Slot].Digest = d.Digest
+		return r.save(m.state())
+	})
+}
+
 // admit decides whether an image may be installed. It is done when it runs.
 func (m *Machine) admit(r *Record, img Image, o Options) (done bool, err error) {
 	rel := img.Release
