@@ -108,7 +108,7 @@ func (m *Machine) wayBack(ctx context.Context, d *slotDisk, e *esp, entry booten
 		return nil
 	}
 	s := &Slot{State: Good, Name: name, Version: version, RootHash: hash}
-	if e.wrongRoot(s) != "" || e.inspect(s) != "" {
+	if e.unstartable(s) != "" {
 		return nil
 	}
 	limited, stop := context.WithTimeout(ctx, inspectTime)

@@ -2,6 +2,7 @@ package update
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -130,8 +131,25 @@ func (r readUntil) ReadAt(b []byte, off int64) (int, error) {
 	return r.ReaderAt.ReadAt(b, off)
 }
 
-// inspect compares the kernel image's file with its digest.
+// inspect compares the kernel image's file with its digest, and the files for
+// GRUB with it.
 func (e *esp) inspect(s *Slot) string {
+	if damage := e.inspectImage(s); damage != "" {
+		return damage
+	}
+	return e.inspectBIOS(s, false)
+}
+
+// unstartable says why the boot loaders could not start a version's root; ""
+// is nothing. Unlike inspect it takes a boot.cfg that another imgupdate wrote.
+func (e *esp) unstartable(s *Slot) string {
+	if damage := cmp.Or(e.inspectImage(s), e.wrongRoot(s)); damage != "" {
+		return damage
+	}
+	return e.inspectBIOS(s, true)
+}
+
+func (e *esp) inspectImage(s *Slot) string {
 	found, err := e.find(s.ID())
 	if err != nil || len(found) == 0 {
 		return "its kernel image is not on the EFI partition"
@@ -149,7 +167,7 @@ func (e *esp) inspect(s *Slot) string {
 	if s.UKI != "" && hex.EncodeToString(h.Sum(nil)) != s.UKI {
 		return "its kernel image on the EFI partition is damaged"
 	}
-	return e.inspectBIOS(s, name)
+	return ""
 }
 
 // counted is what the boot loaders' counters say.

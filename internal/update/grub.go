@@ -56,24 +56,22 @@ func biosFiles(id string, parts uki.Image) map[string][]byte {
 		"boot.cfg": bootentry.BootConfig(id, parts.Cmdline)}
 }
 
-// inspectBIOS compares the files for GRUB with the kernel image, which is the
-// file image.
-func (e *esp) inspectBIOS(s *Slot, image string) string {
+// inspectBIOS compares the files for GRUB with the kernel image. Of a boot.cfg
+// that may be another's only the root hash is looked for.
+func (e *esp) inspectBIOS(s *Slot, others bool) string {
 	if !e.bios {
 		return ""
 	}
-	content, err := os.ReadFile(image)
-	if err != nil {
-		return err.Error()
-	}
-	parts, err := uki.Parse(content)
+	parts, err := e.parse(s.ID())
 	if err != nil {
 		return err.Error()
 	}
 	files := biosFiles(s.ID(), parts)
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		if got, err := os.ReadFile(e.path(bootentry.BIOSDir, s.ID(), name)); err != nil ||
-			!bytes.Equal(got, files[name]) {
+		got, err := os.ReadFile(e.path(bootentry.BIOSDir, s.ID(), name))
+		same := bytes.Equal(got, files[name]) ||
+			others && name == "boot.cfg" && bytes.Contains(got, []byte("roothash="+s.RootHash))
+		if err != nil || !same {
 			return fmt.Sprintf("its file %s/%s/%s on the EFI partition is damaged", bootentry.BIOSDir, s.ID(), name)
 		}
 	}

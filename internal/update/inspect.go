@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"fmt"
 	"os"
 	"path"
 	"path/filepath"
@@ -77,15 +78,7 @@ func (m *Machine) inspectBoot(r *Record, e *esp) (found Inspection, err error) {
 // wrongRoot says when a version's kernel image asks for another root than the
 // slot has.
 func (e *esp) wrongRoot(s *Slot) string {
-	found, err := e.find(s.ID())
-	if err != nil || len(found) == 0 {
-		return "it is not there"
-	}
-	image, err := os.ReadFile(e.path(bootentry.Dir, found[0].File()))
-	if err != nil {
-		return err.Error()
-	}
-	parts, err := uki.Parse(image)
+	parts, err := e.parse(s.ID())
 	if err != nil {
 		return err.Error()
 	}
@@ -94,7 +87,27 @@ func (e *esp) wrongRoot(s *Slot) string {
 			return ""
 		}
 	}
-	return "it starts another root than the slot has"
+	return "its kernel image starts another root than the slot has"
+}
+
+// parse reads a version's kernel image.
+func (e *esp) parse(id string) (uki.Image, error) {
+	found, err := e.find(id)
+	if err != nil {
+		return uki.Image{}, err
+	}
+	if len(found) == 0 {
+		return uki.Image{}, fmt.Errorf("EFI partition: no kernel image %s", id)
+	}
+	image, err := os.ReadFile(e.path(bootentry.Dir, found[0].File()))
+	if err != nil {
+		return uki.Image{}, err
+	}
+	parts, err := uki.Parse(image)
+	if err != nil {
+		return uki.Image{}, fmt.Errorf("EFI partition: kernel image %s: %w", id, err)
+	}
+	return parts, nil
 }
 
 func (m *Machine) inspectLoaders(e *esp, found *Inspection) {

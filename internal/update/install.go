@@ -2,13 +2,10 @@ package update
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"runtime"
-	"strings"
 
 	"goldsmith/internal/bootentry"
 	"goldsmith/internal/command"
@@ -191,7 +188,7 @@ func (m *Machine) install(ctx context.Context, r *Record, d *slotDisk, e *esp, i
 	if running == "" {
 		return errNameless
 	}
-	if err := m.room(d, e, name, id, running, img); err != nil {
+	if err := m.room(d, e, name, r.Slots[m.Boot.Slot], img); err != nil {
 		return err
 	}
 	// From here on the slot is nothing that could start.
@@ -231,10 +228,10 @@ func (m *Machine) install(ctx context.Context, r *Record, d *slotDisk, e *esp, i
 	return nil
 }
 
-// room says whether the image fits beside what runs, before anything is
-// changed.
-func (m *Machine) room(d *slotDisk, e *esp, name, id, running string, img Image) error {
-	rel := img.Release
+// room says whether the image fits beside what runs, and whether that could be
+// returned to, before anything is changed.
+func (m *Machine) room(d *slotDisk, e *esp, name string, run *Slot, img Image) error {
+	rel, running := img.Release, run.ID()
 	for _, part := range []struct {
 		name string
 		need int64
@@ -258,6 +255,10 @@ func (m *Machine) room(d *slotDisk, e *esp, name, id, running string, img Image)
 			running),
 			"put it back, or deploy the machine anew")
 	}
+	if damage := e.unstartable(run); damage != "" {
+		return command.Hint(fmt.Errorf("version %s, which runs, could not be returned to: %s", run.Version, damage),
+			"put the file back, as it is in the image, or deploy the machine anew")
+	}
 	free, err := e.free()
 	if err != nil {
 		return err
@@ -276,73 +277,6 @@ func (m *Machine) room(d *slotDisk, e *esp, name, id, running string, img Image)
 
 func mib(n int64) int64 { return (n + 1<<20 - 1) >> 20 }
 
-// write writes root, tree and kernel image, and reads back what it wrote.
-func (m *Machine) write(ctx context.Context, d *slotDisk, e *esp, name string, img Image) (s *Slot, err error) {
-	rel := img.Release
-	seeds, closeSeeds, err := m.seeds(d, e)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, closeSeeds()) }()
-	m.say("writing version %s into slot %s", rel.Version, name)
-	root, err := d.open("root-"+name, os.O_RDWR)
-	if err != nil {
-		return nil, err
-	}
-	defer root.Close()
-	if err := img.Root(ctx, root, seeds); err != nil {
-		return nil, err
-	}
-	if err := root.Sync(); err != nil {
-		return nil, err
-	}
-	if err := m.writeTree(d, name, root, rel.Root); err != nil {
-		return nil, err
-	}
-	if err := d.setRoot(name, rel.Root.RootHash); err != nil {
-		return nil, err
-	}
-	f, err := e.stage()
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if err := img.UKI(ctx, f, seeds); err != nil {
-		return nil, err
-	}
-	if err := e.checkStaged(f, rel.UKI.SHA256); err != nil {
-		return nil, err
-	}
-	return &Slot{Digest: img.Digest, Name: rel.Name, Version: rel.Version, RootHash: rel.Root.RootHash,
-		RootSize: rel.Root.Size, UKI: rel.UKI.SHA256}, nil
-}
-
-// writeTree computes the hash tree of what is on the disk now.
-func (m *Machine) writeTree(d *slotDisk, name string, root *area, want *release.Root) error {
-	tree, err := d.open("verity-"+name, os.O_RDWR)
-	if err != nil {
-		return err
-	}
-	defer tree.Close()
-	salt, err := hex.DecodeString(want.Salt)
-	if err != nil {
-		return err
-	}
-	uuid, err := hex.DecodeString(strings.ReplaceAll(want.UUID, "-", ""))
-	if err != nil || len(uuid) != 16 {
-		return fmt.Errorf("uuid %q", want.UUID)
-	}
-	hash, _, err := verity.Write(tree, root, want.Size, verity.Params{Salt: salt, UUID: [16]byte(uuid)})
-	if err != nil {
-		return err
-	}
-	if got := hex.EncodeToString(hash[:]); got != want.RootHash {
-		return fmt.Errorf("partition root-%s has root hash %s after writing, want %s: "+
-			"the disk is failing, or the image's description is wrong", name, got, want.RootHash)
-	}
-	return tree.Sync()
-}
-
 // arm lets the boot loaders try a version that is complete. An older version
 // than the one that runs would not be tried by itself: systemd-boot takes the
 // newest that has tries left, so the one that runs is given none.
@@ -355,41 +289,4 @@ func (m *Machine) arm(r *Record, e *esp, id string) error {
 		return e.rename(bootentry.Entry{ID: run.ID(), Counted: true})
 	}
 	return nil
-}
-
-// seeds are both slots and the kernel images.
-func (m *Machine) seeds(d *slotDisk, e *esp) (seeds []Seed, done func() error, err error) {
-	var open []io.Closer
-	done = func() error {
-		var errs []error
-		for _, c := range open {
-			errs = append(errs, c.Close())
-		}
-		return errors.Join(errs...)
-	}
-	for _, name := range []string{m.Boot.Slot, other(m.Boot.Slot)} {
-		a, err := d.open("root-"+name, os.O_RDONLY)
-		if err != nil {
-			return nil, nil, errors.Join(err, done())
-		}
-		open = append(open, a)
-		if size := d.content(name); size > 0 && size <= a.size {
-			seeds = append(seeds, Seed{a, size})
-		}
-	}
-	entries, err := e.entries()
-	if err != nil {
-		return nil, nil, errors.Join(err, done())
-	}
-	for _, entry := range entries {
-		f, err := os.Open(e.path(bootentry.Dir, entry.File()))
-		if err != nil {
-			return nil, nil, errors.Join(err, done())
-		}
-		open = append(open, f)
-		if st, err := f.Stat(); err == nil {
-			seeds = append(seeds, Seed{f, st.Size()})
-		}
-	}
-	return seeds, done, nil
 }

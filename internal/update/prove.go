@@ -235,12 +235,20 @@ func (m *Machine) Rollback(ctx context.Context, quiesce func(ctx context.Context
 			return command.Hint(fmt.Errorf("slot %s is damaged: %s", name, damage),
 				"install the image anew, by its digest: imgupdate install")
 		}
-		if quiesce != nil {
-			if err := quiesce(ctx); err != nil {
-				return err
+		return m.withESP(d, func(e *esp) error {
+			for _, s := range []*Slot{s, r.Slots[m.Boot.Slot]} {
+				if damage := e.unstartable(s); damage != "" {
+					return command.Hint(fmt.Errorf("version %s cannot be started: %s", s.Version, damage),
+						"put the file back, as it is in the image, or install another image: imgupdate install")
+				}
 			}
-		}
-		return m.withESP(d, func(e *esp) error { return m.armAgain(r, e, name) })
+			if quiesce != nil {
+				if err := quiesce(ctx); err != nil {
+					return err
+				}
+			}
+			return m.armAgain(r, e, name)
+		})
 	})
 }
 

@@ -8,7 +8,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"goldsmith/internal/bootentry"
 	"goldsmith/internal/command"
 	"goldsmith/internal/uki"
 )
@@ -42,15 +41,7 @@ func (m *Machine) loadKexec(r *Record) error {
 		if damage := e.inspect(s); damage != "" {
 			return fmt.Errorf("version %s: %s", s.Version, damage)
 		}
-		found, err := e.find(s.ID())
-		if err != nil {
-			return err
-		}
-		image, err := os.ReadFile(e.path(bootentry.Dir, found[0].File()))
-		if err != nil {
-			return err
-		}
-		parts, err := uki.Parse(image)
+		parts, err := e.parse(s.ID())
 		if err != nil {
 			return err
 		}
