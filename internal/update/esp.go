@@ -211,8 +211,7 @@ func (e *esp) checkStaged(f *os.File, sum string) error {
 	if err := f.Sync(); err != nil {
 		return fmt.Errorf("EFI partition: %w", err)
 	}
-	// What is compared shall come from the disk.
-	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+	dropped(f, 0, 0) // what is compared shall come from the disk
 	h := sha256.New()
 	if _, err := io.Copy(h, io.NewSectionReader(f, 0, 1<<40)); err != nil {
 		return fmt.Errorf("EFI partition: %w", err)

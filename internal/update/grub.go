@@ -78,13 +78,28 @@ func (e *esp) inspectBIOS(s *Slot, others bool) string {
 	return ""
 }
 
-func writeSynced(name string, content []byte) error {
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+// writeSynced writes a file, and reads it back from the disk.
+func writeSynced(name string, content []byte) (err error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(content)
-	return errors.Join(err, f.Sync(), f.Close())
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if _, err := f.Write(content); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	dropped(f, 0, 0)
+	got := make([]byte, len(content))
+	if _, err := f.ReadAt(got, 0); err != nil {
+		return err
+	}
+	if !bytes.Equal(got, content) {
+		return fmt.Errorf("EFI partition: %s reads back as something else: the disk is failing", filepath.Base(name))
+	}
+	return nil
 }
 
 // env reads GRUB's environment block; nil on a disk without GRUB.

@@ -84,7 +84,24 @@ func (a *area) WriteAt(b []byte, off int64) (int, error) {
 	return a.f.WriteAt(b, a.start+off)
 }
 
-func (a *area) Sync() error  { return a.f.Sync() }
+// Sync flushes the partition. What is read then comes from the disk.
+func (a *area) Sync() error {
+	if err := a.f.Sync(); err != nil {
+		return err
+	}
+	dropped(a.f, a.start, a.size)
+	return nil
+}
+
+// dropped is drop; a test damages the disk then.
+var dropped = drop
+
+// drop has the kernel forget what it keeps of a file that was flushed: a help,
+// where it does not the memory is read.
+func drop(f *os.File, start, size int64) {
+	_ = unix.Fadvise(int(f.Fd()), start, size, unix.FADV_DONTNEED)
+}
+
 func (a *area) Close() error { return a.f.Close() }
 
 // open opens a partition: its own device where the disk is one, since what is

@@ -1,10 +1,13 @@
 package update
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"os"
 	"strings"
@@ -55,7 +58,8 @@ func (m *Machine) write(ctx context.Context, d *slotDisk, e *esp, name string, i
 		RootSize: rel.Root.Size, UKI: rel.UKI.SHA256}, nil
 }
 
-// writeTree computes the hash tree of what is on the disk now.
+// writeTree computes the hash tree of what is on the disk now, and reads it
+// back.
 func (m *Machine) writeTree(d *slotDisk, name string, root *area, want *release.Root) error {
 	tree, err := d.open("verity-"+name, os.O_RDWR)
 	if err != nil {
@@ -70,15 +74,42 @@ func (m *Machine) writeTree(d *slotDisk, name string, root *area, want *release.
 	if err != nil || len(uuid) != 16 {
 		return fmt.Errorf("uuid %q", want.UUID)
 	}
-	hash, _, err := verity.Write(tree, root, want.Size, verity.Params{Salt: salt, UUID: [16]byte(uuid)})
+	written := &inOrder{w: tree, sum: sha256.New()}
+	rootHash, length, err := verity.Write(written, root, want.Size, verity.Params{Salt: salt, UUID: [16]byte(uuid)})
 	if err != nil {
 		return err
 	}
-	if got := hex.EncodeToString(hash[:]); got != want.RootHash {
+	if got := hex.EncodeToString(rootHash[:]); got != want.RootHash {
 		return fmt.Errorf("partition root-%s has root hash %s after writing, want %s: "+
 			"the disk is failing, or the image's description is wrong", name, got, want.RootHash)
 	}
-	return tree.Sync()
+	if err := tree.Sync(); err != nil {
+		return err
+	}
+	got := sha256.New()
+	if _, err := io.Copy(got, io.NewSectionReader(tree, 0, length)); err != nil {
+		return err
+	}
+	if !bytes.Equal(got.Sum(nil), written.sum.Sum(nil)) {
+		return fmt.Errorf("partition verity-%s reads back as something else: the disk is failing", name)
+	}
+	return nil
+}
+
+// inOrder sums up what is written one after the other.
+type inOrder struct {
+	w   io.WriterAt
+	end int64
+	sum hash.Hash
+}
+
+func (o *inOrder) WriteAt(b []byte, off int64) (int, error) {
+	if off != o.end {
+		return 0, fmt.Errorf("written at %d, after %d bytes", off, o.end)
+	}
+	o.end += int64(len(b))
+	o.sum.Write(b)
+	return o.w.WriteAt(b, off)
 }
 
 // seeds are both slots and the kernel images.
