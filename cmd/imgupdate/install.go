@@ -167,8 +167,8 @@ func followCommand() *command.Command {
 	return &command.Command{
 		Name: "follow", Short: "install the image that the metadata want, and restart the machine",
 		Long: "The hook pre-configure.d/90-imgupdate calls it. Without image.digest in the metadata nothing is done, nor when\n" +
-			"that image failed on this machine. When it runs, another that waits for its first start is called off, unless\n" +
-			"that is a rollback. An image that cannot be installed does not keep the machine from being configured: the\n" +
+			"that image failed on this machine, or an operator went back from it. When it runs, another that waits for its\n" +
+			"first start is called off, unless that is a rollback. An image that cannot be installed does not keep the machine from being configured: the\n" +
 			"status is 0, and 'imgupdate prove' reports it at the end of the run; nor does one that takes longer than\n" +
 			"--timeout, of which the next run fetches the rest. After an update it ends with the machine.",
 		Example: "imgupdate follow",
@@ -241,6 +241,9 @@ func (f *installFlags) follow(ctx context.Context, io command.IO, m *update.Mach
 		return false, m.Stay(ctx)
 	case state == update.HasBeen:
 		m.Say("image %s failed on this machine and is not tried again: %s", want.Digest, failure.Reason)
+		return false, nil
+	case state == update.GoneFrom:
+		m.Say("image %s is not installed again: %s; to have it nevertheless: imgupdate install", want.Digest, failure.Reason)
 		return false, nil
 	case trial:
 		m.Say("image %s is wanted; first what runs has to prove itself", want.Digest)

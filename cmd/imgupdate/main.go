@@ -95,7 +95,7 @@ func statusCommand() *command.Command {
 	o := &options{}
 	return &command.Command{
 		Name: "status", Short: "say what is in the slots and what starts next",
-		Long:    "The last lines are images that failed on this machine, and why.",
+		Long:    "The last lines are images that failed on this machine, or that an operator went back from, and why.",
 		Example: "imgupdate status --json",
 		Flags:   o.declareJSON,
 		Run: o.run(func(ctx context.Context, io command.IO, m *update.Machine) error {
@@ -133,6 +133,10 @@ func printStatus(io command.IO, s update.Status) error {
 		fmt.Fprintf(io.Stdout, "state: %s\n", command.Plain(s.Boot.State))
 	}
 	for _, f := range s.Record.Failed {
+		if f.Back {
+			fmt.Fprintf(io.Stdout, "rolled back: version %s (%s): %s\n", f.Version, f.Digest, f.Reason)
+			continue
+		}
 		fmt.Fprintf(io.Stdout, "failed: version %s (%s): %s\n", f.Version, f.Digest, f.Reason)
 	}
 	return nil

@@ -23,8 +23,8 @@ func proveCommand() *command.Command {
 	return &command.Command{
 		Name: "prove", Short: "run the health checks; what runs is good when all of them are",
 		Long: "The last hook of a configuration run calls it. All checks run, each for " + update.CheckTime.String() + " at most. The status is 1 when\n" +
-			"one fails, and also when the metadata want an image that failed on this machine, or could not be installed: the\n" +
-			"run then reports that.",
+			"one fails, and also when the metadata want an image that failed on this machine, that an operator went back\n" +
+			"from, or that could not be installed: the run then reports that.",
 		Example: "imgupdate prove",
 		Flags: func(fs *flag.FlagSet) {
 			o.declareJSON(fs)
@@ -71,6 +71,10 @@ func sayFailed(ctx context.Context, m *update.Machine, list, failure string) err
 		return command.Hint(fmt.Errorf("image %s (version %s) failed on this machine, which runs the one before: %s",
 			want.Digest, f.Version, f.Reason),
 			"name another image.digest in the metadata, or try once more: imgupdate install --retry")
+	case state == update.GoneFrom:
+		return command.Hint(fmt.Errorf("image %s (version %s) is wanted and does not run: %s",
+			want.Digest, f.Version, f.Reason),
+			"name another image.digest in the metadata, or install it by hand: imgupdate install")
 	case state == update.Runs:
 		return nil
 	}
@@ -195,7 +199,8 @@ func rollbackCommand() *command.Command {
 	return &command.Command{
 		Name: "rollback", Short: "return to the image before, which is in the other slot",
 		Long: "Nothing is fetched. The other slot is checked, block by block, before it is armed; it has to prove itself\n" +
-			"again. During a trial the trial ends. The machine is restarted.",
+			"again. During a trial the trial ends. The machine is restarted. 'imgupdate follow' does not install again what\n" +
+			"was gone back from; 'imgupdate install' does.",
 		Example: "imgupdate rollback",
 		Flags: func(fs *flag.FlagSet) {
 			o.declare(fs)

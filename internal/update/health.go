@@ -164,13 +164,15 @@ func isDigest(s string) bool {
 
 // What Compare says about a wanted image.
 const (
-	Runs    = "runs"    // it runs
-	Waits   = "waits"   // it is armed, for the next start
-	HasBeen = "failed"  // it failed on this machine
-	New     = "missing" // it has to be installed
+	Runs     = "runs"        // it runs
+	Waits    = "waits"       // it is armed, for the next start
+	HasBeen  = "failed"      // it failed on this machine
+	GoneFrom = "rolled back" // an operator went back from it
+	New      = "missing"     // it has to be installed
 )
 
-// Compare tells how a wanted image stands, and why it failed if it did. It does
+// Compare tells how a wanted image stands, and why it is not to be had if it
+// failed or an operator went back from it. It does
 // not know the digest of an image that was not installed by an update: that one
 // is New, until Install finds that it runs.
 func (m *Machine) Compare(ctx context.Context, digest string) (state string, f *Failure, err error) {
@@ -184,6 +186,8 @@ func (m *Machine) Compare(ctx context.Context, digest string) (state string, f *
 		return Runs, nil, nil
 	case r.Trial != nil && o.Digest == digest && o.State == Trying:
 		return m.compareTrial(ctx, r)
+	case f != nil && f.Back:
+		return GoneFrom, f, nil
 	case f != nil:
 		return HasBeen, f, nil
 	}

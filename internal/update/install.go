@@ -136,7 +136,7 @@ func (m *Machine) admit(r *Record, img Image, o Options) (done bool, err error) 
 			img.Digest, rel.Name, run.Name),
 			"an update keeps the image's name; another image is deployed")
 	}
-	if f := r.failure(img.Digest); f != nil && !o.Retry {
+	if f := r.failure(img.Digest); f != nil && !f.Back && !o.Retry {
 		return false, command.BadInput(fmt.Errorf("image %s failed on this machine: %s", img.Digest, f.Reason),
 			"--retry tries it once more")
 	}
@@ -194,6 +194,7 @@ func (m *Machine) install(ctx context.Context, r *Record, d *slotDisk, e *esp, i
 	// From here on the slot is nothing that could start.
 	r.Slots[name] = &Slot{State: Writing}
 	r.Trial = nil
+	r.forgetBack(img.Digest)
 	if err := r.save(m.state()); err != nil {
 		return err
 	}

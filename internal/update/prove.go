@@ -63,6 +63,11 @@ func (m *Machine) good(r *Record, e *esp) error {
 			return err
 		}
 	}
+	r.forgetBack(run.Digest)
+	if t := r.Trial; t != nil && t.Back && old.State == Good && old.Digest != "" {
+		r.addFailure(Failure{Digest: old.Digest, Version: old.Version, Time: m.now(), Back: true,
+			Reason: "an operator went back to version " + run.Version})
+	}
 	run.State, r.Good, r.Trial = Good, m.Boot.Slot, nil
 	if old.State == Good {
 		r.LastGood = old.Digest

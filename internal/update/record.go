@@ -71,12 +71,14 @@ type Trial struct {
 	Runs  int       `json:"runs,omitempty"`  // configuration runs that failed in the latest of these
 }
 
-// Failure is an image that did not prove itself on this machine.
+// Failure is an image that did not prove itself on this machine, or that an
+// operator went back from.
 type Failure struct {
 	Digest  string    `json:"digest"`
 	Version string    `json:"version"`
 	Time    time.Time `json:"time"`
 	Reason  string    `json:"reason"`
+	Back    bool      `json:"rolled_back,omitempty"` // an operator's word; it did prove itself
 }
 
 const (
@@ -102,6 +104,11 @@ func (r *Record) addFailure(f Failure) {
 	if n := len(r.Failed) - maxFailed; n > 0 {
 		r.Failed = slices.Delete(r.Failed, 0, n)
 	}
+}
+
+// forgetBack has an image be one again that nobody went back from.
+func (r *Record) forgetBack(digest string) {
+	r.Failed = slices.DeleteFunc(r.Failed, func(f Failure) bool { return f.Back && f.Digest == digest })
 }
 
 // other is the slot beside the one called name.
