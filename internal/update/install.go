@@ -60,6 +60,9 @@ func (m *Machine) Install(ctx context.Context, img Image, o Options) error {
 		if done {
 			return m.knowDigest(r, img)
 		}
+		if err := m.noReset(); err != nil {
+			return err
+		}
 		d, err := openDisk(m.Boot.Disk)
 		if err != nil {
 			return err

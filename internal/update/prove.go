@@ -229,6 +229,9 @@ func (m *Machine) Rollback(ctx context.Context, quiesce func(ctx context.Context
 			return command.BadInput(fmt.Errorf("slot %s holds no image that was good (%s)", name, s.State),
 				"install one by its digest: imgupdate install")
 		}
+		if err := m.noReset(); err != nil {
+			return err
+		}
 		d, err := openDisk(m.Boot.Disk)
 		if err != nil {
 			return err

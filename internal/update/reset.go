@@ -3,6 +3,8 @@ package update
 import (
 	"context"
 	"errors"
+	"io/fs"
+	"os"
 	"path/filepath"
 
 	"goldsmith/internal/atomicfile"
@@ -18,6 +20,22 @@ func (m *Machine) Reset(ctx context.Context) error {
 			return command.BadInput(errors.New("an image has yet to prove itself"),
 				"wait for it, or end it: imgupdate good, imgupdate rollback")
 		}
-		return atomicfile.Write(filepath.Join(m.state(), "factory-reset"), nil, 0o600)
+		return atomicfile.Write(m.resetFile(), nil, 0o600)
 	})
+}
+
+func (m *Machine) resetFile() string { return filepath.Join(m.state(), "factory-reset") }
+
+// noReset is an error while a reset was asked for: it would come with the first
+// start of an image on trial, and take what a return needs.
+func (m *Machine) noReset() error {
+	_, err := os.Lstat(m.resetFile())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return command.BadInput(errors.New("a factory reset waits for the next start"),
+		"restart the machine first, or call the reset off: rm "+m.resetFile())
 }
