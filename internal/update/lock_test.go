@@ -1,6 +1,7 @@
 package update
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"testing"
@@ -21,5 +22,38 @@ func TestBusy(t *testing.T) {
 	defer lock.Close()
 	if err := b.Install(t.Context(), b.image("2", 0), Options{}); command.Status(err) != command.StatusBusy {
 		t.Errorf("beside another one: %v", err)
+	}
+}
+
+// Where nothing is on trial a configuration run has nothing to record, and does
+// not wait for an update.
+func TestNotBusy(t *testing.T) {
+	defer func(d time.Duration) { patience = d }(patience)
+	patience = time.Millisecond
+	ctx := t.Context()
+	b := newBench(t, false)
+	v1, v2 := b.image("1", 0), b.image("2", 0)
+	img := b.image("2", 0)
+	img.Root = func(ctx context.Context, dst Target, seeds []Seed) error { // the update is at work
+		if err := b.Good(ctx); err != nil {
+			t.Errorf("good: %v", err)
+		}
+		if over, err := b.FailedRun(ctx, "x"); over || err != nil {
+			t.Errorf("failed run: %v, %v", over, err)
+		}
+		return v2.Root(ctx, dst, seeds)
+	}
+	b.must(b.Install(ctx, img, Options{}))
+	b.must(b.Good(ctx))
+	b.start(v1, v2)
+	lock, err := filelock.Try(filepath.Join(b.State, "lock"), filelock.Exclusive)
+	b.must(err)
+	if err := b.Good(ctx); command.Status(err) != command.StatusBusy {
+		t.Errorf("on trial: %v", err)
+	}
+	b.must(lock.Close())
+	b.must(b.Good(ctx))
+	if r := b.load(); r.Good != "b" {
+		t.Errorf("%+v", r)
 	}
 }

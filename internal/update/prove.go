@@ -30,8 +30,12 @@ func (m *Machine) beside(r *Record) bool {
 	return r.Trial == nil && m.Boot.Slot != r.Good && run.State == Good && run.RootHash == m.Boot.RootHash
 }
 
-// endWell makes what runs the good slot, if it may be.
+// endWell makes what runs the good slot, if it may be. If not, it waits for
+// nobody: an update may be at work for minutes.
 func (m *Machine) endWell(ctx context.Context, may func(r *Record) bool) error {
+	if r, err := m.record(); err == nil && !may(r) {
+		return nil
+	}
 	return m.locked(ctx, func(r *Record) error {
 		if !may(r) {
 			return nil
@@ -193,8 +197,12 @@ func (e *esp) giveUp(bad string, good *Slot) error {
 
 // FailedRun counts a configuration run that failed while what runs is on
 // trial. It is over after the last that may fail, and when it cannot be counted:
-// the machine has to be restarted then, even with an error.
+// the machine has to be restarted then, even with an error. Without a trial it
+// waits for nobody.
 func (m *Machine) FailedRun(ctx context.Context, reason string) (over bool, err error) {
+	if on, err := m.Trial(); err == nil && !on {
+		return false, nil
+	}
 	err = m.locked(ctx, func(r *Record) error {
 		if !m.onTrial(r) {
 			return nil
