@@ -235,7 +235,7 @@ func (m *Machine) Status(ctx context.Context) (s Status, err error) {
 		return s, err
 	}
 	s = Status{Boot: m.Boot, Record: r, Trial: m.onTrial(r), Waiting: r.Trial != nil && !m.onTrial(r)}
-	err = m.locked(ctx, func(*Record) error {
+	err = m.reading(ctx, func(*Record) error {
 		d, err := openDisk(m.Boot.Disk)
 		if err != nil {
 			return err
@@ -247,6 +247,9 @@ func (m *Machine) Status(ctx context.Context) (s Status, err error) {
 	})
 	if command.Status(err) == command.StatusBusy {
 		s.Loader, err = "an update is at work", nil
+	}
+	if errors.Is(err, errNoState) {
+		s.Loader, err = "not read: "+err.Error(), nil
 	}
 	return s, err
 }

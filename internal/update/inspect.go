@@ -28,7 +28,7 @@ const loaderFile = "EFI/BOOT/BOOTX64.EFI"
 // InspectBoot compares the files that start this machine with the record and
 // with what runs. The path of a fault is that on the EFI partition.
 func (m *Machine) InspectBoot(ctx context.Context) (found Inspection, err error) {
-	err = m.locked(ctx, func(r *Record) error {
+	err = m.reading(ctx, func(r *Record) error {
 		d, err := openDisk(m.Boot.Disk)
 		if err != nil {
 			return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -55,5 +56,23 @@ func TestNotBusy(t *testing.T) {
 	b.must(b.Good(ctx))
 	if r := b.load(); r.Good != "b" {
 		t.Errorf("%+v", r)
+	}
+}
+
+// What records nothing makes no directory for it.
+func TestNoState(t *testing.T) {
+	b := newBench(t, false)
+	b.must(b.Good(t.Context()))
+	if over, err := b.FailedRun(t.Context(), "x"); over || err != nil {
+		t.Error(over, err)
+	}
+	if s, err := b.Status(t.Context()); err != nil || !strings.Contains(s.Loader, "is not there") {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if _, err := b.InspectBoot(t.Context()); command.Status(err) != command.StatusUsage {
+		t.Error(err)
+	}
+	if _, err := os.Stat(b.State); err == nil {
+		t.Error("there is one")
 	}
 }

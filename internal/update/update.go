@@ -115,6 +115,18 @@ func (m *Machine) state() string {
 	return m.State
 }
 
+// errNoState says that there is no directory to lock.
+var errNoState = errors.New("it is not there")
+
+// reading is locked for what makes nothing: without the record's directory it is
+// [errNoState].
+func (m *Machine) reading(ctx context.Context, f func(r *Record) error) error {
+	if _, err := os.Stat(m.state()); errors.Is(err, fs.ErrNotExist) {
+		return command.BadInput(fmt.Errorf("%s: %w", m.state(), errNoState), "name the directory of the record: --state")
+	}
+	return m.locked(ctx, f)
+}
+
 // locked runs f with the record, alone on this machine. A record that is not
 // there yet is made of what runs.
 func (m *Machine) locked(ctx context.Context, f func(r *Record) error) (err error) {
