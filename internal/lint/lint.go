@@ -26,6 +26,7 @@ import (
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/element"
+	"goldsmith/internal/hook"
 )
 
 // Finding is one thing that is wrong.
@@ -231,6 +232,9 @@ func (s *source) line(re *regexp.Regexp) int {
 func (s *source) check() {
 	name := filepath.Base(s.path)
 	binary := strings.Contains(s.text, "\x00")
+	if s.executable && hooks.MatchString(filepath.ToSlash(filepath.Dir(s.path))) && !hook.Name.MatchString(name) {
+		s.report(1, "hookname", "is never run: a hook's name has letters, digits, - and _ only")
+	}
 	switch filepath.Ext(name) {
 	case ".yaml":
 		s.data(name)

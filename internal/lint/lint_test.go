@@ -42,6 +42,12 @@ func TestRules(t *testing.T) {
 		{"good for dib-lint", "install.d/10-a", "#!/bin/bash\nif [ ${DIB_DEBUG_TRACE:-0} -gt 0 ]; then\n    set -x\nfi\nset -eu\nset -o pipefail\n", 0o755, true, ""},
 		{"our form is not dib-lint's", "install.d/10-a", good, 0o755, true, "install.d/10-a:1: dibdebugtrace: does not follow DIB_DEBUG_TRACE;install.d/10-a:1: setpipefail: is not set -o pipefail: does not see a failure inside a pipe"},
 		{"not executable", "install.d/10-a", good, 0o644, false, "install.d/10-a:1: executable: begins with #! and is not executable"},
+		{"no hook's name", "static/usr/libexec/goldsmith/health.d/60-dead.sh", good, 0o755, false,
+			"static/usr/libexec/goldsmith/health.d/60-dead.sh:1: hookname: is never run: a hook's name has letters, digits, - and _ only"},
+		{"nor a phase's", "os-refresh-config/configure.d/10-a.py", "#!/usr/bin/env python3\n", 0o755, false,
+			"os-refresh-config/configure.d/10-a.py:1: hookname: is never run: a hook's name has letters, digits, - and _ only"},
+		{"a document beside hooks", "static/usr/libexec/goldsmith/health.d/README.md", "# a\n", 0o644, false, ""},
+		{"a name elsewhere", "static/usr/libexec/goldsmith/a.sh", good, 0o755, false, ""},
 		{"no options", "install.d/10-a", "#!/bin/bash\ntrue\n", 0o755, false, "install.d/10-a:1: sete: is not set -e: goes on after a failure;install.d/10-a:1: setpipefail: is not set -o pipefail: does not see a failure inside a pipe;" +
 			"install.d/10-a:1: setu: is not set -u: takes a variable that is not set for an empty one"},
 		{"options together", "install.d/10-a", "#!/bin/bash\nset -euo pipefail\n", 0o755, false, ""},

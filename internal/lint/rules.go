@@ -26,6 +26,7 @@ var (
 	indent      = regexp.MustCompile(`^( {4})* {1,3}[^ ]`)
 	tab         = regexp.MustCompile("^ *\t")
 	onHost      = regexp.MustCompile(`root\.d|extra-data\.d|block-device\.d|finalise\.d|cleanup\.d`)
+	hooks       = regexp.MustCompile(`(^|/)(libexec/goldsmith/(health|quiesce)\.d|os-refresh-config/[a-z-]+\.d)$`)
 	safe        = regexp.MustCompile(`dib-lint: safe_sudo|^#|install-packages|` +
 		`TARGET_ROOT|IMAGE_BLOCK_DEVICE|TMP_MOUNT_PATH|TMP_IMAGE_PATH`)
 	notWhich = regexp.MustCompile(`dib-lint: which|^#`)

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,6 +44,9 @@ func (m *Machine) RunHealth(ctx context.Context, dir string) ([]Health, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := m.sayUnused(dir, names); err != nil {
+		return nil, err
+	}
 	var list []Health
 	var first error
 	for _, name := range names {
@@ -62,6 +67,28 @@ func (m *Machine) RunHealth(ctx context.Context, dir string) ([]Health, error) {
 		list = append(list, h)
 	}
 	return list, first
+}
+
+// sayUnused names the programs of a directory that are none by their names or
+// modes: whoever put them there means them to run.
+func (m *Machine) sayUnused(dir string, run []string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		fi, err := os.Stat(filepath.Join(dir, e.Name()))
+		if err != nil || !fi.Mode().IsRegular() || slices.Contains(run, e.Name()) {
+			continue
+		}
+		switch named := hook.Name.MatchString(e.Name()); {
+		case !named && fi.Mode()&0o111 != 0:
+			m.say("health check %s is not run: a name has letters, digits, - and _ only", e.Name())
+		case named:
+			m.say("health check %s is not run: it is not executable", e.Name())
+		}
+	}
+	return nil
 }
 
 // check runs one health check.

@@ -55,6 +55,16 @@ func TestRunHealth(t *testing.T) {
 	if fmt.Sprint(list) != want || err == nil || err.Error() != "health check 20-bad: status 3: last" {
 		t.Errorf("%v, %v", list, err)
 	}
+	for name, mode := range map[string]os.FileMode{"60-dead.sh": 0o755, "70-off": 0o644, "README.md": 0o644, "50-new.dpkg-new": 0o644} {
+		b.must(os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\nexit 1\n"), mode))
+	}
+	b.said = nil
+	_, _ = b.RunHealth(t.Context(), dir)
+	const skipped = "health check 60-dead.sh is not run: a name has letters, digits, - and _ only\n" +
+		"health check 70-off is not run: it is not executable\n"
+	if said := strings.Join(b.said, "\n"); !strings.HasPrefix(said, skipped) || strings.Count(said, "not run") != 2 {
+		t.Errorf("said %q", b.said)
+	}
 	if list, err := b.RunHealth(t.Context(), filepath.Join(dir, "none")); list != nil || err != nil {
 		t.Errorf("no directory: %v, %v", list, err)
 	}
