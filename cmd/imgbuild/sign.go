@@ -141,7 +141,7 @@ func verify(ctx context.Context, image string, policy *trust.Policy, stdout io.W
 		}
 		ref = source(image) + "@" + digest
 	}
-	im, err := fetch.Open(ctx, ref)
+	im, err := fetch.Open(ctx, ref, nil)
 	if err != nil {
 		return err
 	}

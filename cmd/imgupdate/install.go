@@ -59,6 +59,9 @@ func installCommand() *command.Command {
 			if len(words) != 1 {
 				return command.Usage("want one image", "such as imgupdate install HOST/REPOSITORY@sha256:…")
 			}
+			if f.reboot && f.kexec {
+				return command.Usage("--reboot and --kexec: one of them", "--kexec restarts without the firmware")
+			}
 			m, err := f.machine(io)
 			if err != nil {
 				return err
@@ -77,7 +80,7 @@ func (f *installFlags) install(ctx context.Context, io command.IO, m *update.Mac
 	ref string) (armed bool, err error) {
 	progress := command.NewProgress("imgupdate", io, false)
 	defer progress.Close()
-	src, err := fetch.Open(ctx, ref)
+	src, err := fetch.Open(ctx, ref, m.Say)
 	if err != nil {
 		return false, err
 	}

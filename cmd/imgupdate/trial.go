@@ -37,7 +37,7 @@ func proveCommand() *command.Command {
 		Run: o.run(func(ctx context.Context, io command.IO, m *update.Machine) error {
 			checks, err := m.RunHealth(ctx, o.health)
 			if o.json {
-				if err := printJSON(io, checks); err != nil {
+				if err := printJSON(io, append([]update.Health{}, checks...)); err != nil {
 					return err
 				}
 			}

@@ -116,7 +116,7 @@ func verify(ctx context.Context, m *update.Machine, state string) (v verified, e
 func declared() (etc, directories []string, err error) {
 	text, err := os.ReadFile(keptFile)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, command.Hint(err, update.HintImginit)
 	}
 	for p := range strings.FieldsSeq(string(text)) {
 		if p == "/etc" || strings.HasPrefix(p, "/etc/") {

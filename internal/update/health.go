@@ -1,7 +1,6 @@
 package update
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -95,8 +94,7 @@ func (m *Machine) sayUnused(dir string, run []string) error {
 func (m *Machine) check(ctx context.Context, path string) error {
 	limited, stop := context.WithTimeout(ctx, CheckTime)
 	defer stop()
-	var out bytes.Buffer
-	err := command.Exec{Args: []string{path}, Log: &out}.Run(limited)
+	err := command.Exec{Args: []string{path}}.Run(limited)
 	exit, ran := errors.AsType[*command.ExitError](err)
 	switch {
 	case err == nil:

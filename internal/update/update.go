@@ -38,6 +38,9 @@ const (
 	DefaultBoot  = "/run/goldsmith/boot.json"
 )
 
+// HintImginit is what to do about a file of imginit's that is not as it should be.
+const HintImginit = "imginit writes it at every start: restart the machine"
+
 // MaxRuns is how many configuration runs may fail in one boot of a slot on
 // trial: collectcfg tries again, because a network may come up late.
 const MaxRuns = 3
@@ -82,10 +85,10 @@ func (m *Machine) LoadBoot(path string) error {
 		err = json.Unmarshal(text, &m.Boot)
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return command.Hint(fmt.Errorf("%s: %w", path, err), HintImginit)
 	}
 	if m.Boot.Slot != "a" && m.Boot.Slot != "b" || m.Boot.RootHash == "" || m.Boot.Disk == "" {
-		return fmt.Errorf("%s: incomplete", path)
+		return command.Hint(fmt.Errorf("%s: incomplete", path), HintImginit)
 	}
 	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {

@@ -48,8 +48,13 @@ type Image struct {
 }
 
 // Open reads and verifies an image's manifest and description. ref is
-// SOURCE@sha256:…. The caller closes the image.
-func Open(ctx context.Context, ref string) (*Image, error) { return open(ctx, ref, usual) }
+// SOURCE@sha256:…. The caller closes the image. Where a source is asked again, for
+// half a minute, say is told why; it may be nil.
+func Open(ctx context.Context, ref string, say func(format string, args ...any)) (*Image, error) {
+	t := usual
+	t.say = say
+	return open(ctx, ref, t)
+}
 
 func open(ctx context.Context, ref string, t timing) (*Image, error) {
 	i := strings.LastIndex(ref, "@")
@@ -200,6 +205,9 @@ func (im *Image) retry(ctx context.Context, try func() (progress bool, err error
 		failed++
 		if _, stop := errors.AsType[permanent](err); stop || ctx.Err() != nil || failed >= im.timing.tries {
 			return err
+		}
+		if im.timing.say != nil {
+			im.timing.say("%v: asked again in %s", err, pause)
 		}
 		select {
 		case <-time.After(pause):

@@ -3,7 +3,8 @@ package fetch
 import (
 	"bytes"
 	"errors"
-
+	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -54,6 +55,32 @@ func (s *sample) disk(t *testing.T) string {
 }
 
 // Servers that do badly in a way that can be lived with.
+// What asks again says so, and what cannot be asked is refused.
+func TestSaysThatItAsksAgain(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := listener.Addr().String()
+	_ = listener.Close()
+	digest := "@sha256:" + strings.Repeat("0", 64)
+	var said []string
+	patience := impatient
+	patience.say = func(format string, args ...any) { said = append(said, fmt.Sprintf(format, args...)) }
+	if _, err := open(t.Context(), "http://"+address+"/demo"+digest, patience); err == nil {
+		t.Error("nobody answers, and no error")
+	}
+	if len(said) != impatient.tries-1 || !strings.Contains(said[0], "connection refused: asked again in 1ms") {
+		t.Errorf("said %q", said)
+	}
+	for _, ref := range []string{"ftp://host/demo", "file:///demo"} {
+		if _, err := Open(t.Context(), ref+digest, nil); command.Status(err) != command.StatusUsage ||
+			!strings.Contains(err.Error(), "neither http nor https") {
+			t.Errorf("%s: %v", ref, err)
+		}
+	}
+}
+
 func TestPoorServers(t *testing.T) {
 	s := newSample(t)
 	blob := s.disk(t)

@@ -53,6 +53,9 @@ func openSource(ctx context.Context, ref string, t timing) (source, error) {
 			return nil, permanent{command.Usage(ref+": not a URL", "")}
 		}
 		return &layout{website{newWeb(t), u}}, nil
+	case strings.Contains(ref, "://"):
+		return nil, permanent{command.Usage(ref+": neither http nor https",
+			"name oci:DIRECTORY, the URL of a layout, or HOST/REPOSITORY, with @ and the digest")}
 	}
 	return openRegistry(ctx, ref, t)
 }

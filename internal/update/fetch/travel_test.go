@@ -51,7 +51,7 @@ func TestTravel(t *testing.T) {
 // partsOf writes the parts of an image and prints where they came from.
 func partsOf(t *testing.T, ref, name string, seeds []Seed) (out []*os.File) {
 	t.Helper()
-	im, err := Open(t.Context(), ref)
+	im, err := Open(t.Context(), ref, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

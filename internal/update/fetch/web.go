@@ -19,11 +19,12 @@ import (
 	"goldsmith/internal/command"
 )
 
-// timing is how patient a fetcher is.
+// timing is how patient a fetcher is, and whom it tells.
 type timing struct {
-	stall time.Duration // a server that does not give an answer, or the next 64 KiB, in that time is given up
-	pause time.Duration // before the first new try; it doubles with each
-	tries int           // in a row that brought nothing
+	stall time.Duration                    // a server that does not give an answer, or the next 64 KiB, in that time is given up
+	pause time.Duration                    // before the first new try; it doubles with each
+	tries int                              // in a row that brought nothing
+	say   func(format string, args ...any) // told why a source is asked again; nil: nobody
 }
 
 // usual allows for slow lines, 2 KiB a second, and for a server that is started
