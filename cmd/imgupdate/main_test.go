@@ -32,7 +32,7 @@ func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: filepath.Join("testdata", "script"),
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"machine": machine, "publish": publish,
+			"machine": machine, "publish": publish, "lose": lose,
 		},
 	})
 }
@@ -95,6 +95,22 @@ func machine(ts *testscript.TestScript, neg bool, args []string) {
 	manifest := filepath.Join(dir, "root/usr/share/goldsmith/manifest.json")
 	ts.Check(os.MkdirAll(filepath.Dir(manifest), 0o755))
 	ts.Check(os.WriteFile(manifest, []byte(`{"name": "demo", "version": "1"}`), 0o600))
+}
+
+// lose DISK NAME takes a file out of the root directory of a disk's EFI
+// partition, and leaves its clusters as they are.
+func lose(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: lose DISK NAME")
+	}
+	b, err := os.ReadFile(ts.MkAbs(args[0]))
+	ts.Check(err)
+	at := bytes.Index(b, []byte(args[1]))
+	if at < 0 {
+		ts.Fatalf("%s is not there", args[1])
+	}
+	b[at] = 0xe5
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o600))
 }
 
 // publish LAYOUT VERSION [KEYDIR] puts a version into a layout, signs it where

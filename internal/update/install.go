@@ -67,6 +67,7 @@ func (m *Machine) Install(ctx context.Context, img Image, o Options) error {
 		if err != nil {
 			return err
 		}
+		m.freeLost(d)
 		return m.withESP(d, func(e *esp) error { return m.install(ctx, r, d, e, img, o) })
 	})
 }
@@ -274,7 +275,8 @@ func (m *Machine) room(d *slotDisk, e *esp, name string, run *Slot, img Image) e
 	if need := e.need(rel.UKI.Size); free+used < need {
 		return command.BadInput(fmt.Errorf("image %s needs %d MiB on the EFI partition, %d are free",
 			img.Digest, mib(need), mib(free+used)),
-			"remove what does not belong there, or build with fewer modules")
+			"remove what does not belong there, check the partition when it is not mounted (fsck.fat -a), "+
+				"or build with fewer modules")
 	}
 	return nil
 }
