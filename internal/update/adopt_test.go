@@ -5,7 +5,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"goldsmith/internal/bootentry"
 )
@@ -79,8 +78,9 @@ func TestRecordLostWithWayBack(t *testing.T) {
 		"root":   {spoil: func(b *bench) { b.flip("root-a", 5000) }, lost: true},
 		"kernel": {spoil: func(b *bench) { b.must(os.WriteFile(b.esp+"/EFI/Linux/demo_1.efi", kernel("3"), 0o600)) }, lost: true},
 		"slow": {spoil: func(b *bench) {
+			d := inspectTime
 			inspectTime = 0
-			b.t.Cleanup(func() { inspectTime = 2 * time.Minute })
+			b.t.Cleanup(func() { inspectTime = d })
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {

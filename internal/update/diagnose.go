@@ -21,7 +21,7 @@ import (
 
 // inspectTime is how long a slot is looked at for the reason why it failed: the
 // unit that does has five minutes for all.
-var inspectTime = 2 * time.Minute
+var inspectTime = 3 * time.Minute
 
 // diagnose says why an image on trial did not prove itself, by what can still
 // be seen: its bytes, how far it came, and what the boot loader counted.
