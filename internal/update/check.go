@@ -70,21 +70,22 @@ func (m *Machine) adopt(ctx context.Context, r *Record, d *slotDisk, e *esp) err
 	env, _ := e.env() // one that cannot be read says nothing
 	trial := run.Name != "" && env[bootentry.EnvTry] == run.ID()
 	var before string
-	var back *Slot
 	for _, entry := range all {
 		if entry.ID != run.ID() {
 			before = entry.ID
-			if s := m.wayBack(ctx, d, e, entry); s != nil && env[bootentry.EnvTry] != entry.ID {
-				back = s
-			}
 		} else if entry.Counted {
 			trial = true
 		}
 	}
 	name, version, known := bootentry.SplitID(before)
-	if !trial && back != nil {
-		m.say("there is no record; version %s in slot %s can be returned to", back.Version, other(m.Boot.Slot))
-		r.Slots[other(m.Boot.Slot)] = back
+	for _, entry := range all {
+		if trial || entry.ID == run.ID() || entry.ID == env[bootentry.EnvTry] {
+			continue
+		}
+		if back := m.wayBack(ctx, d, e, entry); back != nil {
+			m.say("there is no record; version %s in slot %s can be returned to", back.Version, other(m.Boot.Slot))
+			r.Slots[other(m.Boot.Slot)] = back
+		}
 	}
 	if !trial || !known {
 		return ctx.Err()
