@@ -119,7 +119,7 @@ func (f *elementsFlags) lint(io command.IO, p element.Path, args []string) error
 		return err
 	}
 	if f.json {
-		if err := printJSON(io, slices.Concat([]lint.Finding{}, found)); err != nil {
+		if err := printJSON(io, append([]lint.Finding{}, found...)); err != nil {
 			return err
 		}
 	} else {
@@ -216,7 +216,7 @@ func describe(p element.Path, name string) (*elementInfo, error) {
 	}
 	i := &elementInfo{
 		Name: e.Name, Dir: e.Dir, Summary: summary(e.Dir), Packages: []string{}, Hooks: map[string][]string{},
-		Deps: slices.Concat([]string{}, e.Deps), Provides: slices.Concat([]string{}, e.Provides),
+		Deps: append([]string{}, e.Deps...), Provides: append([]string{}, e.Provides...),
 	}
 	plan, _, err := pkginstall.Squash([]*element.Element{e}, pkginstall.Environment{"ARCH": "amd64"})
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"slices"
 	"strings"
 
 	"goldsmith/internal/command"
@@ -49,7 +48,7 @@ imgbuild lint --json out/demo.manifest.json | jq -r '.[].package'`,
 				return err
 			}
 			if asJSON {
-				if err := printJSON(io, slices.Concat([]lint.Write{}, found)); err != nil {
+				if err := printJSON(io, append([]lint.Write{}, found...)); err != nil {
 					return err
 				}
 			} else {
