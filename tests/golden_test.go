@@ -81,6 +81,40 @@ func TestBrokenSlot(t *testing.T) {
 	}
 }
 
+// A machine repairs at its next start what a power cut can leave: a partition
+// table half written, and a state partition without the mark of its file system.
+func TestRepairsAtStart(t *testing.T) {
+	need(t, false)
+	testenv.Need(t, "debugfs")
+	dir := t.TempDir()
+	build(t, dir, fmt.Sprintf(golden, "1", "debian, boot, read-only-root"), nil)
+	m, err := imagebuild.ReadManifest(filepath.Join(dir, "golden.manifest.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := filepath.Join(dir, "golden.raw")
+	bootUntilLogin(t, raw, testbed.BIOS)
+	for _, at := range []int64{1024 + 20, partition(m.Disk, "state").Start + 1024 + 56} { // entries of the table; ext4's magic
+		flip(t, raw, at)
+	}
+	text := bootUntilLogin(t, raw, testbed.BIOS)
+	if !strings.Contains(text, "the state partition was damaged, and repaired") {
+		t.Errorf("nothing is said:\n%s", text)
+	}
+	f, err := os.Open(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if table, err := gpt.Read(f, m.Disk.Size, 512); err != nil || table.Backup {
+		t.Errorf("the partition table: %+v, %v", table, err)
+	}
+	diary := attempts(t, raw, m.Disk)
+	if strings.Count(diary, `"stage":"switch-root"`) != 2 || !strings.Contains(diary, `"stage":"state-repaired"`) {
+		t.Errorf("the diary:\n%s", diary)
+	}
+}
+
 // bootUntilLogin runs a disk until somebody could log in, and returns what the
 // console has shown over all boots.
 func bootUntilLogin(t *testing.T, raw string, f testbed.Firmware) string {
