@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -170,9 +171,9 @@ func (m *medic) makeState() error {
 	return err
 }
 
-// tally is how the count of starts without state is kept: in the partition's
+// tallyBegin and tallyEnd are around the count of starts without state, which is in the partition's
 // first sector, which ext4 leaves alone and mke2fs clears.
-const tally = "goldsmith: %d starts without state\n"
+const tallyBegin, tallyEnd = "goldsmith: ", " starts without state\n"
 
 // counted is how many starts without state there were in a row.
 func (m *medic) counted() (n int, err error) {
@@ -185,7 +186,9 @@ func (m *medic) counted() (n int, err error) {
 	if _, err := io.ReadFull(f, sector); err != nil {
 		return 0, fmt.Errorf("read %s: %w", m.dev, err)
 	}
-	if _, err := fmt.Sscanf(string(sector), tally, &n); err != nil || n < 0 {
+	text, ok := strings.CutPrefix(string(sector), tallyBegin)
+	text, _, found := strings.Cut(text, tallyEnd)
+	if n, err = strconv.Atoi(text); err != nil || !ok || !found || n < 0 {
 		return 0, nil // something else is there, or nothing
 	}
 	return n, nil
@@ -203,7 +206,7 @@ func (m *medic) count(n int) error {
 	}
 	sector := make([]byte, 512)
 	if n > 0 {
-		copy(sector, fmt.Sprintf(tally, n))
+		copy(sector, tallyBegin+strconv.Itoa(n)+tallyEnd)
 	}
 	_, err = f.Write(sector)
 	return errors.Join(err, f.Sync(), f.Close())
