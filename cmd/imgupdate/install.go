@@ -171,9 +171,10 @@ func followCommand() *command.Command {
 		Name: "follow", Short: "install the image that the metadata want, and restart the machine",
 		Long: "The hook pre-configure.d/90-imgupdate calls it. Without image.digest in the metadata nothing is done, nor when\n" +
 			"that image failed on this machine, or an operator went back from it. When it runs, another that waits for its\n" +
-			"first start is called off, unless that is a rollback. An image that cannot be installed does not keep the machine from being configured: the\n" +
-			"status is 0, and 'imgupdate prove' reports it at the end of the run; nor does one that takes longer than\n" +
-			"--timeout, of which the next run fetches the rest. After an update it ends with the machine.",
+			"first start is called off, unless that is a rollback. An image that cannot be installed does not keep the\n" +
+			"machine from being configured: the status is 0, and 'imgupdate prove' reports it at the end of the run; nor\n" +
+			"does one that takes longer than --timeout, of which the next run fetches the rest. After an update it ends\n" +
+			"with the machine.",
 		Example: "imgupdate follow",
 		Flags: func(set *flag.FlagSet) {
 			f.declareShared(set)
@@ -226,11 +227,8 @@ func (f *installFlags) follow(ctx context.Context, io command.IO, m *update.Mach
 		return false, err
 	}
 	want, err := update.ParseWanted(doc)
-	if err != nil {
+	if err != nil || want.Digest == "" {
 		return false, err
-	}
-	if want.Digest == "" {
-		return false, m.LearnDigest(ctx, update.ParseDeployed(doc))
 	}
 	trial, err := m.Trial()
 	if err != nil {

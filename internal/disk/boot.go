@@ -211,11 +211,10 @@ func (b *bootFiles) espNeed() int64 {
 }
 
 // commandLine is the kernel's. The last console is the one that /dev/console
-// and a login prompt use when there is a serial port. With "gpt" the kernel
-// takes the backup of a partition table that a power cut left damaged; a systemd
-// that crashes restarts the machine.
+// and a login prompt use when there is a serial port. A systemd that crashes
+// restarts the machine.
 func (c *Config) commandLine(root string) string {
-	line := root + " ro gpt console=tty0 console=ttyS0,115200 panic=10 systemd.crash_reboot quiet loglevel=4"
+	line := root + " ro console=tty0 console=ttyS0,115200 panic=10 systemd.crash_reboot quiet loglevel=4"
 	if extra := strings.Join(strings.Fields(c.Cmdline), " "); extra != "" {
 		line += " " + extra
 	}
@@ -258,7 +257,9 @@ func (c *Config) addLoaderConfig(t *tree.Tree) {
 // writeESP makes the kernel image for the finished root and the EFI partition
 // around it.
 func (b *bootFiles) writeESP(w *target, c Config, l *Layout) error {
-	cmdline := c.commandLine("root=PARTUUID=" + l.part("root-a").GUID + " roothash=" + l.Root.RootHash)
+	// gpt: the kernel takes the backup of a partition table that a power cut left
+	// damaged.
+	cmdline := c.commandLine("root=PARTUUID=" + l.part("root-a").GUID + " roothash=" + l.Root.RootHash + " gpt")
 	image, err := b.unified(c, cmdline)
 	if err != nil {
 		return err

@@ -135,7 +135,7 @@ func TestLayout(t *testing.T) {
 		t.Errorf("root and tree have the GUIDs %s, the root hash is %s", both, l.Root.RootHash)
 	}
 	if want := "root=PARTUUID=" + a.GUID + " roothash=" + l.Root.RootHash +
-		" ro "; !strings.HasPrefix(l.Boot.Cmdline, want) {
+		" gpt ro "; !strings.HasPrefix(l.Boot.Cmdline, want) {
 		t.Errorf("command line %q, want %q", l.Boot.Cmdline, want)
 	}
 	if l.Root.Offset != a.Start || l.Root.Size != a.Used {

@@ -109,7 +109,7 @@ func (m *Machine) wayBack(ctx context.Context, d *slotDisk, e *esp, entry booten
 		return nil
 	}
 	s := &Slot{State: Good, Name: name, Version: version, RootHash: hash}
-	if e.unstartable(s) != "" {
+	if e.unstartable(s, m.Boot.Firmware) != "" {
 		return nil
 	}
 	limited, stop := context.WithTimeout(ctx, inspectTime)

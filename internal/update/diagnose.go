@@ -140,10 +140,12 @@ func (e *esp) inspect(s *Slot) string {
 	return e.inspectBIOS(s, false)
 }
 
-// unstartable says why the boot loaders could not start a version's root; ""
-// is nothing. Unlike inspect it takes a boot.cfg that another imgupdate wrote.
-func (e *esp) unstartable(s *Slot) string {
-	if damage := cmp.Or(e.inspectImage(s), e.wrongRoot(s)); damage != "" {
+// unstartable says why a version's root could not be started by this firmware;
+// "" is nothing. Unlike inspect it takes a boot.cfg that another imgupdate wrote.
+// What GRUB needs is compared with the kernel image.
+func (e *esp) unstartable(s *Slot, firmware string) string {
+	damage := cmp.Or(e.inspectImage(s), e.wrongRoot(s))
+	if damage != "" || firmware == "uefi" {
 		return damage
 	}
 	return e.inspectBIOS(s, true)

@@ -27,8 +27,11 @@ func TestDamagedFallback(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			both(t, func(t *testing.T, b *bench) {
-				if strings.HasPrefix(c.spoil, "bios") && !b.bios {
-					return
+				if strings.HasPrefix(c.spoil, "bios") {
+					if !b.bios {
+						return
+					}
+					b.Boot.Firmware = "bios"
 				}
 				v1, v2 := b.image("1", 0), b.image("2", 0)
 				if c.known {
@@ -48,20 +51,27 @@ func TestDamagedFallback(t *testing.T) {
 	}
 }
 
-// A rollback looks at the kernel files of both: of what it returns to, and of
-// what it would come back to.
+// What GRUB needs is of no interest where UEFI firmware starts the machine.
+func TestDamagedFilesOfTheOtherFirmware(t *testing.T) {
+	b := newBench(t, true)
+	b.must(os.Remove(filepath.Join(b.esp, bootentry.BIOSDir, "demo_1", "initrd")))
+	b.must(b.Install(t.Context(), b.image("2", 0), Options{}))
+}
+
+// A rollback looks at the kernel files of what it returns to. Those of what runs
+// are no reason to stay.
 func TestRollbackLooksAtKernels(t *testing.T) {
 	ctx := t.Context()
 	both(t, func(t *testing.T, b *bench) {
 		v1, v2 := b.image("1", 0), b.image("2", 0)
 		proved(b, v1, v2)
 		quiesce := func(context.Context) error { return errors.New("quiesced") }
-		for _, id := range []string{"demo_1", "demo_2"} {
+		for id, want := range map[string]string{"demo_1": "kernel image", "demo_2": "quiesced"} {
 			name := filepath.Join(b.esp, bootentry.Dir, id+".efi")
 			before, err := os.ReadFile(name)
 			b.must(err)
 			b.must(os.WriteFile(name, []byte("MZ rot"), 0o600))
-			if err := b.Rollback(ctx, quiesce); err == nil || !strings.Contains(err.Error(), "kernel image") {
+			if err := b.Rollback(ctx, quiesce); err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%s: %v", id, err)
 			}
 			b.must(os.WriteFile(name, before, 0o600))

@@ -164,24 +164,6 @@ func ParseWanted(doc *metadata.Object) (Wanted, error) {
 	return Wanted{digest, source, restart == "kexec"}, nil
 }
 
-// Deployed is what the metadata say that this machine was deployed with.
-type Deployed struct{ Digest, Name, Version string }
-
-// ParseDeployed reads the member "image" of the metadata without a source, as a
-// seed has it. What is not all there is nothing.
-func ParseDeployed(doc *metadata.Object) Deployed {
-	get := func(key string) string {
-		v, _ := metadata.Lookup(doc, key)
-		s, _ := v.(string)
-		return s
-	}
-	d := Deployed{get("image.digest"), get("image.name"), get("image.version")}
-	if !isDigest(d.Digest) || d.Name == "" || d.Version == "" {
-		return Deployed{}
-	}
-	return d
-}
-
 func isDigest(s string) bool {
 	hex, ok := strings.CutPrefix(s, "sha256:")
 	return ok && len(hex) == 64 && strings.Trim(hex, "0123456789abcdef") == ""

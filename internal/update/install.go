@@ -88,26 +88,6 @@ func (m *Machine) knowDigest(r *Record, img Image) error {
 	return ErrRuns
 }
 
-// LearnDigest notes the digest of what runs when it is not known and the machine
-// was deployed with that name and version: no update brought it.
-func (m *Machine) LearnDigest(ctx context.Context, d Deployed) error {
-	unknown := func(r *Record) bool {
-		s := r.Slots[m.Boot.Slot]
-		return d.Digest != "" && r.Trial == nil && s.State == Good && s.Digest == "" &&
-			s.Name == d.Name && s.Version == d.Version
-	}
-	if r, err := m.record(); err != nil || !unknown(r) {
-		return err
-	}
-	return m.locked(ctx, func(r *Record) error {
-		if !unknown(r) {
-			return nil
-		}
-		r.Slots[m.Boot.Slot].Digest = d.Digest
-		return r.save(m.state())
-	})
-}
-
 // admit decides whether an image may be installed. It is done when it runs.
 func (m *Machine) admit(r *Record, img Image, o Options) (done bool, err error) {
 	rel := img.Release
@@ -260,9 +240,9 @@ func (m *Machine) room(d *slotDisk, e *esp, name string, run *Slot, img Image) e
 			running),
 			"put it back, or deploy the machine anew")
 	}
-	if damage := e.unstartable(run); damage != "" {
+	if damage := e.unstartable(run, m.Boot.Firmware); damage != "" {
 		return command.Hint(fmt.Errorf("version %s, which runs, could not be returned to: %s", run.Version, damage),
-			"put the file back, as it is in the image, or deploy the machine anew")
+			"go back first (imgupdate rollback), put the file back, as it is in the image, or deploy the machine anew")
 	}
 	free, err := e.free()
 	if err != nil {

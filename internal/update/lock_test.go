@@ -42,6 +42,9 @@ func TestNotBusy(t *testing.T) {
 		if over, err := b.FailedRun(ctx, "x"); over || err != nil {
 			t.Errorf("failed run: %v, %v", over, err)
 		}
+		if err := b.Stay(ctx); err != nil {
+			t.Errorf("stay: %v", err)
+		}
 		return v2.Root(ctx, dst, seeds)
 	}
 	b.must(b.Install(ctx, img, Options{}))

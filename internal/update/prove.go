@@ -105,6 +105,9 @@ func (m *Machine) Disarm(ctx context.Context) (done bool, err error) {
 // Stay is Disarm for the metadata's word: what runs is what they want. A rollback
 // is an operator's.
 func (m *Machine) Stay(ctx context.Context) error {
+	if r, err := m.record(); err == nil && (r.Trial == nil || m.onTrial(r)) {
+		return nil // without waiting for an operator's update
+	}
 	_, err := m.disarmIf(ctx, func(t *Trial) bool { return !t.Back })
 	return err
 }
@@ -252,11 +255,13 @@ func (m *Machine) Rollback(ctx context.Context, quiesce func(ctx context.Context
 				"install the image anew, by its digest: imgupdate install")
 		}
 		return m.withESP(d, func(e *esp) error {
-			for _, s := range []*Slot{s, r.Slots[m.Boot.Slot]} {
-				if damage := e.unstartable(s); damage != "" {
-					return command.Hint(fmt.Errorf("version %s cannot be started: %s", s.Version, damage),
-						"put the file back, as it is in the image, or install another image: imgupdate install")
-				}
+			if damage := e.unstartable(s, m.Boot.Firmware); damage != "" {
+				return command.Hint(fmt.Errorf("version %s cannot be started: %s", s.Version, damage),
+					"put the file back, as it is in the image, or install another image: imgupdate install")
+			}
+			run := r.Slots[m.Boot.Slot]
+			if damage := e.unstartable(run, m.Boot.Firmware); damage != "" { // all the more reason to go
+				m.say("version %s, which runs, cannot be started again: %s", run.Version, damage)
 			}
 			if quiesce != nil {
 				if err := quiesce(ctx); err != nil {
