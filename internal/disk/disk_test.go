@@ -144,7 +144,7 @@ func TestLayout(t *testing.T) {
 	if l.part("root-b").Size != a.Size || a.Size%slotUnit != 0 {
 		t.Errorf("slots of %d and %d bytes", a.Size, l.part("root-b").Size)
 	}
-	if !strings.HasSuffix(l.Boot.Cmdline, " extra=1") || l.Boot.UKI != "EFI/Linux/demo_1.2.efi" ||
+	if !strings.HasSuffix(l.Boot.Cmdline, " extra=1") || !strings.Contains(l.Boot.Cmdline, " systemd.crash_reboot ") || l.Boot.UKI != "EFI/Linux/demo_1.2.efi" ||
 		l.Boot.Kernel != version {
 		t.Errorf("boot: %+v", l.Boot)
 	}

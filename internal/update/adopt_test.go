@@ -119,3 +119,18 @@ func TestRecordLostWithWayBack(t *testing.T) {
 		})
 	}
 }
+
+// An image that has not proved itself is none to return to, however it is known.
+func TestUnprovedIsNoWayBack(t *testing.T) {
+	ctx := t.Context()
+	both(t, func(t *testing.T, b *bench) {
+		b.must(b.Install(ctx, b.image("2", 0), Options{}))
+		b.must(os.Remove(filepath.Join(b.State, "slots.json")))
+		if f, err := b.Check(ctx); err != nil || f != (Finding{}) {
+			t.Fatalf("%+v, %v", f, err)
+		}
+		if err := b.Rollback(ctx, nil); err == nil {
+			t.Errorf("returned to: %+v", b.load().Slots["b"])
+		}
+	})
+}
