@@ -55,7 +55,8 @@ func back(all []Migration, now Image, last lastImage) (list, stay []Migration) {
 func within(paths []string, list []Migration) bool {
 	for _, p := range paths {
 		if !slices.ContainsFunc(list, func(m Migration) bool {
-			return m.Kept && slices.ContainsFunc(m.Paths, func(kept string) bool { return strings.HasPrefix(p+"/", kept+"/") })
+			holds := func(kept string) bool { return strings.HasPrefix(p+"/", kept+"/") }
+			return m.Kept && slices.ContainsFunc(m.Paths, holds)
 		}) {
 			return false
 		}
@@ -70,7 +71,8 @@ func kept(list []Migration) []Migration {
 
 // stays is what is said of a migration without copies.
 func stays(m Migration) string {
-	return fmt.Sprintf("no way back from %s: the copies from before %s are gone, and as newer images left it stays %s", m.To, m.Name, strings.Join(m.Paths, ", "))
+	return fmt.Sprintf("no way back from %s: the copies from before %s are gone, and as newer images left it stays %s",
+		m.To, m.Name, strings.Join(m.Paths, ", "))
 }
 
 // goodImage is an image in which a run succeeded.
@@ -193,20 +195,28 @@ func (s state) putAllBack(ctx context.Context, m *Migration, say func(string, ..
 	defer lock.Close()
 	for i, p := range m.Paths {
 		say("back from %s: %s as it was before %s", m.To, p, m.Name)
-		if err := s.putBack(ctx, s.snapshot(m, i), p, s.had(m, i)); err != nil {
-			return command.Hint(fmt.Errorf("%s as it was before %s: %w", p, m.Name, err), "it is kept as "+s.snapshot(m, i))
+		kept := s.snapshot(m, i)
+		if err := s.putBack(ctx, kept, p, s.had(m, i)); err != nil {
+			return command.Hint(fmt.Errorf("%s as it was before %s: %w", p, m.Name, err), "it is kept as "+kept)
 		}
 	}
 	return nil
 }
 
-// had tells whether the nth path was there before the migration.
+// had tells whether the nth path was there before the migration. Of an older
+// record, which does not say so, the copy does, and the mark beside it, either of
+// which may be missing; what cannot be looked at counts as there.
 func (s state) had(m *Migration, n int) bool {
 	if len(m.There) > 0 {
 		return m.There[n]
 	}
-	_, err := os.Lstat(s.snapshot(m, n) + parentSuffix)
-	return err == nil
+	kept := s.snapshot(m, n)
+	for _, path := range []string{kept, kept + parentSuffix} {
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			return true
+		}
+	}
+	return false
 }
 
 // complete refuses to put back when a copy is gone: only what was not there
@@ -220,8 +230,9 @@ func (s state) complete(m *Migration) error {
 	}
 	for _, path := range want {
 		if _, err := os.Lstat(path); err != nil {
+			record := filepath.Join(s.dir, migrationRecord(m.Name))
 			return command.Hint(fmt.Errorf("what was there before %s: %w", m.Name, err),
-				`restore the copies, or give up the way back with "kept": false in `+filepath.Join(s.dir, migrationRecord(m.Name)))
+				`restore the copies, or give up the way back with "kept": false in `+record)
 		}
 	}
 	return nil

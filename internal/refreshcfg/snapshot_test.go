@@ -132,3 +132,28 @@ func TestStateIsClosed(t *testing.T) {
 		t.Errorf("what is above it: %v, %v", fi.Mode(), err)
 	}
 }
+
+// An older record does not tell what was there: a copy does, also one that has
+// no mark of its directory, as older versions made them.
+func TestReturnWithoutMark(t *testing.T) {
+	m := newMachine(t)
+	m.runs("")
+	m.write("a", "1\n")
+	m.c.Image.Version = "2"
+	m.hook("migration.d/1-m", `{"once": "machine", "snapshot": ["ETC/a", "ETC/b"]}`,
+		"echo 2 >ETC/a; echo 2 >ETC/b\n")
+	m.runs("1-m")
+	m.remove("migration.d/1-m")
+	m.edit("1-m", func(r *Migration) { r.There = nil })
+	if err := os.Remove(filepath.Join(m.c.State, "snapshots/1-m/0"+parentSuffix)); err != nil {
+		t.Fatal(err)
+	}
+	m.c.Image.Version = "1"
+	m.agrees("")
+	if a := m.read("a"); a != "1\n" || m.state() != "1-m returned" {
+		t.Errorf("a is %q, %s", a, m.state())
+	}
+	if _, err := os.Lstat(filepath.Join(m.etc, "b")); !os.IsNotExist(err) {
+		t.Errorf("what was not there: %v", err)
+	}
+}
