@@ -109,7 +109,8 @@ func (p *Repair) outputs(ctx context.Context, r *Runner) ([]string, error) {
 		return nil, fmt.Errorf("%s: does not say where templates and files are, as applycfg does", asks)
 	}
 	var files []string
-	err = fs.WalkDir(os.DirFS(tree.Templates), ".", func(path string, e fs.DirEntry, err error) error {
+	top := filepath.Clean(tree.Templates) + "/" // with the slash, a symbolic link is followed
+	err = filepath.WalkDir(top, func(path string, e fs.DirEntry, err error) error {
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			return nil
@@ -120,7 +121,7 @@ func (p *Repair) outputs(ctx context.Context, r *Runner) ([]string, error) {
 		case len(files) == maxRepaired:
 			return fmt.Errorf("%s: more than %d templates", tree.Templates, maxRepaired)
 		}
-		files = append(files, filepath.Join(tree.Output, path))
+		files = append(files, filepath.Join(tree.Output, strings.TrimPrefix(path, top)))
 		return nil
 	})
 	return files, err

@@ -84,13 +84,19 @@ func TestRepairAtStart(t *testing.T) {
 	}
 }
 
-// What does not answer as applycfg is said; a tree may be without templates.
+// What does not answer as applycfg is said; a tree may be without templates, a
+// symbolic link, and have names that are not UTF-8.
 func TestRepairOutputs(t *testing.T) {
-	dir := files(t, t.TempDir(), map[string]string{"t/a": "", "t/d/b.oac": "", "t/d/b": ""})
+	dir := files(t, t.TempDir(), map[string]string{"t/a": "", "t/d/b.oac": "", "t/d/b": "", "n/\xe9/\xe9": ""})
+	if err := os.Symlink("t", filepath.Join(dir, "l")); err != nil {
+		t.Fatal(err)
+	}
 	const problem = " # --print-templates --json: does not say where templates and files are, as applycfg does"
 	for answer, want := range map[string]string{
 		`{"templates":"` + dir + `/t","output":"/x/"}`: "[/x/a /x/d/b] <nil>",
 		`{"templates":"` + dir + `/u","output":"/x/"}`: "[] <nil>",
+		`{"templates":"` + dir + `/l","output":"/x/"}`: "[/x/a /x/d/b] <nil>",
+		`{"templates":"` + dir + `/n","output":"/x/"}`: "[/x/\xe9/\xe9] <nil>",
 		`{"templates":"` + dir + `/t"}`:                "[] echo '{\"templates\":\"" + dir + "/t\"}'" + problem,
 		dir + `/t`:                                     "[] echo '" + dir + "/t'" + problem,
 	} {
