@@ -28,8 +28,9 @@ const (
 
 // Lost counts the clusters of a FAT32 volume that are taken and belong to no
 // file: what a driver leaves that is stopped between the table and a directory.
-// It returns them, ascending. Any other damage is an error. Another kind of FAT
-// has none.
+// It returns them, ascending. Any other damage is an error, as is a file with
+// more clusters than its size needs: what seems lost may belong to what is
+// damaged. Another kind of FAT has none.
 func Lost(r io.ReaderAt) ([]uint32, error) {
 	t, err := readTable(r)
 	if err != nil || t == nil {
@@ -116,16 +117,23 @@ func (t *table) set(c, value uint32) {
 	binary.LittleEndian.PutUint32(t.b[c*4:], old&^valueMask|value)
 }
 
-// lost walks through all directories.
+// lost walks through all directories. A lost chain that leads into a file is
+// damage: the file may have come there by a value that is not as it was written,
+// and what was lost may be its own.
 func (t *table) lost() ([]uint32, error) {
 	if err := t.walk(t.rootCluster, 0); err != nil {
 		return nil, err
 	}
 	var lost []uint32
 	for c := uint32(2); int(c) < len(t.owned); c++ {
-		if v := t.value(c); v != 0 && v != clusterBad && !t.owned[c] {
-			lost = append(lost, c)
+		v := t.value(c)
+		if v == 0 || v == clusterBad || t.owned[c] {
+			continue
 		}
+		if int(v) < len(t.owned) && t.owned[v] {
+			return nil, fmt.Errorf("%w: the lost cluster %d leads to %d, of a file", errOdd, c, v)
+		}
+		lost = append(lost, c)
 	}
 	return lost, nil
 }
@@ -155,27 +163,51 @@ func (t *table) walk(first uint32, depth int) error {
 		return fmt.Errorf("%w: directory at cluster %d", errOdd, first)
 	}
 	dir := make([]byte, t.clusterSize)
+	n := 0
 	for _, c := range chain {
 		if _, err := t.r.ReadAt(dir, t.dataStart+int64(c-2)*t.clusterSize); err != nil {
 			return err
 		}
 		for e := range slices.Chunk(dir, entrySize) {
-			if err := t.entry(e, depth); err != nil {
+			if depth > 0 && n < 2 {
+				err = dot(e, n, first)
+			} else {
+				err = t.entry(e, depth)
+			}
+			if err != nil {
 				return err
 			}
+			n++
 		}
 	}
 	return nil
 }
 
+// dot refuses the nth entry of a directory below the root that is not "." or
+// "..": what is there is none.
+func dot(e []byte, n int, dir uint32) error {
+	if text(e[:11]) != "..."[:n+1] || e[11]&(attrDir|attrVolume) != attrDir || n == 0 && firstCluster(e) != dir {
+		return fmt.Errorf("%w: the directory at cluster %d does not begin as one", errOdd, dir)
+	}
+	return nil
+}
+
+func firstCluster(e []byte) uint32 {
+	return uint32(binary.LittleEndian.Uint16(e[20:]))<<16 | uint32(binary.LittleEndian.Uint16(e[26:]))
+}
+
+// entry owns what an entry names. It is strict: an entry that is not what it was
+// may hide files, or a directory with all that is below it.
 func (t *table) entry(e []byte, depth int) error {
-	le := binary.LittleEndian
-	attr, size := e[11], int64(le.Uint32(e[28:]))
-	first := uint32(le.Uint16(e[20:]))<<16 | uint32(le.Uint16(e[26:]))
-	switch name := text(e[:11]); {
-	case e[0] == 0 || e[0] == 0xe5 || attr&attrVolume != 0: // of long names, too
+	attr, first, size := e[11], firstCluster(e), int64(binary.LittleEndian.Uint32(e[28:]))
+	switch {
+	case e[0] == 0 || e[0] == 0xe5:
 		return nil
-	case attr&attrDir != 0 && (name == "." || name == ".."):
+	case attr == attrLong && e[26]|e[27] == 0: // where characters of a long name are in the other fields
+		return nil
+	case attr&attrVolume != 0 && (first != 0 || size != 0):
+		return fmt.Errorf("%w: a label with content at cluster %d", errOdd, first)
+	case attr&attrVolume != 0:
 		return nil
 	case attr&attrDir != 0:
 		return t.walk(first, depth+1)
@@ -183,8 +215,8 @@ func (t *table) entry(e []byte, depth int) error {
 		return nil
 	}
 	chain, err := t.own(first)
-	if err == nil && int64(len(chain))*t.clusterSize < size {
-		err = fmt.Errorf("%w: the chain from cluster %d is too short", errOdd, first)
+	if err == nil && int64(len(chain)) != ceil(size, t.clusterSize) {
+		err = fmt.Errorf("%w: %d clusters from %d for a file of %d bytes", errOdd, len(chain), first, size)
 	}
 	return err
 }

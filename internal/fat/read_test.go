@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -30,7 +32,7 @@ func made(t testing.TB, files map[string]string, args ...string) []byte {
 	}
 	run("mkfs.vfat", append(args, "-C", img, "40960")...)
 	dirs := map[string]bool{}
-	for path, content := range files {
+	for _, path := range slices.Sorted(maps.Keys(files)) { // so that it is the same each time
 		for i, c := range path {
 			if c == '/' && !dirs[path[:i]] {
 				dirs[path[:i]] = true
@@ -38,7 +40,7 @@ func made(t testing.TB, files map[string]string, args ...string) []byte {
 			}
 		}
 		src := filepath.Join(t.TempDir(), "f")
-		if err := os.WriteFile(src, []byte(content), 0o644); err != nil {
+		if err := os.WriteFile(src, []byte(files[path]), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		run("mcopy", "-i", img, src, "::"+path)
