@@ -139,6 +139,14 @@ func TestFreeLostLeavesDamage(t *testing.T) {
 		"short":     func(b []byte, _ *Reader) { le.PutUint32(entry(b, "TAIL    BIN")[28:], 5000) },
 		"nowhere":   func(b []byte, _ *Reader) { le.PutUint16(entry(b, "TAIL    BIN")[20:], 0xfff) },
 		"directory": func(b []byte, _ *Reader) { le.PutUint16(entry(b, "BIOS       ")[26:], 0) },
+		"bad": func(b []byte, v *Reader) {
+			c := uint32(le.Uint16(entry(b, "TAIL    BIN")[26:]))
+			le.PutUint32(b[v.fatStart+int64(c)*4:], clusterBad)
+		},
+		"unnamed":   func(b []byte, _ *Reader) { entry(b, ".          ")[0] = 'N' },
+		"elsewhere": func(b []byte, _ *Reader) { entry(b, ".          ")[20]++ },
+		"dot file":  func(b []byte, _ *Reader) { entry(b, "..         ")[11] = attrArchive },
+		"dot label": func(b []byte, _ *Reader) { entry(b, "..         ")[11] |= attrVolume },
 	} {
 		t.Run(name, func(t *testing.T) {
 			v := &tape{lossy(t), 1 << 20}
