@@ -4,9 +4,12 @@
 //
 // [Machine] is the least a driver offers: power. What else a machine can do
 // is a small interface of its own, found by type assertion: [Consoled],
-// [Addressed], [Shutdowner], [OffWaiter]. Files and commands go through [SSH], which needs no driver
-// but an address. [Network] is where a machine can be reached from: the
-// host's own network, or one that is hidden in a namespace.
+// [Serial], [Addressed], [Shutdowner], [OffWaiter], [Resetter],
+// [BootSelector], [Sensed], [EventLogged]. Files and commands go through a
+// [Shell]: [SSH] is one, which needs no driver but an address. [Network] is
+// where a machine can be reached from: the host's own network, or one that is
+// hidden in a namespace. What is wrong with a machine rather than with an
+// image or a caller is a [Fault].
 //
 // The package knows no driver and makes no machines. Drivers are held to one
 // suite, testbedtest.
@@ -16,6 +19,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"os"
 
 	"goldsmith/internal/command"
 )
@@ -81,6 +85,23 @@ type Addressed interface {
 	// Address waits until the address is known or ctx ends.
 	Address(ctx context.Context) (netip.Addr, error)
 }
+
+// Shell runs commands on a machine that is up, and copies files.
+type Shell interface {
+	// Wait returns when commands can be run, or with an error that names the
+	// last obstacle when ctx ends.
+	Wait(ctx context.Context) error
+	// Run runs a command line. A *RemoteError says that it failed there, an
+	// *UnreachableError that we could not ask or do not know.
+	Run(ctx context.Context, c Command) error
+	// Put copies the local file src to dst on the machine, Get the other way;
+	// the copy is seen whole or not at all.
+	Put(ctx context.Context, src, dst string, mode os.FileMode) error
+	Get(ctx context.Context, src, dst string) error
+	Close() error
+}
+
+var _ Shell = (*SSH)(nil)
 
 // Network is a place in a network: what is dialled, listened for and run
 // there reaches the machines.
