@@ -1,7 +1,8 @@
-package libvirt
+package testbed
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -10,38 +11,76 @@ import (
 	"golang.org/x/sys/unix"
 
 	"goldsmith/internal/command"
-	"goldsmith/testbed"
 )
 
-// namespace is a network namespace seen from outside of it.
-type namespace struct{ file *os.File }
+// Namespace is a network namespace, seen from outside of it. It has no name
+// on the host: it is gone when nobody is in it and nobody has it open.
+type Namespace struct{ file *os.File }
 
-var _ testbed.Network = (*namespace)(nil)
+var _ Network = (*Namespace)(nil)
 
-func openNamespace(pid int) (*namespace, error) {
+// NewNamespace makes a network namespace in which nothing is but a loopback
+// device, and that down. It needs root. The caller closes it.
+func NewNamespace() (*Namespace, error) {
+	n := &Namespace{}
+	err := onThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("make a network namespace: %w", err)
+		}
+		var err error
+		n.file, err = os.Open("/proc/thread-self/ns/net")
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+// OpenNamespace returns the network namespace that a process is in. The caller
+// closes it.
+func OpenNamespace(pid int) (*Namespace, error) {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
 	if err != nil {
 		return nil, err
 	}
-	return &namespace{f}, nil
+	return &Namespace{f}, nil
 }
 
-// Do calls f on a thread that is in the namespace. The thread is thrown away
-// afterwards.
-func (n *namespace) Do(f func() error) error {
+// Fd is the namespace's file descriptor, for netlink; it is valid until Close.
+func (n *Namespace) Fd() int { return int(n.file.Fd()) }
+
+// Close lets go of the namespace. It may be called twice.
+func (n *Namespace) Close() error {
+	if err := n.file.Close(); !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+// onThread calls f on a thread of its own that is thrown away afterwards.
+func onThread(f func() error) error {
 	result := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		if err := unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET); err != nil {
-			result <- fmt.Errorf("enter the bed's network: %w", err)
-			return
-		}
 		result <- f()
 	}()
 	return <-result
 }
 
-func (n *namespace) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+// Do calls f on a thread that is in the namespace. The thread is thrown away
+// afterwards.
+func (n *Namespace) Do(f func() error) error {
+	return onThread(func() error {
+		if err := unix.Setns(n.Fd(), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter the network namespace: %w", err)
+		}
+		return f()
+	})
+}
+
+// Dial implements Network.
+func (n *Namespace) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	var c net.Conn
 	err := n.Do(func() error {
 		var d net.Dialer
@@ -52,7 +91,8 @@ func (n *namespace) Dial(ctx context.Context, network, addr string) (net.Conn, e
 	return c, err
 }
 
-func (n *namespace) Listen(ctx context.Context, network, addr string) (net.Listener, error) {
+// Listen implements Network.
+func (n *Namespace) Listen(ctx context.Context, network, addr string) (net.Listener, error) {
 	var l net.Listener
 	err := n.Do(func() error {
 		var c net.ListenConfig
@@ -63,7 +103,7 @@ func (n *namespace) Listen(ctx context.Context, network, addr string) (net.Liste
 	return l, err
 }
 
-// Exec runs a program of the host in the bed's network.
-func (n *namespace) Exec(ctx context.Context, x command.Exec) error {
+// Exec runs a program of the host in the namespace.
+func (n *Namespace) Exec(ctx context.Context, x command.Exec) error {
 	return n.Do(func() error { return x.Run(ctx) })
 }

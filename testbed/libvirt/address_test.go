@@ -6,9 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -58,25 +56,14 @@ func TestAddress(t *testing.T) {
 
 // guestNamespace makes a network namespace with a network card "eth0" of that
 // hardware address, plugged into the bed's bridge.
-func guestNamespace(t *testing.T, b *Bed, mac string) *namespace {
+func guestNamespace(t *testing.T, b *Bed, mac string) *testbed.Namespace {
 	t.Helper()
-	made := make(chan error, 1)
-	var ns *namespace
-	go func() {
-		runtime.LockOSThread() // never unlocked
-		err := unix.Unshare(unix.CLONE_NEWNET)
-		if err == nil {
-			var f *os.File
-			f, err = os.Open("/proc/thread-self/ns/net")
-			ns = &namespace{f}
-		}
-		made <- err
-	}()
-	if err := <-made; err != nil {
+	ns, err := testbed.NewNamespace()
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = ns.file.Close() })
-	err := b.Network.Do(func() error {
+	t.Cleanup(func() { _ = ns.Close() })
+	err = b.Network.Do(func() error {
 		bridge, err := netlink.LinkByName("gsbr0")
 		if err != nil {
 			return err
@@ -87,7 +74,7 @@ func guestNamespace(t *testing.T, b *Bed, mac string) *namespace {
 		}
 		port := "p" + strings.ReplaceAll(mac[9:], ":", "")
 		veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: port, MasterIndex: bridge.Attrs().Index},
-			PeerName: "eth0", PeerHardwareAddr: hw, PeerNamespace: netlink.NsFd(ns.file.Fd())}
+			PeerName: "eth0", PeerHardwareAddr: hw, PeerNamespace: netlink.NsFd(ns.Fd())}
 		if err := netlink.LinkAdd(veth); err != nil {
 			return err
 		}

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"goldsmith/internal/command"
+	"goldsmith/testbed"
 )
 
 // Bed is a private libvirtd with a network of its own, in namespaces that
@@ -31,7 +32,7 @@ import (
 type Bed struct {
 	*Host
 	owner *owner
-	net   *namespace
+	net   *testbed.Namespace
 	proc  *bedProcess
 }
 
@@ -99,7 +100,7 @@ func (b *Bed) start(ctx context.Context) error {
 	if b.proc, err = startBedProcess(b.owner); err != nil {
 		return err
 	}
-	if b.net, err = openNamespace(b.proc.pid); err != nil {
+	if b.net, err = testbed.OpenNamespace(b.proc.pid); err != nil {
 		return err
 	}
 	h, err := b.await(ctx, sock)
@@ -173,7 +174,7 @@ func (b *Bed) Close() error {
 		b.proc.stop()
 	}
 	if b.net != nil {
-		errs = append(errs, closeOnce(b.net.file))
+		errs = append(errs, b.net.Close())
 	}
 	return errors.Join(append(errs, b.owner.remove())...)
 }
