@@ -11,6 +11,8 @@ packages=(
     dnsmasq-base iproute2 libvirt-clients libvirt-daemon
     libvirt-daemon-config-network libvirt-daemon-driver-qemu
     openssh-client ovmf qemu-system-x86 qemu-utils
+    # machines that start from the network
+    ipxe ipxe-qemu
     # disks of the block-device kind: what makes them, in a machine with a
     # kernel that has 9P; and what diskimage-builder's elements call
     debootstrap e2fsprogs linux-image-amd64 lvm2 tar xfsprogs
