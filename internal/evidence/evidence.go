@@ -32,7 +32,29 @@ type Test struct {
 	Output  string  `json:"output,omitempty"`  // what it printed, the end of it
 	Reason  string  `json:"reason,omitempty"`  // one line, for a failure or a skip
 	Element string  `json:"element,omitempty"` // where it comes from
+	// Class says whose fault a failure is, Because what speaks for that.
+	Class   Class  `json:"class,omitempty"`
+	Because string `json:"because,omitempty"`
+	// Snoozed is the URL of the work on a failure that does not count
+	// meanwhile.
+	Snoozed string `json:"snoozed,omitempty"`
+	// Attempts is how often it was run, when more than once; Earlier says how
+	// the ones before the last ended.
+	Attempts int      `json:"attempts,omitempty"`
+	Earlier  []string `json:"earlier,omitempty"`
 }
+
+// Class says whose fault a failure is.
+type Class string
+
+// The classes.
+const (
+	TestFault  Class = "test"  // the test says so: what it tests is not as it should be
+	ImageFault Class = "image" // the machine shows that what runs on it is broken
+	Infra      Class = "infra" // the machine, its controller or the testbed
+	Flake      Class = "flake" // it failed, and passed when it was run again
+	Unknown    Class = "unknown"
+)
 
 // Evidence is one test run of one image.
 type Evidence struct {
@@ -55,14 +77,16 @@ type Machine struct {
 	Accelerator string `json:"accelerator,omitempty"` // of a virtual machine: kvm or tcg
 }
 
-// Judge returns Fail when any test failed or none passed, otherwise Pass: a
-// run in which nothing was checked proves nothing.
+// Judge returns Fail when any test failed that is not snoozed, or none passed,
+// otherwise Pass: a run in which nothing was checked proves nothing.
 func Judge(tests []Test) Result {
 	passed := false
 	for _, t := range tests {
 		switch t.Result {
 		case Fail:
-			return Fail
+			if t.Snoozed == "" {
+				return Fail
+			}
 		case Pass:
 			passed = true
 		}
@@ -76,8 +100,17 @@ func Judge(tests []Test) Result {
 // Summary says the result in words: "5 passed, 1 skipped".
 func Summary(tests []Test) string {
 	n := map[Result]int{}
+	snoozed, again := 0, 0
 	for _, t := range tests {
-		n[t.Result]++
+		switch {
+		case t.Result == Fail && t.Snoozed != "":
+			snoozed++
+		default:
+			n[t.Result]++
+		}
+		if t.Result == Pass && t.Attempts > 1 {
+			again++
+		}
 	}
 	var parts []string
 	for _, r := range []struct {
@@ -87,6 +120,12 @@ func Summary(tests []Test) string {
 		if n[r.Result] > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", n[r.Result], r.word))
 		}
+	}
+	if snoozed > 0 {
+		parts = append(parts, fmt.Sprintf("%d failed and snoozed", snoozed))
+	}
+	if again > 0 {
+		parts = append(parts, fmt.Sprintf("%d only when run again", again))
 	}
 	if len(parts) == 0 {
 		return "no tests"
@@ -105,6 +144,8 @@ func (e *Evidence) Encode() ([]byte, error) {
 func (e *Evidence) JUnit() ([]byte, error) {
 	type message struct {
 		Message string `xml:"message,attr"`
+		Type    string `xml:"type,attr,omitempty"`
+		Text    string `xml:",chardata"`
 	}
 	type testcase struct {
 		Name      string   `xml:"name,attr"`
@@ -137,11 +178,14 @@ func (e *Evidence) JUnit() ([]byte, error) {
 	}
 	for _, t := range e.Tests {
 		c := testcase{Name: t.Name, ClassName: t.Element, Time: seconds(t.Seconds), Output: printable(t.Output)}
-		switch t.Result {
-		case Fail:
+		switch {
+		case t.Result == Fail && t.Snoozed != "":
+			s.Skipped++
+			c.Skipped = &message{Message: printable("snoozed, " + t.Snoozed + ": " + t.Reason)}
+		case t.Result == Fail:
 			s.Failures++
-			c.Failure = &message{Message: printable(t.Reason)}
-		case Skip:
+			c.Failure = &message{Message: printable(t.Reason), Type: string(t.Class), Text: printable(t.Because)}
+		case t.Result == Skip:
 			s.Skipped++
 			c.Skipped = &message{Message: printable(t.Reason)}
 		}
@@ -152,6 +196,50 @@ func (e *Evidence) JUnit() ([]byte, error) {
 		Suite   suite
 	}{Suite: s}, "", "  ")
 	return append([]byte(xml.Header), append(b, '\n')...), err
+}
+
+// TAP returns the tests in the Test Anything Protocol, version 14
+// (https://testanything.org/tap-version-14-specification.html).
+func (e *Evidence) TAP() []byte {
+	var b strings.Builder
+	fmt.Fprintf(&b, "TAP version 14\n1..%d\n", len(e.Tests))
+	for i, t := range e.Tests {
+		word, directive := "ok", ""
+		switch {
+		case t.Result == Fail && t.Snoozed != "":
+			word, directive = "not ok", " # TODO snoozed, "+t.Snoozed
+		case t.Result == Fail:
+			word = "not ok"
+		case t.Result == Skip:
+			directive = " # SKIP " + tapText(t.Reason)
+		}
+		fmt.Fprintf(&b, "%s %d - %s%s\n", word, i+1, tapText(strings.TrimPrefix(t.Element+"/"+t.Name, "/")), directive)
+		d := [][2]string{{"message", t.Reason}, {"class", string(t.Class)}, {"because", t.Because}}
+		if t.Result == Skip {
+			d = nil
+		}
+		if t.Attempts > 1 {
+			d = append(d, [2]string{"attempts", fmt.Sprint(t.Attempts)})
+		}
+		tapDiagnostics(&b, append(d, [2]string{"duration_ms", fmt.Sprintf("%.0f", t.Seconds*1000)}))
+	}
+	return []byte(b.String())
+}
+
+// tapDiagnostics is the YAML block after a test point.
+func tapDiagnostics(b *strings.Builder, pairs [][2]string) {
+	b.WriteString("  ---\n")
+	for _, p := range pairs {
+		if p[1] != "" {
+			fmt.Fprintf(b, "  %s: %q\n", p[0], tapText(p[1]))
+		}
+	}
+	b.WriteString("  ...\n")
+}
+
+// tapText is one line without what begins a directive.
+func tapText(s string) string {
+	return strings.ReplaceAll(strings.ReplaceAll(printable(s), "\n", " "), "#", "\\#")
 }
 
 func seconds(s float64) string { return fmt.Sprintf("%.3f", s) }

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func TestJudge(t *testing.T) {
@@ -47,5 +49,63 @@ func TestJUnit(t *testing.T) {
 	}
 	if err := xml.Unmarshal(b, new(struct{})); err != nil {
 		t.Errorf("not XML: %v", err)
+	}
+}
+
+// sampleTests has each kind of result.
+var sampleTests = []Test{
+	{Name: "10-a", Element: "redis", Result: Pass, Seconds: 1.5, Attempts: 2, Earlier: []string{"infra: no answer"}},
+	{Name: "20-b", Element: "redis", Result: Fail, Reason: "exit status 3: # of 7\nlines", Class: TestFault, Because: "it says so"},
+	{Name: "30-c", Element: "boot", Result: Skip, Reason: "no disk"},
+	{Name: "40-d", Result: Fail, Reason: "known", Class: Unknown, Snoozed: "https://example.org/7"},
+}
+
+func TestTAP(t *testing.T) {
+	e := Evidence{Tests: sampleTests}
+	want := `TAP version 14
+1..4
+ok 1 - redis/10-a
+  ---
+  attempts: "2"
+  duration_ms: "1500"
+  ...
+not ok 2 - redis/20-b
+  ---
+  message: "exit status 3: \\# of 7 lines"
+  class: "test"
+  because: "it says so"
+  duration_ms: "0"
+  ...
+ok 3 - boot/30-c # SKIP no disk
+  ---
+  duration_ms: "0"
+  ...
+not ok 4 - 40-d # TODO snoozed, https://example.org/7
+  ---
+  message: "known"
+  class: "unknown"
+  duration_ms: "0"
+  ...
+`
+	if diff := cmp.Diff(want, string(e.TAP())); diff != "" {
+		t.Errorf("TAP (-want +got):\n%s", diff)
+	}
+}
+
+func TestSnoozed(t *testing.T) {
+	if got := Summary(sampleTests); got != "1 passed, 1 failed, 1 skipped, 1 failed and snoozed, 1 only when run again" {
+		t.Errorf("Summary: %s", got)
+	}
+	if Judge(sampleTests) != Fail || Judge(append(sampleTests[:1:1], sampleTests[2:]...)) != Pass || Judge(sampleTests[3:]) != Fail {
+		t.Error("a snoozed failure counts, or is a success")
+	}
+	b, err := (&Evidence{Tests: sampleTests}).JUnit()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`failures="1"`, `skipped="2"`, `type="test">it says so</failure>`, `<skipped message="snoozed, https://example.org/7: known"></skipped>`} {
+		if !strings.Contains(string(b), want) {
+			t.Errorf("no %s in\n%s", want, b)
+		}
 	}
 }

@@ -26,6 +26,7 @@ import (
 	"goldsmith/pipeline"
 	"goldsmith/testbed"
 	"goldsmith/testbed/libvirt"
+	"goldsmith/testbed/machinetest"
 )
 
 // smoke starts a machine from the image, waits until it has configured
@@ -120,7 +121,9 @@ func (s *smoke) Run(ctx context.Context, j *pipeline.Job) (*pipeline.Outcome, er
 	if err != nil {
 		return nil, err
 	}
-	if err := atomicfile.Write(filepath.Join(j.Dir, "junit.xml"), junit, 0o644); err != nil {
+	err = errors.Join(atomicfile.Write(filepath.Join(j.Dir, "junit.xml"), junit, 0o644),
+		atomicfile.Write(filepath.Join(j.Dir, "results.tap"), e.TAP(), 0o644))
+	if err != nil {
 		return nil, err
 	}
 	if err := s.env.Store.Attach(e); err != nil {
@@ -306,11 +309,14 @@ func (d *deployment) prove(ctx context.Context, elements elementFinder, j *pipel
 	err := d.awaitSignal(ctx, m, signals)
 	configured.Seconds = time.Since(started).Seconds()
 	if err != nil {
-		configured.Result, configured.Reason = evidence.Fail, oneLine(err.Error())
+		configured.Result, configured.Reason = evidence.Fail, machinetest.OneLine(err.Error())
 	}
 	step.Done(err, "")
 	if ctx.Err() != nil && !isLate(ctx) {
 		return nil, context.Cause(ctx)
+	}
+	if err := readConsole(&configured, m.Console(), err); err != nil {
+		return nil, err
 	}
 	tests := []evidence.Test{configured}
 	addr, err := address(ctx, m)
@@ -324,10 +330,27 @@ func (d *deployment) prove(ctx context.Context, elements elementFinder, j *pipel
 		return tests, nil
 	}
 	if err := d.login(ctx, ssh, addr); err != nil {
-		return append(tests, evidence.Test{Name: "login", Element: "ssh-server", Result: evidence.Fail, Reason: oneLine(err.Error())}), nil
+		return append(tests, evidence.Test{Name: "login", Element: "ssh-server", Result: evidence.Fail, Reason: machinetest.OneLine(err.Error())}), nil
 	}
-	more, err := d.runTests(ctx, elements, j, network, addr)
+	more, err := d.runTests(ctx, elements, j, network, addr, ssh, m.Console())
 	return append(tests, more...), err
+}
+
+// readConsole fails what passed when the console shows what is always bad, and
+// says whose fault a failure is.
+func readConsole(t *evidence.Test, console *testbed.Console, err error) error {
+	text, cerr := console.Text()
+	if cerr != nil {
+		return cerr
+	}
+	found := machinetest.Scan(text)
+	if t.Result == evidence.Pass && len(found) > 0 {
+		t.Result, t.Reason = evidence.Fail, "it configured itself, but "+found[0].String()
+	}
+	if t.Result == evidence.Fail {
+		t.Class, t.Because = machinetest.Classify(err, found)
+	}
+	return nil
 }
 
 // address asks for the machine's address, also when the stage's own time is

@@ -1,7 +1,6 @@
 package step
 
 import (
-	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -9,13 +8,13 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
@@ -26,15 +25,13 @@ import (
 	"goldsmith/internal/hook"
 	"goldsmith/pipeline"
 	"goldsmith/testbed"
+	"goldsmith/testbed/machinetest"
 )
 
 const (
-	testLimit    = 5 * time.Minute // for one smoke test
 	loginLimit   = 3 * time.Minute // from the signal to the first login
 	journalLimit = 30 * time.Second
 	addressLimit = 30 * time.Second
-	statusSkip   = 77 // automake's convention: the test does not apply
-	maxOutput    = 16 << 10
 )
 
 // elementFinder finds an element's directory by name.
@@ -110,11 +107,39 @@ func (d *deployment) login(ctx context.Context, s *testbed.SSH, addr netip.Addr)
 func (d *deployment) bin() string { return filepath.Join(d.dir, "bin") }
 
 // runTests runs smoke.d of every element of the image, element by element.
-func (d *deployment) runTests(ctx context.Context, elements elementFinder, j *pipeline.Job, network testbed.Network, addr netip.Addr) ([]evidence.Test, error) {
-	env := append(os.Environ(), "MACHINE_ADDR="+addr.String(), "MACHINE_SSH="+machineSSH,
-		"METADATA_FILE="+d.metadataFile, "PATH="+d.bin()+":"+os.Getenv("PATH"))
-	var tests []evidence.Test
-	for _, name := range d.elements {
+func (d *deployment) runTests(ctx context.Context, elements elementFinder, j *pipeline.Job, network testbed.Network, addr netip.Addr, shell testbed.Shell, console *testbed.Console) ([]evidence.Test, error) {
+	const driver = "libvirt"
+	env := []string{"MACHINE_ADDR=" + addr.String(), "MACHINE_SSH=" + machineSSH,
+		"METADATA_FILE=" + d.metadataFile, "PATH=" + d.bin() + ":" + os.Getenv("PATH")}
+	tests, err := findTests(elements, d.elements)
+	if err != nil {
+		return nil, err
+	}
+	chosen, skipped := machinetest.Selection{Platform: driver}.Select(tests)
+	r := &machinetest.Runner{
+		Shell: shell, Console: console, Platform: driver, Dir: filepath.Join(j.Dir, "tests"), Progress: j.Progress,
+		Host: func(ctx context.Context, path string, more []string, out io.Writer) error {
+			return network.Exec(ctx, command.Exec{Args: []string{path}, Dir: "/", Env: slices.Concat(os.Environ(), env, more), Log: io.MultiWriter(out, j.Log)})
+		},
+	}
+	results, err := r.Run(ctx, chosen)
+	if err != nil && isLate(ctx) {
+		results = append(results, evidence.Test{Name: "time", Element: "stage", Result: evidence.Fail, Class: evidence.Unknown,
+			Reason: machinetest.OneLine(err.Error()), Because: "the stage's time is over"})
+		err = nil
+	}
+	for _, t := range tests {
+		if why, ok := skipped[t]; ok {
+			results = append(results, evidence.Test{Name: t.Name, Element: t.Element, Result: evidence.Skip, Reason: why})
+		}
+	}
+	return results, err
+}
+
+// findTests reads the tests of smoke.d of every element, element by element.
+func findTests(elements elementFinder, names []string) ([]*machinetest.Test, error) {
+	var tests []*machinetest.Test
+	for _, name := range names {
 		e, err := elements.Find(name)
 		if err != nil {
 			return nil, err
@@ -131,91 +156,15 @@ func (d *deployment) runTests(ctx context.Context, elements elementFinder, j *pi
 			return nil, err
 		}
 		for _, f := range files {
-			t, err := runTest(ctx, network, filepath.Join(dir, f), env, j)
+			t, err := machinetest.Read(filepath.Join(dir, f))
 			if err != nil {
 				return nil, err
 			}
-			t.Name, t.Element = f, name
+			t.Element = name
 			tests = append(tests, t)
 		}
 	}
 	return tests, nil
-}
-
-// runTest runs one executable. An error means that it could not be run or was
-// interrupted; whatever it said itself is a result.
-func runTest(ctx context.Context, network testbed.Network, path string, env []string, j *pipeline.Job) (evidence.Test, error) {
-	label := filepath.Base(filepath.Dir(filepath.Dir(path))) + "/" + filepath.Base(path)
-	step := j.Progress.Start("test " + label)
-	late := fmt.Errorf("did not end within %s", testLimit)
-	testCtx, cancel := context.WithTimeoutCause(ctx, testLimit, late)
-	defer cancel()
-	var out bytes.Buffer
-	started := time.Now()
-	err := network.Exec(testCtx, command.Exec{Args: []string{path}, Dir: "/", Env: env, Log: &out})
-	t := evidence.Test{Result: evidence.Pass, Seconds: time.Since(started).Seconds(), Output: tail(out.String())}
-	fmt.Fprintf(j.Log, "=== %s\n%s", label, out.String())
-	ee, exited := errors.AsType[*command.ExitError](err)
-	switch {
-	case ctx.Err() != nil && !isLate(ctx):
-		step.Done(err, "")
-		return t, context.Cause(ctx)
-	case err == nil:
-	case exited && ee.Status == statusSkip:
-		t.Result, t.Reason = evidence.Skip, last(ee.Tail)
-	case exited:
-		t.Result, t.Reason = evidence.Fail, fmt.Sprintf("exit status %d: %s", ee.Status, last(ee.Tail))
-	case testCtx.Err() != nil:
-		t.Result, t.Reason = evidence.Fail, context.Cause(testCtx).Error()
-	default:
-		step.Done(err, "")
-		return t, fmt.Errorf("smoke test %s: %w", label, err)
-	}
-	fmt.Fprintf(j.Log, "--- %s: %s %s\n", label, t.Result, t.Reason)
-	if t.Result == evidence.Fail {
-		step.Done(err, t.Reason)
-	} else {
-		step.Done(nil, t.Reason)
-	}
-	return t, nil
-}
-
-// last is the last line of a program's output.
-func last(lines []string) string {
-	if len(lines) == 0 {
-		return "it printed nothing"
-	}
-	return oneLine(lines[len(lines)-1])
-}
-
-// maxReason bounds what a machine or a test may say in a line of ours, in
-// characters.
-const maxReason = 300
-
-// oneLine makes one printable line of what somebody else said: it must not be
-// able to look like lines of ours or to command the terminal.
-func oneLine(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\t' {
-			return ' '
-		}
-		if !unicode.IsPrint(r) {
-			return -1
-		}
-		return r
-	}, strings.TrimSpace(s))
-	if r := []rune(s); len(r) > maxReason {
-		s = string(r[:maxReason]) + "…"
-	}
-	return s
-}
-
-// tail is the end of a long text.
-func tail(s string) string {
-	if len(s) > maxOutput {
-		return "…" + strings.ToValidUTF8(s[len(s)-maxOutput:], "")
-	}
-	return strings.ToValidUTF8(s, "?")
 }
 
 // keepJournal saves the machine's journal if the machine can still be asked.

@@ -252,21 +252,6 @@ func TestInterruptedSmoke(t *testing.T) {
 	}
 }
 
-// What others say becomes one printable line.
-func TestOneLine(t *testing.T) {
-	for in, want := range map[string]string{
-		"fine":                            "fine",
-		"a\nimgpipe: promote ok\x1b[2J\r": "a imgpipe: promote ok[2J",
-		strings.Repeat("x", 2*maxReason):  strings.Repeat("x", maxReason) + "…",
-		"\xff\xfe invalid":                "invalid",
-		"  tab\tinside ":                  "tab inside",
-	} {
-		if got := oneLine(strings.ToValidUTF8(in, "")); got != want {
-			t.Errorf("oneLine(%q) = %q; want %q", in, got, want)
-		}
-	}
-}
-
 // What a killed run left in the store goes, nothing else does.
 func TestSweep(t *testing.T) {
 	s, digest := store(t, "x")

@@ -1,0 +1,216 @@
+package machinetest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"goldsmith/internal/command"
+	"goldsmith/internal/evidence"
+	"goldsmith/testbed"
+)
+
+// machine is a Shell on this host whose files are in a directory, and which can
+// be restarted: what ran is killed then, and commands fail for a moment.
+type machine struct {
+	dir  string
+	lost bool // it does not come back
+}
+
+func newMachine(t *testing.T) *machine {
+	t.Helper()
+	m := &machine{dir: t.TempDir()}
+	for name, text := range map[string]string{
+		"boot_id":        "boot\n",
+		"bin/systemctl":  "#!/bin/sh\necho boot$$ >" + m.dir + "/boot_id\n/bin/kill -KILL -- -$(ps -o pgid= $$ | tr -d ' ')\n",
+		"bin/journalctl": "#!/bin/sh\necho journal \"$@\"\n",
+	} {
+		path := filepath.Join(m.dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return m
+}
+
+func (m *machine) here(s string) string {
+	return strings.NewReplacer(machineDir, m.dir+"/test", bootIDFile, m.dir+"/boot_id").Replace(s)
+}
+
+func (m *machine) Wait(context.Context) error {
+	if m.lost {
+		return &testbed.UnreachableError{Addr: "it", Err: io.EOF}
+	}
+	return nil
+}
+
+func (m *machine) Run(ctx context.Context, c testbed.Command) error {
+	if m.lost {
+		return &testbed.UnreachableError{Addr: "it", Err: io.EOF}
+	}
+	var out bytes.Buffer
+	x := command.Exec{Args: []string{"sh", "-c", m.here(c.Line)}, Env: append(os.Environ(), "PATH="+m.dir+"/bin:"+os.Getenv("PATH")), Stdout: &out, Grace: time.Millisecond}
+	err := x.Run(ctx)
+	if c.Stdout != nil {
+		_, _ = c.Stdout.Write(out.Bytes())
+	}
+	var exit *command.ExitError
+	switch {
+	case errors.As(err, &exit) && exit.Status < 0:
+		return &testbed.UnreachableError{Addr: "it", Err: err}
+	case errors.As(err, &exit):
+		return &testbed.RemoteError{Command: c.Line, Status: exit.Status}
+	}
+	return err
+}
+
+func (m *machine) Put(_ context.Context, src, dst string, mode os.FileMode) error {
+	b, err := os.ReadFile(src)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(m.here(dst), []byte(m.here(string(b))), mode)
+}
+
+func (m *machine) Get(context.Context, string, string) error { return errors.ErrUnsupported }
+func (m *machine) Close() error                              { return nil }
+
+// script writes an executable test and reads its header.
+func script(t *testing.T, name, text string) *Test {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+text+"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	k, err := Read(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.Element = "e"
+	return k
+}
+
+func runner(t *testing.T, m *machine) *Runner {
+	t.Helper()
+	return &Runner{Shell: m, Dir: t.TempDir(), Console: &testbed.Console{Path: filepath.Join(m.dir, "console.log")},
+		Env:      []string{"GREETING=good day"},
+		Progress: command.NewProgress("test", command.IO{Stdout: io.Discard, Stderr: io.Discard}, false),
+		Host: func(ctx context.Context, path string, env []string, out io.Writer) error {
+			return command.Exec{Args: []string{path}, Env: append(os.Environ(), env...), Log: out}.Run(ctx)
+		}}
+}
+
+func TestRun(t *testing.T) {
+	const on = "## goldsmith: {on: machine, reboots: true, timeout: 20s}\n"
+	m := newMachine(t)
+	r := runner(t, m)
+	console := r.Console.Path
+	tests := []*Test{
+		script(t, "host", `echo "$GREETING"`),
+		script(t, "host-fails", "echo it is wrong; exit 3"),
+		script(t, "host-skips", "echo no disk; exit 77"),
+		script(t, "machine", on+`echo "$GREETING, $`+rebootMark+`"; test -x "$0"`),
+		script(t, "machine-fails", on+"echo here it is wrong >&2; exit 4"),
+		script(t, "slow", "## goldsmith: {on: machine, timeout: 300ms}\nsleep 20"),
+		script(t, "reboots", on+`case $`+rebootMark+` in
+"") echo first; goldsmith-reboot one ;;
+one) echo second; goldsmith-reboot two ;;
+two) echo third ;;
+esac`),
+		script(t, "reboots-for-ever", on+"goldsmith-reboot again"),
+		script(t, "reboots-unasked", on+"systemctl reboot"),
+		script(t, "oops", "## goldsmith: {on: host}\nprintf '[    1.5] BUG: unable to handle page fault\\n' >>"+console),
+		script(t, "expected", "## goldsmith: {on: host, console: [oops]}\nprintf 'Oops: 0002\\n' >>"+console),
+	}
+	got, err := r.Run(t.Context(), tests)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []struct {
+		result evidence.Result
+		class  evidence.Class
+		reason string
+		output string
+	}{
+		{evidence.Pass, "", "", "good day\n"},
+		{evidence.Fail, evidence.TestFault, "exit status 3: it is wrong", ""},
+		{evidence.Skip, "", "no disk", ""},
+		{evidence.Pass, "", "", "good day, \n"},
+		{evidence.Fail, evidence.TestFault, "exit status 4: here it is wrong", ""},
+		{evidence.Fail, evidence.TestFault, "did not end within 300ms", ""},
+		{evidence.Pass, "", "", "first\n--- restarted: one\nsecond\n--- restarted: two\nthird\n"},
+		{evidence.Fail, evidence.Unknown, "more than 20 times", ""},
+		{evidence.Fail, evidence.Unknown, "restarted without being asked", ""},
+		{evidence.Fail, evidence.ImageFault, "it passed, but console: oops: BUG: unable to handle page fault", ""},
+		{evidence.Pass, "", "", ""},
+	} {
+		g := got[i]
+		if g.Result != want.result || g.Class != want.class || !strings.Contains(g.Reason, want.reason) || want.output != "" && g.Output != want.output {
+			t.Errorf("%s: %s, class %q, %q, output %q", g.Name, g.Result, g.Class, g.Reason, g.Output)
+		}
+		if g.Result == evidence.Fail && g.Because == "" {
+			t.Errorf("%s: nothing speaks for its class", g.Name)
+		}
+	}
+	if left, _ := os.ReadDir(filepath.Join(m.dir, "test")); len(left) > 0 {
+		t.Errorf("left on the machine: %v", left)
+	}
+	for file, want := range map[string]string{"e-host/output": "good day", "e-oops/console": "BUG: unable", "e-machine/journal": "journal --no-pager"} {
+		if b, err := os.ReadFile(filepath.Join(r.Dir, file)); err != nil || !strings.Contains(string(b), want) {
+			t.Errorf("%s: %q, %v", file, b, err)
+		}
+	}
+}
+
+func TestRunAgain(t *testing.T) {
+	m := newMachine(t)
+	r := runner(t, m)
+	count := filepath.Join(m.dir, "count")
+	text := "echo x >>" + count + "; test $(wc -l <" + count + ") -ge 2"
+	r.Again = 1
+	got, err := r.Run(t.Context(), []*Test{script(t, "flaky", text)})
+	if err != nil || got[0].Result != evidence.Pass || got[0].Class != evidence.Flake || got[0].Attempts != 2 || len(got[0].Earlier) != 1 {
+		t.Errorf("asked for: %+v, %v", got, err)
+	}
+	// By itself only what is the testbed's fault is run again.
+	r.Again, r.Retries, r.Revive = 0, 2, func(context.Context) error { return nil }
+	_ = os.Remove(count)
+	got, err = r.Run(t.Context(), []*Test{script(t, "fails", text)})
+	if err != nil || got[0].Result != evidence.Fail || got[0].Attempts != 0 {
+		t.Errorf("a test's own failure: %+v, %v", got, err)
+	}
+	_ = os.Remove(count)
+	r.Host = func(ctx context.Context, path string, _ []string, _ io.Writer) error {
+		if exec.CommandContext(ctx, path).Run() != nil {
+			return &testbed.Fault{Kind: testbed.Silent, Machine: "it", Doing: "reset", Err: io.EOF}
+		}
+		return nil
+	}
+	got, err = r.Run(t.Context(), []*Test{script(t, "infra", text)})
+	if err != nil || got[0].Result != evidence.Pass || got[0].Class != "" || got[0].Attempts != 2 || !strings.Contains(got[0].Earlier[0], "infra: ") {
+		t.Errorf("the testbed's failure: %+v, %v", got, err)
+	}
+	r.Revive = func(context.Context) error { m.lost = true; return io.ErrUnexpectedEOF }
+	_ = os.Remove(count)
+	got, err = r.Run(t.Context(), []*Test{script(t, "infra", text), script(t, "next", "true")})
+	if err != nil || got[0].Class != evidence.Infra || got[1].Result != evidence.Skip || got[1].Reason != "not run: the machine was lost in e/infra" {
+		t.Errorf("a machine that is lost: %+v, %v", got, err)
+	}
+}
+
+func TestInterrupted(t *testing.T) {
+	r := runner(t, newMachine(t))
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(100*time.Millisecond, cancel)
+	got, err := r.Run(ctx, []*Test{script(t, "long", "sleep 30")})
+	if !errors.Is(err, context.Canceled) || len(got) != 0 {
+		t.Errorf("interrupted: %+v, %v", got, err)
+	}
+}
