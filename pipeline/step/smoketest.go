@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,6 +22,7 @@ import (
 	"goldsmith/internal/element"
 	"goldsmith/internal/evidence"
 	"goldsmith/internal/hook"
+	"goldsmith/internal/registry"
 	"goldsmith/pipeline"
 	"goldsmith/testbed"
 	"goldsmith/testbed/machinetest"
@@ -75,24 +75,24 @@ const machineSSH = "machine-ssh"
 
 // login waits until the machine lets us in, and makes the command for tests,
 // which are not written in Go. The machine's host key is pinned.
-func (d *deployment) login(ctx context.Context, s *testbed.SSH, addr netip.Addr) error {
+func (s *subject) login(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, loginLimit, fmt.Errorf("not within %s", loginLimit))
 	defer cancel()
-	if err := s.Wait(ctx); err != nil {
+	if err := s.ssh.Wait(ctx); err != nil {
 		return err
 	}
-	known, config := filepath.Join(d.dir, "known_hosts"), filepath.Join(d.dir, "ssh_config")
+	known, config := filepath.Join(s.dir, "known_hosts"), filepath.Join(s.dir, "ssh_config")
 	// In ssh_config(5) a percent sign begins a token.
 	quote := func(p string) string { return `"` + strings.ReplaceAll(p, "%", "%%") + `"` }
 	for _, f := range []struct {
 		path, text string
 		mode       os.FileMode
 	}{
-		{known, knownhosts.Line([]string{addr.String()}, s.HostKey()) + "\n", 0o600},
+		{known, knownhosts.Line([]string{s.addr.String()}, s.ssh.HostKey()) + "\n", 0o600},
 		{config, fmt.Sprintf("Host machine\n  HostName %s\n  User root\n  IdentityFile %s\n  IdentitiesOnly yes\n"+
 			"  UserKnownHostsFile %s\n  GlobalKnownHostsFile none\n  StrictHostKeyChecking yes\n  BatchMode yes\n"+
-			"  ConnectTimeout 30\n  LogLevel ERROR\n", addr, quote(d.keys.file), quote(known)), 0o600},
-		{filepath.Join(d.bin(), machineSSH), "#!/bin/sh\nexec ssh -F " + testbed.Quote(config) + " machine \"$@\"\n", 0o700},
+			"  ConnectTimeout 30\n  LogLevel ERROR\n", s.addr, quote(s.keys.file), quote(known)), 0o600},
+		{filepath.Join(s.bin(), machineSSH), "#!/bin/sh\nexec ssh -F " + testbed.Quote(config) + " machine \"$@\"\n", 0o700},
 	} {
 		if err := os.MkdirAll(filepath.Dir(f.path), 0o700); err != nil {
 			return err
@@ -104,22 +104,55 @@ func (d *deployment) login(ctx context.Context, s *testbed.SSH, addr netip.Addr)
 	return nil
 }
 
-func (d *deployment) bin() string { return filepath.Join(d.dir, "bin") }
+func (s *subject) bin() string { return filepath.Join(s.dir, "bin") }
 
-// runTests runs smoke.d of every element of the image, element by element.
-func (d *deployment) runTests(ctx context.Context, elements elementFinder, j *pipeline.Job, network testbed.Network, addr netip.Addr, shell testbed.Shell, console *testbed.Console) ([]evidence.Test, error) {
-	const driver = "libvirt"
-	env := []string{"MACHINE_ADDR=" + addr.String(), "MACHINE_SSH=" + machineSSH,
-		"METADATA_FILE=" + d.metadataFile, "PATH=" + d.bin() + ":" + os.Getenv("PATH")}
-	tests, err := findTests(elements, d.elements)
+// smoke is the suite that every image passes first.
+type smoke struct{}
+
+func (smoke) run(ctx context.Context, s *subject) ([]evidence.Test, error) {
+	if err := s.install(ctx, s.job.Image); err != nil {
+		return nil, err
+	}
+	return s.prove(ctx)
+}
+
+// prove starts the machine and returns what can be said about the image that it
+// was installed with.
+func (s *subject) prove(ctx context.Context) ([]evidence.Test, error) {
+	configured, err := s.boot(ctx)
 	if err != nil {
 		return nil, err
 	}
-	chosen, skipped := machinetest.Selection{Platform: driver}.Select(tests)
+	tests := []evidence.Test{configured}
+	if err := s.reach(ctx); err != nil {
+		return nil, err
+	}
+	defer keepJournal(ctx, s.ssh, s.job)
+	if configured.Result != evidence.Pass {
+		return tests, nil
+	}
+	more, err := s.runTests(ctx, s.img)
+	return append(tests, more...), err
+}
+
+// runTests logs in and runs smoke.d of every element of the image.
+func (s *subject) runTests(ctx context.Context, img *registry.Image) ([]evidence.Test, error) {
+	if err := s.login(ctx); err != nil {
+		return []evidence.Test{{Name: "login", Element: "ssh-server", Result: evidence.Fail, Reason: machinetest.OneLine(err.Error()),
+			Class: evidence.Unknown, Because: "nobody can be asked on the machine"}}, nil
+	}
+	tests, err := findTests(s.env.Elements, img.Elements)
+	if err != nil {
+		return nil, err
+	}
+	env := []string{"MACHINE_ADDR=" + s.addr.String(), "MACHINE_SSH=" + machineSSH,
+		"METADATA_FILE=" + s.metadataFile, "PATH=" + s.bin() + ":" + os.Getenv("PATH")}
+	chosen, skipped := machinetest.Selection{Platform: s.driver}.Select(tests)
 	r := &machinetest.Runner{
-		Shell: shell, Console: console, Platform: driver, Dir: filepath.Join(j.Dir, "tests"), Progress: j.Progress,
+		Shell: s.ssh, Console: s.m.Console(), Platform: s.driver, Dir: filepath.Join(s.job.Dir, "tests"), Progress: s.job.Progress,
 		Host: func(ctx context.Context, path string, more []string, out io.Writer) error {
-			return network.Exec(ctx, command.Exec{Args: []string{path}, Dir: "/", Env: slices.Concat(os.Environ(), env, more), Log: io.MultiWriter(out, j.Log)})
+			return s.bench.network().Exec(ctx, command.Exec{Args: []string{path}, Dir: "/", Env: slices.Concat(os.Environ(), env, more),
+				Log: io.MultiWriter(out, s.job.Log)})
 		},
 	}
 	results, err := r.Run(ctx, chosen)

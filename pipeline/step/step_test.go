@@ -5,11 +5,8 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"io"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -270,58 +267,5 @@ func TestSweep(t *testing.T) {
 	}
 	if _, err := s.Images.Image(digest); err != nil {
 		t.Error(err)
-	}
-}
-
-func TestReceiver(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := receive(l, "m-1")
-	defer r.close()
-	good := `{"Status":"SUCCESS","Reason":"Configuration complete","UniqueId":"m-1","Data":"x"}`
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	post := func(method, url, token, body string) int {
-		t.Helper()
-		req, err := http.NewRequest(method, url, strings.NewReader(body))
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("Authorization", token)
-		resp, err := client.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		return resp.StatusCode
-	}
-	other, bearer := strings.Replace(r.URL, "m-1", "m-2", 1), "Bearer "+r.Token
-	for _, tt := range []struct {
-		name, method, url, token, body string
-		want                           int
-	}{
-		{"no token", "POST", r.URL, "", good, 403},
-		{"no bearer", "POST", r.URL, r.Token, good, 403},
-		{"another token", "POST", r.URL, "Bearer x" + r.Token, good, 403},
-		{"another machine", "POST", other, bearer, good, 403},
-		{"not JSON", "POST", r.URL, bearer, "{", 400},
-		{"no status", "POST", r.URL, bearer, `{"Status":"MAYBE"}`, 400},
-		{"another id", "POST", r.URL, bearer, strings.Replace(good, "m-1", "m-2", 1), 400},
-		{"too large", "POST", r.URL, bearer, `{"Data":"` + strings.Repeat("x", maxSignal) + `"}`, 413},
-		{"not a POST", "GET", r.URL, bearer, good, 405},
-		{"right", "POST", r.URL, bearer, good, 200},
-		{"again", "POST", r.URL, bearer, good, 200},
-	} {
-		if got := post(tt.method, tt.url, tt.token, tt.body); got != tt.want {
-			t.Errorf("%s: HTTP %d; want %d", tt.name, got, tt.want)
-		}
-	}
-	s, err := r.wait(t.Context())
-	if err != nil || s.Status != "SUCCESS" || s.Reason != "Configuration complete" {
-		t.Errorf("the signal is %+v, %v", s, err)
-	}
-	if len(r.Token) < 40 || json.Valid([]byte(r.Token)) {
-		t.Errorf("token %q", r.Token)
 	}
 }

@@ -1,0 +1,157 @@
+package step
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"goldsmith/internal/atomicfile"
+	"goldsmith/internal/command"
+	"goldsmith/internal/evidence"
+	"goldsmith/internal/machineapi"
+	"goldsmith/pipeline"
+	"goldsmith/testbed"
+)
+
+// machineWith are the parameters of a stage that works on a machine. Zero
+// values have the defaults that docs/formats.md gives.
+type machineWith struct {
+	Machine  string         // where the machine comes from: libvirt
+	URI      string         // libvirt: of the libvirtd; empty or "private" means one of our own
+	Listen   string         // libvirt: address at which machines reach us; empty means the private libvirtd's gateway
+	Firmware string         // uefi or bios; empty means uefi
+	CPUs     int            `yaml:"cpus"`
+	Memory   int            // MiB
+	Metadata map[string]any // what the machine is told, beside what every machine is
+}
+
+// suite is what is done with a machine, and what that says about the image.
+type suite interface {
+	// run returns the tests' results, or an error when the testbed itself
+	// failed: that proves nothing about the image.
+	run(ctx context.Context, s *subject) ([]evidence.Test, error)
+}
+
+// onMachine is a step that has a machine run the image under test, and leaves
+// evidence: MACHINE-NAME.
+type onMachine struct {
+	env   Env
+	name  string // of the suite
+	with  machineWith
+	place place
+	suite suite
+}
+
+// newOnMachine makes the step of a stage out of its parameters, which w points
+// to or holds.
+func newOnMachine(env Env, p *pipeline.Pipeline, stage string, w *machineWith, name string, s suite) (pipeline.Step, error) {
+	bad := func(key, format string, args ...any) error { return p.Errorf(stage, key, format, args...) }
+	pl, err := newPlace(env, w, bad)
+	if err != nil {
+		return nil, err
+	}
+	if !slices.Contains([]testbed.Firmware{"", testbed.UEFI, testbed.BIOS}, testbed.Firmware(w.Firmware)) {
+		return nil, bad("firmware", "with.firmware %q: expected uefi or bios", w.Firmware)
+	}
+	for _, key := range machineapi.Own() {
+		if _, ok := w.Metadata[key]; ok {
+			return nil, bad("metadata", "with.metadata: %s is made for each machine and cannot be given", key)
+		}
+	}
+	return &onMachine{env, name, *w, pl, s}, nil
+}
+
+// newSmoke tests that the machine configures itself, and what the elements'
+// tests say.
+func newSmoke(env Env, p *pipeline.Pipeline, stage string) (pipeline.Step, error) {
+	var w machineWith
+	if err := p.DecodeWith(stage, &w); err != nil {
+		return nil, err
+	}
+	return newOnMachine(env, p, stage, &w, "smoke", smoke{})
+}
+
+// Check implements pipeline.Checker.
+func (s *onMachine) Check(ctx context.Context) error {
+	if _, err := exec.LookPath("ssh"); err != nil {
+		return command.Missing(errors.New("ssh is not installed"), "install openssh-client")
+	}
+	return s.place.check(ctx)
+}
+
+// Run implements pipeline.Step.
+func (s *onMachine) Run(ctx context.Context, j *pipeline.Job) (*pipeline.Outcome, error) {
+	if err := needImage(j); err != nil {
+		return nil, err
+	}
+	e := &evidence.Evidence{
+		Kind: s.with.Machine + "-" + s.name, Subject: j.Image, Run: j.Run, Stage: j.Stage, Attempt: j.Attempt, Started: time.Now().UTC(),
+	}
+	e.Machine = evidence.Machine{
+		Driver: s.with.Machine, Firmware: cmp.Or(s.with.Firmware, string(testbed.UEFI)), Accelerator: testbed.Accelerator(ctx),
+	}
+	tests, err := s.test(ctx, j)
+	if err != nil {
+		// The testbed failed, not the image: that proves nothing about it.
+		return nil, err
+	}
+	e.Tests, e.Ended, e.Result = tests, time.Now().UTC(), evidence.Judge(tests)
+	junit, err := e.JUnit()
+	if err != nil {
+		return nil, err
+	}
+	err = errors.Join(atomicfile.Write(filepath.Join(j.Dir, "junit.xml"), junit, 0o644),
+		atomicfile.Write(filepath.Join(j.Dir, "results.tap"), e.TAP(), 0o644), s.env.Store.Attach(e))
+	if err != nil {
+		return nil, err
+	}
+	summary := evidence.Summary(tests)
+	j.Progress.Info("%s", summary)
+	if e.Result != evidence.Pass {
+		return nil, failure(tests, summary)
+	}
+	return &pipeline.Outcome{Notes: []string{
+		fmt.Sprintf("tested on %s: %s", s.with.Machine, summary),
+		"  results, console and journal: " + j.Dir,
+	}}, nil
+}
+
+// failure names the first failed test.
+func failure(tests []evidence.Test, summary string) error {
+	for _, t := range tests {
+		if t.Result == evidence.Fail && t.Snoozed == "" {
+			return fmt.Errorf("%s: %s/%s: %s", summary, t.Element, t.Name, t.Reason)
+		}
+	}
+	return errors.New(summary)
+}
+
+// test has everything that must be released.
+func (s *onMachine) test(ctx context.Context, j *pipeline.Job) (tests []evidence.Test, err error) {
+	b, err := s.place.open(ctx, j)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, b.close()) }()
+	h := &handler{}
+	url, err := b.serve(ctx, h)
+	if err != nil {
+		return nil, err
+	}
+	// What machine and tests need for this attempt only, secrets among it.
+	tmp, err := s.env.Store.scratch("smoke-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(tmp)
+	h.set(machineapi.New(url, s.env.Store.Images.Dir()))
+	sub := &subject{env: s.env, job: j, bench: b, api: h.get(), driver: s.with.Machine, metadata: s.with.Metadata, dir: tmp}
+	defer func() { err = errors.Join(err, sub.release(ctx)) }()
+	return s.suite.run(ctx, sub)
+}

@@ -1,0 +1,89 @@
+package step
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+
+	"goldsmith/internal/registry"
+	"goldsmith/internal/seed"
+	"goldsmith/pipeline"
+	"goldsmith/testbed"
+)
+
+// place is where a stage's machines come from: a libvirtd, for example.
+type place interface {
+	// check says whether this host has what the place needs.
+	check(ctx context.Context) error
+	// open makes the place ready for one stage. What it returns is closed by
+	// its caller.
+	open(ctx context.Context, j *pipeline.Job) (bench, error)
+}
+
+// bench is a place that is ready.
+type bench interface {
+	// network is from where machines are reached.
+	network() testbed.Network
+	// serve answers machines' requests until the bench is closed, and returns
+	// the URL at which they reach it, without a slash at the end.
+	serve(ctx context.Context, h http.Handler) (url string, err error)
+	// install makes a machine with an image on its disk. It has not started
+	// from that yet; its caller releases it.
+	install(ctx context.Context, o order) (machine, error)
+	// close releases everything but machines.
+	close() error
+}
+
+// machine is what a stage needs of one.
+type machine interface {
+	testbed.Machine
+	testbed.Consoled
+	testbed.Addressed
+}
+
+// order is what a machine is to be.
+type order struct {
+	Name  string // of the machine, where it is made and not chosen
+	Dir   string // for its files, private to the stage's attempt
+	Image *registry.Image
+	Seed  seed.Seed
+	Job   *pipeline.Job
+}
+
+// newPlace reads where machines come from. bad reports a wrong parameter.
+func newPlace(env Env, w *machineWith, bad func(key, format string, args ...any) error) (place, error) {
+	switch w.Machine {
+	case "", "libvirt":
+		w.Machine = "libvirt"
+		return newLibvirtPlace(env, w, bad)
+	}
+	return nil, bad("machine", "with.machine %q: expected libvirt", w.Machine)
+}
+
+// keepConsole copies a machine's console to where the attempt keeps its files.
+func keepConsole(m testbed.Consoled, dir string) error {
+	in, err := os.Open(m.Console().Path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(filepath.Join(dir, "console.log"), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
+}
+
+// instanceName names one installation of a machine: it is never used twice in
+// a store.
+func instanceName(img *registry.Image, j *pipeline.Job) string {
+	return fmt.Sprintf("%s-%s-%s-%d", img.Name, j.Run, j.Stage, j.Attempt)
+}
