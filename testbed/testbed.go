@@ -44,6 +44,9 @@ func (p Power) String() string {
 	return "unknown"
 }
 
+// MarshalText implements encoding.TextMarshaler: off, on or unknown.
+func (p Power) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
 // Machine is one machine whose power we hold. Its methods may be called from
 // several goroutines.
 type Machine interface {

@@ -20,10 +20,12 @@ import (
 // Network is a network that nodes are in, with what was made for it.
 type Network struct {
 	Name        string
-	IPv4        netip.Prefix // our address is not in it: the server's configuration has that
+	IPv4        netip.Prefix
 	First, Last netip.Addr   // what nodes are given
 	IPv6        netip.Prefix // /64
-	Secret      []byte       // of the interface identifiers
+	Interface   string       // imgpipe's network device there; empty: it serves nothing there
+	Server      netip.Addr   // imgpipe's address there
+	Secret      []byte       // of the interface identifiers, and of what else must not be guessed there
 }
 
 // ULA makes a /48 of unique local addresses by the algorithm of RFC 4193,
@@ -80,6 +82,13 @@ func (s NetworkSpec) parse() (Network, error) {
 	}
 	if n.Last.Less(n.First) {
 		return n, fmt.Errorf("last %v is before first %v", n.Last, n.First)
+	}
+	if s.Interface != "" || s.Server != "" {
+		n.Interface = s.Interface
+		n.Server, err = netip.ParseAddr(s.Server)
+		if err != nil || n.Interface == "" || !n.IPv4.Contains(n.Server) || !n.Server.Less(n.First) && !n.Last.Less(n.Server) {
+			return n, fmt.Errorf("server %q: expected interface, and an address in %v that no node is given", s.Server, n.IPv4)
+		}
 	}
 	if s.IPv6 == "" {
 		return n, nil
@@ -215,6 +224,29 @@ type Addresses struct {
 	Network Network
 	IPv4    netip.Addr
 	IPv6    netip.Addr
+}
+
+// Network returns a network by its name; the empty name is the only one there
+// is.
+func (v *Inventory) Network(ctx context.Context, name string) (n Network, err error) {
+	err = v.db.View(ctx, func(tx *sql.Tx) error {
+		rows, err := tx.QueryContext(ctx, "SELECT value FROM setting WHERE name LIKE 'network %' AND (?1 = '' OR name = 'network ' || ?1)", name)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		found := 0
+		for ; rows.Next(); found++ {
+			if err := scanNetwork(rows, &n); err != nil {
+				return err
+			}
+		}
+		if found != 1 {
+			return command.BadInput(fmt.Errorf("network %q: %d are known; expected one", name, found), "'imgpipe node apply FILE' reads the inventory file")
+		}
+		return rows.Err()
+	})
+	return n, err
 }
 
 // Addresses returns a node's addresses. Its IPv4 address is the lowest that is

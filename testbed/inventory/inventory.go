@@ -51,36 +51,36 @@ func (v *Inventory) now() time.Time {
 
 // Node is one machine and how it is.
 type Node struct {
-	Name     string
-	Spec     Spec
-	Declared bool            // in a file; otherwise it was discovered
-	Hardware json.RawMessage `json:",omitempty"` // what the deploy ramdisk found; nil before that
-	State    State
-	Reason   string    // why, where the state is a failure
-	Since    time.Time // of the state
-	Allowed  bool      // an operator lets it be used
+	Name     string          `json:"name"`
+	Spec     Spec            `json:"spec"`
+	Declared bool            `json:"declared"`           // in a file; otherwise it was discovered
+	Hardware json.RawMessage `json:"hardware,omitempty"` // what the deploy ramdisk found; nil before that
+	State    State           `json:"state"`
+	Reason   string          `json:"reason,omitempty"` // why, where the state is a failure
+	Since    time.Time       `json:"since"`            // of the state
+	Allowed  bool            `json:"allowed"`          // an operator lets it be used
 
-	Alive       bool
-	AliveReason string
-	Wanted      testbed.Power // Unknown: nobody wants anything
-	Power       testbed.Power // as observed last; Unknown: never
-	PowerAt     time.Time     // when that was
-	Observed    map[Source]Seen
+	Alive       bool            `json:"alive"`
+	AliveReason string          `json:"alive_reason,omitempty"`
+	Wanted      testbed.Power   `json:"wanted_power"` // Unknown: nobody wants anything
+	Power       testbed.Power   `json:"power"`        // as observed last; Unknown: never
+	PowerAt     time.Time       `json:"power_at"`     // when that was
+	Observed    map[Source]Seen `json:"observed,omitempty"`
 
-	Aside *Aside // nil: it is in service
-	Image string // digest of what was deployed last; empty: nothing, or it was wiped
-	Lease *Lease // nil: nobody has it
-	Fence int64  // of the newest lease
+	Aside *Aside `json:"maintenance,omitempty"` // nil: it is in service
+	Image string `json:"image,omitempty"`       // digest of what was deployed last; empty: nothing, or it was wiped
+	Lease *Lease `json:"lease,omitempty"`       // nil: nobody has it
+	Fence int64  `json:"fence"`                 // of the newest lease
 }
 
 // Aside says that a node is in maintenance: nothing new begins on it.
 type Aside struct {
-	Owner  string // who put it aside; the program itself for a fault
-	Reason string
+	Owner  string `json:"owner"` // who put it aside; the program itself for a fault
+	Reason string `json:"reason"`
 	// Fault is what was observed; empty when a person put the node aside.
 	// Only faults heal by themselves.
-	Fault testbed.FaultKind `json:",omitempty"`
-	Since time.Time
+	Fault testbed.FaultKind `json:"fault,omitempty"`
+	Since time.Time         `json:"since"`
 }
 
 // ErrUnknown says that there is no node of that name.

@@ -83,8 +83,8 @@ func stocked(t testing.TB) (*Inventory, *clock) {
 		ok(t, v.Observe(ctx, name, Observation{Source: BMCSource, OK: true, Power: testbed.Off}))
 		ok(t, v.Allow(ctx, name, "test"))
 	}
-	ok(t, v.SetHardware(ctx, "small", []byte(`{"arch":"amd64","cpus":2,"memory":4294967296,"disks":[{"size":100000000000}]}`)))
-	ok(t, v.SetHardware(ctx, "large", []byte(`{"arch":"amd64","cpus":16,"memory":68719476736,"disks":[{"size":1000000000000},{"size":1000000000000}]}`)))
+	ok(t, v.SetHardware(ctx, "small", []byte(`{"arch":"amd64","cpu":{"count":2},"memory":4294967296,"disks":[{"size":100000000000}]}`)))
+	ok(t, v.SetHardware(ctx, "large", []byte(`{"arch":"amd64","cpu":{"count":16},"memory":68719476736,"disks":[{"size":1000000000000},{"size":1000000000000}]}`)))
 	return v, c
 }
 

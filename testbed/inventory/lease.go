@@ -15,12 +15,12 @@ import (
 // Lease is a whole node in somebody's hands for a time. It ends when its holder
 // says so, or is silent until it expires.
 type Lease struct {
-	ID      int64
-	Node    string
-	Holder  string // who has it, in words: "run 12, stage metal-smoke"
-	Fence   int64  // grows with each lease of the node
-	Granted time.Time
-	Expires time.Time
+	ID      int64     `json:"id"`
+	Node    string    `json:"node"`
+	Holder  string    `json:"holder"` // who has it, in words: "run 12, stage metal-smoke"
+	Fence   int64     `json:"fence"`  // grows with each lease of the node
+	Granted time.Time `json:"granted"`
+	Expires time.Time `json:"expires"`
 }
 
 // ErrLost says that the lease is not the holder's any more: it has expired, or

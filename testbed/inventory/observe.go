@@ -23,10 +23,10 @@ const (
 
 // Seen is the newest observation from one source.
 type Seen struct {
-	OK     bool
-	Detail string    // in words, or a testbed.FaultKind first for the controller
-	At     time.Time // when it was observed
-	Since  time.Time // since when it has been so
+	OK     bool      `json:"ok"`
+	Detail string    `json:"detail,omitempty"` // in words, or a testbed.FaultKind first for the controller
+	At     time.Time `json:"at"`               // when it was observed
+	Since  time.Time `json:"since"`            // since when it has been so
 }
 
 // Observation is one thing observed now.

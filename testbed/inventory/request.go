@@ -54,9 +54,11 @@ const busyPrefix = "not free: "
 // hardware is the part of what the agent found that requests are about
 // (internal/deploy has the whole).
 type hardware struct {
-	Arch   string `json:"arch"`
-	CPUs   int    `json:"cpus"`
-	Memory Bytes  `json:"memory"`
+	Arch string `json:"arch"`
+	CPU  struct {
+		Count int `json:"count"`
+	} `json:"cpu"`
+	Memory Bytes `json:"memory"`
 	Disks  []struct {
 		Size Bytes `json:"size"`
 	} `json:"disks"`
@@ -65,7 +67,8 @@ type hardware struct {
 // facts are what is known of a node's hardware: what was found, or else what
 // was declared.
 func (n *Node) facts() hardware {
-	h := hardware{Arch: n.Spec.Arch, CPUs: n.Spec.CPUs, Memory: n.Spec.Memory}
+	h := hardware{Arch: n.Spec.Arch, Memory: n.Spec.Memory}
+	h.CPU.Count = n.Spec.CPUs
 	for _, d := range n.Spec.Disks {
 		h.Disks = append(h.Disks, struct {
 			Size Bytes `json:"size"`
@@ -96,7 +99,7 @@ func (r Request) Match(n *Node) []string {
 	}
 	add(r.Node != "" && r.Node != n.Name, "another node is asked for")
 	add(r.Arch != "" && r.Arch != h.Arch, "its architecture is %s", h.Arch)
-	add(h.CPUs < r.CPUs, "%d CPUs of %d", h.CPUs, r.CPUs)
+	add(h.CPU.Count < r.CPUs, "%d CPUs of %d", h.CPU.Count, r.CPUs)
 	add(h.Memory < r.Memory, "%v memory of %v", h.Memory, r.Memory)
 	add(large < r.Disks, "%d disks of %d of at least %v", large, r.Disks, r.Size)
 	for _, t := range r.Tags {
@@ -138,7 +141,7 @@ func (r Request) pick(nodes []*Node) (*Node, error) {
 	}
 	return slices.MinFunc(fit, func(a, b *Node) int {
 		x, y := a.facts(), b.facts()
-		return cmp.Or(cmp.Compare(len(a.Spec.Tags), len(b.Spec.Tags)), cmp.Compare(x.CPUs, y.CPUs), cmp.Compare(x.Memory, y.Memory),
+		return cmp.Or(cmp.Compare(len(a.Spec.Tags), len(b.Spec.Tags)), cmp.Compare(x.CPU.Count, y.CPU.Count), cmp.Compare(x.Memory, y.Memory),
 			cmp.Compare(len(x.Disks), len(y.Disks)), cmp.Compare(a.Name, b.Name))
 	}), nil
 }

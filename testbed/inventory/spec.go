@@ -43,6 +43,10 @@ type NetworkSpec struct {
 	First, Last string
 	// IPv6 is a /48 or /64, or empty: then one of RFC 4193 is made, once.
 	IPv6 string `yaml:"ipv6"`
+	// Interface and Server are imgpipe's network device there, and its address.
+	// Empty: nothing is served in this network.
+	Interface string
+	Server    string
 }
 
 // Spec is a node as it is declared. Sizes are in bytes in JSON; the file may
