@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"syscall"
+	"time"
 
 	"github.com/bougou/go-ipmi/pkg/client"
 	"github.com/bougou/go-ipmi/pkg/types"
@@ -37,17 +38,23 @@ func isBusy(err error) bool {
 
 func isRefused(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
 
+// deadlineSlack is how long before its context's deadline a socket may time out.
+const deadlineSlack = 5 * time.Millisecond
+
 // classify makes a testbed.Fault of what go-ipmi returned. A cancelled caller
 // is no fault; one whose time is over while nothing has been answered is told
 // that.
 func (s *session) classify(ctx context.Context, doing string, err error) error {
+	if end, ok := ctx.Deadline(); ok && time.Until(end) < deadlineSlack {
+		<-ctx.Done() // go-ipmi's sockets look at another clock
+	}
 	status, refusedLogin := errors.AsType[*types.RmcpStatusError](err)
 	answer, answered := errors.AsType[*types.ResponseError](err)
 	switch {
 	case errors.Is(context.Cause(ctx), context.Canceled):
 		return fmt.Errorf("machine %s: %s: %w", s.name, doing, context.Canceled)
 	case errors.Is(err, client.ErrRAKPAuthentication):
-		return s.fault(testbed.Denied, doing, fmt.Errorf("wrong password for user %q at %s", s.user, s.addr))
+		return s.fault(testbed.Denied, doing, fmt.Errorf("%s refuses user %q: wrong password, or no such user", s.addr, s.user))
 	case refusedLogin:
 		return s.refusal(doing, status)
 	case answered:

@@ -3,6 +3,7 @@ package ipmi
 import (
 	"crypto/hmac"
 	"encoding/binary"
+	"errors"
 	"net"
 	"sync"
 
@@ -27,6 +28,7 @@ type guard struct {
 	status  types.RmcpStatusCode // what the BMC answered to the last step of the login
 	garbage int                  // datagrams that were dropped
 	refusal bool                 // nothing listens there (ICMP)
+	ended   bool                 // the console's end was told
 	closed  bool
 
 	wanted, algorithms [3]byte // authentication, integrity, confidentiality
@@ -92,12 +94,20 @@ func (g *guard) Read(p []byte) (int, error) {
 		if !ok {
 			g.garbage++
 		}
+		ended := g.ended
 		g.mu.Unlock()
-		if ok {
+		switch {
+		case ended:
+			return 0, errEnded
+		case ok:
 			return n, nil
 		}
 	}
 }
+
+// errEnded says that the BMC has told us the end of our console, which go-ipmi
+// would overlook.
+var errEnded = errors.New("the BMC deactivated it")
 
 // admit is called with mu held.
 func (g *guard) admit(p []byte) bool {
@@ -113,8 +123,13 @@ func (g *guard) admit(p []byte) bool {
 	case types.PayloadTypeRmcpOpenSessionResponse, types.PayloadTypeRAKPMessage2, types.PayloadTypeRAKPMessage4:
 		return t == g.expect && session == 0 && p[atType] == byte(t) && g.step(t, p[atPayload:end])
 	}
-	return (t == types.PayloadTypeIPMI || t == types.PayloadTypeSOL) &&
-		g.active && session == g.console && g.genuine(p, end)
+	if t != types.PayloadTypeIPMI && t != types.PayloadTypeSOL || !g.active || session != g.console {
+		return false
+	}
+	plain, ok := g.open(p, end)
+	// Table 15-2: status is the fourth byte, bit 4 "deactivating".
+	g.ended = ok && t == types.PayloadTypeSOL && len(plain) > 3 && plain[3]&0x10 != 0
+	return ok
 }
 
 // step follows the login. Answers that refuse it are let through: go-ipmi makes
@@ -154,28 +169,29 @@ func (g *guard) derive(bmcRandom []byte) bool {
 	return err1 == nil && err2 == nil
 }
 
-// genuine tells whether a packet of the session is signed with its key, and
-// can be decrypted where it says that it is encrypted. end is the payload's.
-func (g *guard) genuine(p []byte, end int) bool {
+// open returns what is in a packet of the session, when that is signed with its
+// key, and can be decrypted where it says that it is encrypted. end is the
+// payload's.
+func (g *guard) open(p []byte, end int) ([]byte, bool) {
 	alg := types.IntegrityAlg(g.algorithms[1])
 	n, ok := crypto.IntegrityAuthCodeLen(alg)
 	if !ok || n == 0 || p[atType]&flagSigned == 0 || len(p) < end+2+n {
-		return false
+		return nil, false
 	}
 	signed := append([]byte(nil), p[atFormat:len(p)-n]...)
 	code, err := crypto.SessionIntegrityAuthCode(alg, signed, g.k1, g.password)
 	if err != nil || !hmac.Equal(code, p[len(p)-n:]) {
-		return false
-	}
-	if p[atType]&flagEncrypted == 0 {
-		return true
+		return nil, false
 	}
 	b := p[atPayload:end]
-	if len(b) < 32 || len(b)%16 != 0 {
-		return false
+	if p[atType]&flagEncrypted == 0 {
+		return b, true
 	}
-	_, err = crypto.DecryptAESPayload(b, g.k2)
-	return err == nil
+	if len(b) < 32 || len(b)%16 != 0 {
+		return nil, false
+	}
+	plain, err := crypto.DecryptAESPayload(b, g.k2)
+	return plain, err == nil
 }
 
 // note keeps that nothing listens at the address.
@@ -206,10 +222,10 @@ func (g *guard) hangUp() {
 func (g *guard) reset() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.garbage, g.refusal = 0, false
+	g.garbage, g.refusal, g.ended = 0, false, false
 }
 
-func (g *guard) open() bool {
+func (g *guard) loggedIn() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.active && !g.closed

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -21,25 +22,23 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // quick makes waits short enough for tests.
 func quick(q *Quirks) {
 	q.CipherSuites = []int{17, 3}
-	q.RequestWait = 4 * time.Second
+	q.RequestWait = 3 * time.Second
 	q.Settle = 100 * time.Millisecond
 	q.SOLPause = 300 * time.Millisecond
 }
 
 // server is the fake machine as a BMC sees one: it stays on for a moment after
-// it was switched on, remembers what to start from, and echoes what is typed.
+// it was switched on, and remembers what to start from.
 type server struct {
 	testbed.Machine // a testbedtest.Fake
 
 	mu   sync.Mutex // guards the fields below
 	till time.Time  // on at least until then
 	boot testbed.Boot
-	port *io.PipeReader
-	keys *io.PipeWriter
 }
 
 // moment is longer than a client needs to ask.
-const moment = 600 * time.Millisecond
+const moment = 300 * time.Millisecond
 
 func newServer(ctx context.Context, name, dir, image string) (*server, error) {
 	m, err := testbedtest.NewFake(ctx, name, dir, image)
@@ -104,6 +103,18 @@ func (s *server) BootOrder(context.Context) (testbed.Boot, error) {
 
 // Console implements testbed.Consoled.
 func (s *server) Console() *testbed.Console { return s.Machine.(testbed.Consoled).Console() }
+
+// echoing is a server that prints what is typed.
+type echoing struct{ *server }
+
+func (e echoing) OpenSerial(context.Context) (io.ReadWriteCloser, error) {
+	ours, theirs := net.Pipe()
+	go func() {
+		_, _ = io.Copy(theirs, theirs)
+		_ = theirs.Close()
+	}()
+	return ours, nil
+}
 
 // rehearsed is a machine behind our own BMC, as Open sees it, that takes both
 // along when it is released.

@@ -166,7 +166,7 @@ func (s *session) close() {
 	if s.client == nil {
 		return
 	}
-	if s.guard.open() {
+	if s.guard.loggedIn() {
 		ctx, cancel := context.WithTimeout(context.Background(), closeWait)
 		s.client.WithTimeout(closeWait).WithRetry(0)
 		_ = s.call(ctx, "log out", func(ctx context.Context, c *client.Client) error {

@@ -13,6 +13,7 @@ import (
 // TestFake holds the driver to the suite with our BMC before a machine in
 // memory.
 func TestFake(t *testing.T) {
+	t.Parallel()
 	testbedtest.Run(t, testbedtest.Driver{New: func(ctx context.Context, name, dir, image string) (testbed.Machine, error) {
 		s, err := newServer(ctx, name, dir, image)
 		if err != nil {
@@ -28,6 +29,7 @@ func TestFake(t *testing.T) {
 
 // TestQEMU does so with a real guest.
 func TestQEMU(t *testing.T) {
+	t.Parallel()
 	testenv.Need(t, "qemu-system-x86_64", "qemu-img")
 	testbedtest.Run(t, testbedtest.Driver{New: func(ctx context.Context, name, dir, image string) (testbed.Machine, error) {
 		inner, err := qemu.New(ctx, qemu.MachineConfig{Name: name, Dir: dir, Disks: []qemu.Disk{{Image: image}},

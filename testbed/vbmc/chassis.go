@@ -40,7 +40,8 @@ type chassis struct {
 	mu    sync.Mutex // guards the fields below
 	flags types.BootOptionParam_BootFlags
 	ack   types.BootOptionParam_BootInfoAcknowledge
-	told  time.Time // when it was last told to go off, zero when on since
+	late  bool      // an early off has not happened yet
+	told  time.Time // when it was told to go off; zero when told on since
 }
 
 var _ hal.ChassisHAL = (*chassis)(nil)
@@ -105,14 +106,20 @@ func (c *chassis) PowerState(ctx context.Context) (bool, error) {
 // SetPower implements hal.ChassisHAL.
 func (c *chassis) SetPower(_ context.Context, on bool) error {
 	c.mu.Lock()
-	if c.told = time.Now(); on {
+	again := c.late
+	switch {
+	case on:
 		c.told = time.Time{}
+	case !again:
+		c.told, c.late = time.Now(), c.faults.on(EarlyOff)
 	}
 	c.mu.Unlock()
 	switch {
 	case on:
 		return c.act(c.machine.PowerOn)
 	case c.faults.on(IgnoreOff), c.faults.on(FalseOff):
+		return nil
+	case c.faults.on(EarlyOff) && again:
 		return nil
 	case c.faults.on(EarlyOff):
 		c.tasks.Go(func() {
@@ -123,6 +130,9 @@ func (c *chassis) SetPower(_ context.Context, on bool) error {
 				_ = c.act(c.machine.PowerOff)
 			case <-c.ctx.Done():
 			}
+			c.mu.Lock()
+			c.late = false
+			c.mu.Unlock()
 		})
 		return nil
 	}
