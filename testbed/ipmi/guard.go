@@ -132,10 +132,10 @@ func (g *guard) admit(p []byte) bool {
 	return ok
 }
 
-// step follows the login. Answers that refuse it are let through: go-ipmi makes
-// errors of them.
+// step follows the login. Answers that refuse it, some of two bytes only, are
+// let through: go-ipmi makes errors of them.
 func (g *guard) step(t types.PayloadType, b []byte) bool {
-	if len(b) < 8 {
+	if len(b) < 2 {
 		return false
 	}
 	g.status = types.RmcpStatusCode(b[1])
@@ -143,6 +143,8 @@ func (g *guard) step(t types.PayloadType, b []byte) bool {
 	switch {
 	case refused:
 		return true
+	case len(b) < 8:
+		return false
 	case t == types.PayloadTypeRmcpOpenSessionResponse:
 		if len(b) < 36 || binary.LittleEndian.Uint32(b[4:]) != g.console {
 			return false

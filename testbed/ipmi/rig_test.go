@@ -3,8 +3,10 @@ package ipmi
 import (
 	"context"
 	"errors"
+	"flag"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -17,7 +19,17 @@ import (
 	"goldsmith/testbed/vbmc"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain runs more tests at a time than there are processors: they wait.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == chassisVerb {
+		os.Exit(chassisProgram(os.Args[2], os.Args[3:]))
+	}
+	flag.Parse()
+	if err := flag.Set("test.parallel", "16"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // quick makes waits short enough for tests.
 func quick(q *Quirks) {
