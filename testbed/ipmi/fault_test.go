@@ -33,7 +33,7 @@ func fake(t *testing.T) *server {
 	if err := os.WriteFile(image, testbedtest.Guest{Text: "hello"}.BIOSDisk(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s, err := newServer(t.Context(), "m", filepath.Join(dir, "m"), image)
+	s, err := newServer(t.Context(), testbedtest.Spec{Name: "m", Dir: filepath.Join(dir, "m"), Disks: []string{image}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,20 +208,20 @@ func TestPowerFaults(t *testing.T) {
 	on()
 	r.set(t, vbmc.FalseOff)
 	quiet := make(chan struct{})
-	go chatter(t, s.Console().Path, quiet)
+	go chatter(t, s, quiet)
 	want(t, ctx, r.PowerOff(ctx), testbed.Unconfirmed, "goes on printing")
 	close(quiet)
 	truth(testbed.On)
 }
 
-// chatter prints on a machine's console until quiet is closed.
-func chatter(t *testing.T, path string, quiet chan struct{}) {
-	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+// chatter has a machine print until quiet is closed.
+func chatter(t *testing.T, s *server, quiet chan struct{}) {
+	port, err := s.OpenSerial(context.Background())
 	if err != nil {
 		t.Error(err)
 		return
 	}
-	defer f.Close()
+	defer port.Close()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -229,7 +229,7 @@ func chatter(t *testing.T, path string, quiet chan struct{}) {
 		case <-quiet:
 			return
 		case <-tick.C:
-			_, _ = f.WriteString("still here\r\n")
+			_, _ = port.Write([]byte("still here\r\n"))
 		}
 	}
 }

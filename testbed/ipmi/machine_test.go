@@ -14,7 +14,7 @@ import (
 
 func TestBoot(t *testing.T) {
 	t.Parallel()
-	s := fake(t)
+	s := bootable{fake(t), &testbed.Boot{}}
 	r := open(t, s)
 	ctx := bounded(t)
 	for _, b := range []testbed.Boot{
@@ -31,8 +31,8 @@ func TestBoot(t *testing.T) {
 		if got, err := r.BootOrder(ctx); got != b || err != nil {
 			t.Errorf("BootOrder = %+v, %v; want %+v", got, err, b)
 		}
-		if s.boot != b {
-			t.Errorf("the machine was told %+v; want %+v", s.boot, b)
+		if *s.boot != b {
+			t.Errorf("the machine was told %+v; want %+v", *s.boot, b)
 		}
 	}
 	once := testbed.Boot{Device: testbed.FromNetwork, Once: true}
@@ -62,7 +62,7 @@ func TestBoot(t *testing.T) {
 // not told twice.
 func TestUEFIMachine(t *testing.T) {
 	t.Parallel()
-	s := fake(t)
+	s := bootable{fake(t), &testbed.Boot{}}
 	r := open(t, s)
 	ctx := bounded(t)
 	r.firmware, r.quirks.UEFIDisk = testbed.UEFI, 2
@@ -71,7 +71,7 @@ func TestUEFIMachine(t *testing.T) {
 		t.Fatal(err)
 	}
 	if s.boot.Firmware != testbed.UEFI {
-		t.Errorf("the machine was told %+v", s.boot)
+		t.Errorf("the machine was told %+v", *s.boot)
 	}
 	if got, err := r.BootOrder(ctx); got != b || err != nil {
 		t.Errorf("BootOrder = %+v, %v; want %+v", got, err, b)
@@ -190,8 +190,14 @@ func TestConsoleTaken(t *testing.T) {
 
 func TestTyping(t *testing.T) {
 	t.Parallel()
-	r := open(t, echoing{fake(t)})
+	r := open(t, fake(t))
 	ctx := bounded(t)
+	if err := r.PowerOn(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := r.Console().Wait(ctx, 0, regexp.MustCompile("hello")); err != nil {
+		t.Fatal(err)
+	}
 	s, err := r.OpenSerial(ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -219,7 +225,7 @@ func TestTyping(t *testing.T) {
 	if s, err = r.OpenSerial(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := r.Console().Text(); err != nil || got != text {
+	if got, err := r.Console().Text(); err != nil || got != "hello"+text {
 		t.Errorf("the console holds %q, %v", got, err)
 	}
 	done := make(chan error)

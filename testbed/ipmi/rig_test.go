@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -40,25 +38,27 @@ func quick(q *Quirks) {
 }
 
 // server is the fake machine as a BMC sees one: it stays on for a moment after
-// it was switched on, and remembers what to start from.
+// it was switched on, even if its guest switches off at once.
 type server struct {
-	testbed.Machine // a testbedtest.Fake
+	*testbedtest.Fake
 
-	mu   sync.Mutex // guards the fields below
+	mu   sync.Mutex // guards till
 	till time.Time  // on at least until then
-	boot testbed.Boot
 }
 
 // moment is longer than a client needs to ask.
 const moment = 300 * time.Millisecond
 
-func newServer(ctx context.Context, name, dir, image string) (*server, error) {
-	m, err := testbedtest.NewFake(ctx, name, dir, image)
-	return &server{Machine: m}, err
+func newServer(ctx context.Context, spec testbedtest.Spec) (*server, error) {
+	m, err := testbedtest.NewFake(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	return &server{Fake: m.(*testbedtest.Fake)}, nil
 }
 
 func (s *server) Power(ctx context.Context) (testbed.Power, error) {
-	p, err := s.Machine.Power(ctx)
+	p, err := s.Fake.Power(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p == testbed.Off && time.Now().Before(s.till) {
@@ -74,58 +74,45 @@ func (s *server) PowerOn(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	s.till = time.Now().Add(moment)
-	s.used()
 	s.mu.Unlock()
-	return s.Machine.PowerOn(ctx)
+	return s.Fake.PowerOn(ctx)
 }
 
 func (s *server) PowerOff(ctx context.Context) error {
 	s.mu.Lock()
 	s.till = time.Time{}
 	s.mu.Unlock()
-	return s.Machine.PowerOff(ctx)
+	return s.Fake.PowerOff(ctx)
 }
 
 func (s *server) Shutdown(ctx context.Context) error { return s.PowerOff(ctx) }
 
-// Reset prints again what the machine prints at a start.
-func (s *server) Reset(ctx context.Context) error {
-	return errors.Join(s.Machine.PowerOff(ctx), s.Machine.PowerOn(ctx))
+// bootable is a server that takes every device and firmware.
+type bootable struct {
+	*server
+	boot *testbed.Boot
 }
 
-// used forgets what is for one start only. mu is held.
-func (s *server) used() {
-	if s.boot.Once {
-		s.boot = testbed.Boot{}
-	}
-}
-
-func (s *server) SetBoot(_ context.Context, b testbed.Boot) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.boot = b
+func (b bootable) SetBoot(_ context.Context, boot testbed.Boot) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	*b.boot = boot
 	return nil
 }
 
-func (s *server) BootOrder(context.Context) (testbed.Boot, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.boot, nil
+func (b bootable) BootOrder(context.Context) (testbed.Boot, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return *b.boot, nil
 }
 
-// Console implements testbed.Consoled.
-func (s *server) Console() *testbed.Console { return s.Machine.(testbed.Consoled).Console() }
-
-// echoing is a server that prints what is typed.
-type echoing struct{ *server }
-
-func (e echoing) OpenSerial(context.Context) (io.ReadWriteCloser, error) {
-	ours, theirs := net.Pipe()
-	go func() {
-		_, _ = io.Copy(theirs, theirs)
-		_ = theirs.Close()
-	}()
-	return ours, nil
+func (b bootable) PowerOn(ctx context.Context) error {
+	b.mu.Lock()
+	if b.boot.Once {
+		*b.boot = testbed.Boot{}
+	}
+	b.mu.Unlock()
+	return b.server.PowerOn(ctx)
 }
 
 // rehearsed is a machine behind our own BMC, as Open sees it, that takes both

@@ -92,14 +92,13 @@ mc_enable 0x20
 `
 
 // simulate starts ipmi_sim before a QEMU guest, and opens it.
-func simulate(ctx context.Context, name, dir, image string) (*simulated, error) {
-	guest, err := qemu.New(ctx, qemu.MachineConfig{Name: name, Dir: dir, Disks: []qemu.Disk{{Image: image}},
-		NICs: []qemu.NIC{{Boot: true}}, Firmware: testbed.BIOS, CPUs: 1, MemoryMiB: 128, Accelerator: testbed.TCG})
+func simulate(ctx context.Context, spec testbedtest.Spec) (*simulated, error) {
+	guest, err := guest(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
 	s := &simulated{guest: guest}
-	if err := s.start(ctx, name, filepath.Join(dir, "bmc")); err != nil {
+	if err := s.start(ctx, spec.Name, filepath.Join(spec.Dir, "bmc")); err != nil {
 		return nil, errors.Join(err, s.stop())
 	}
 	return s, nil
@@ -151,8 +150,11 @@ func (s *simulated) start(ctx context.Context, name, dir string) error {
 		if kindOf(err) == testbed.Silent && time.Now().After(end) {
 			return fmt.Errorf("ipmi_sim does not listen; it says nothing about errors in its files with -n: %w", err)
 		}
-		if kindOf(err) != testbed.Silent || !strings.Contains(err.Error(), "nothing listens") || !pause(ctx, 20*time.Millisecond) {
+		if kindOf(err) != testbed.Silent || !strings.Contains(err.Error(), "nothing listens") {
 			return err
+		}
+		if !pause(ctx, 20*time.Millisecond) {
+			return context.Cause(ctx)
 		}
 	}
 }
@@ -209,7 +211,7 @@ func (s *simulated) wire(c net.Conn) {
 }
 
 // devices are the simulator's names of what to start from.
-var devices = map[string]testbed.Device{"pxe": testbed.FromNetwork, "default": testbed.FromDisk, "none": ""}
+var devices = map[string]testbed.Device{"pxe": testbed.FromNetwork, "default": testbed.FromDisk, "cdrom": testbed.FromCD, "none": ""}
 
 // chassis answers one question of the simulator.
 func (s *simulated) chassis(c net.Conn) {
@@ -270,8 +272,8 @@ func (s *simulated) change(ctx context.Context, what, to string) error {
 func TestSimulator(t *testing.T) {
 	t.Parallel()
 	testenv.Need(t, "ipmi_sim", "qemu-system-x86_64", "qemu-img")
-	testbedtest.Run(t, testbedtest.Driver{New: func(ctx context.Context, name, dir, image string) (testbed.Machine, error) {
-		m, err := simulate(ctx, name, dir, image)
+	testbedtest.Run(t, testbedtest.Driver{NewWith: func(ctx context.Context, spec testbedtest.Spec) (testbed.Machine, error) {
+		m, err := simulate(ctx, spec)
 		if err != nil {
 			return nil, err
 		}
@@ -289,7 +291,7 @@ func TestSimulatorBoot(t *testing.T) {
 	if err := os.WriteFile(image, testbedtest.Guest{Text: "hello"}.BIOSDisk(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	m, err := simulate(t.Context(), "boot", filepath.Join(dir, "m"), image)
+	m, err := simulate(t.Context(), testbedtest.Spec{Name: "boot", Dir: filepath.Join(dir, "m"), Disks: []string{image}})
 	if err != nil {
 		t.Fatal(err)
 	}

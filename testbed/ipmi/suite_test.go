@@ -14,12 +14,12 @@ import (
 // memory.
 func TestFake(t *testing.T) {
 	t.Parallel()
-	testbedtest.Run(t, testbedtest.Driver{New: func(ctx context.Context, name, dir, image string) (testbed.Machine, error) {
-		s, err := newServer(ctx, name, dir, image)
+	testbedtest.Run(t, testbedtest.Driver{NewWith: func(ctx context.Context, spec testbedtest.Spec) (testbed.Machine, error) {
+		s, err := newServer(ctx, spec)
 		if err != nil {
 			return nil, err
 		}
-		m, err := rehearse(ctx, s, dir)
+		m, err := rehearse(ctx, s, spec.Dir)
 		if err != nil {
 			return nil, err
 		}
@@ -31,16 +31,28 @@ func TestFake(t *testing.T) {
 func TestQEMU(t *testing.T) {
 	t.Parallel()
 	testenv.Need(t, "qemu-system-x86_64", "qemu-img")
-	testbedtest.Run(t, testbedtest.Driver{New: func(ctx context.Context, name, dir, image string) (testbed.Machine, error) {
-		inner, err := qemu.New(ctx, qemu.MachineConfig{Name: name, Dir: dir, Disks: []qemu.Disk{{Image: image}},
-			Firmware: testbed.BIOS, CPUs: 1, MemoryMiB: 128, Accelerator: testbed.TCG})
+	testbedtest.Run(t, testbedtest.Driver{NewWith: func(ctx context.Context, spec testbedtest.Spec) (testbed.Machine, error) {
+		inner, err := guest(ctx, spec)
 		if err != nil {
 			return nil, err
 		}
-		m, err := rehearse(ctx, inner, dir)
+		m, err := rehearse(ctx, inner, spec.Dir)
 		if err != nil {
 			return nil, err
 		}
 		return m, nil
 	}})
+}
+
+// guest is a QEMU machine.
+func guest(ctx context.Context, spec testbedtest.Spec) (*qemu.Machine, error) {
+	var disks []qemu.Disk
+	for _, image := range spec.Disks {
+		disks = append(disks, qemu.Disk{Image: image})
+	}
+	if spec.CD != "" {
+		disks = append(disks, qemu.Disk{Image: spec.CD, CD: true})
+	}
+	return qemu.New(ctx, qemu.MachineConfig{Name: spec.Name, Dir: spec.Dir, Disks: disks, NICs: []qemu.NIC{{Boot: true}},
+		Firmware: testbed.BIOS, CPUs: 1, MemoryMiB: 128, Accelerator: testbed.TCG})
 }
