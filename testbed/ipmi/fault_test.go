@@ -26,7 +26,7 @@ func bounded(t *testing.T) context.Context {
 }
 
 // fake makes a server that is off and prints "hello" when it starts.
-func fake(t *testing.T) *server {
+func fake(t testing.TB) *server {
 	t.Helper()
 	dir := t.TempDir()
 	image := filepath.Join(dir, "image")

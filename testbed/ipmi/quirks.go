@@ -1,16 +1,16 @@
 package ipmi
 
 import (
-	"bytes"
 	_ "embed"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"sync"
 	"time"
 
 	"gopkg.in/yaml.v3"
+
+	"goldsmith/internal/yamlfile"
 )
 
 // Quirks is how one BMC differs from the specification, and how long it may
@@ -87,48 +87,44 @@ func known(manufacturer uint32, product uint16) Quirks {
 func defaults() Quirks { return known(0, 0) }
 
 // ParseQuirks reads a YAML mapping with some of the keys of [Quirks], for
-// Config.Adjust: the keys that are there replace what the table says.
-func ParseQuirks(text []byte) (func(*Quirks), error) {
+// Config.Adjust: the keys that are there replace what the table says. Errors
+// are bad input and name path, where the text is from.
+func ParseQuirks(path string, text []byte) (func(*Quirks), error) {
 	q := defaults()
-	if err := decode(text, &q); err != nil {
+	f, err := yamlfile.Parse(path, text, &q)
+	if err != nil {
 		return nil, err
 	}
-	if err := q.check(); err != nil {
-		return nil, err
+	if key, err := q.check(); err != nil {
+		return nil, f.Errorf([]any{key}, "%s: %v", key, err)
 	}
-	return func(q *Quirks) { _ = decode(text, q) }, nil
-}
-
-func decode(text []byte, q *Quirks) error {
-	d := yaml.NewDecoder(bytes.NewReader(text))
-	d.KnownFields(true)
-	if err := d.Decode(q); err != nil && !errors.Is(err, io.EOF) {
-		return err
-	}
-	return nil
+	return func(q *Quirks) { _ = yaml.Unmarshal(text, q) }, nil
 }
 
 // longest bounds every wait of a quirk: nothing that is told to wait longer is
 // meant so.
 const longest = time.Hour
 
-func (q *Quirks) check() error {
+// check names the first key that has no possible value.
+func (q *Quirks) check() (key string, err error) {
 	if len(q.CipherSuites) == 0 {
-		return errors.New("cipher_suites: empty")
+		return "cipher_suites", errors.New("empty")
 	}
 	for _, s := range q.CipherSuites {
 		if !slices.Contains(signed, s) {
-			return fmt.Errorf("cipher_suites: %d: expected one of %v", s, signed)
+			return "cipher_suites", fmt.Errorf("%d: expected one of %v", s, signed)
 		}
 	}
-	for name, d := range map[string]time.Duration{"request_wait": q.RequestWait, "settle": q.Settle,
-		"on_wait": q.OnWait, "off_wait": q.OffWait, "sol_pause": q.SOLPause} {
-		if d <= 0 || d > longest {
-			return fmt.Errorf("%s: %v: expected more than 0 and at most %v", name, d, longest)
+	for _, x := range []struct {
+		key string
+		d   time.Duration
+	}{{"request_wait", q.RequestWait}, {"settle", q.Settle}, {"on_wait", q.OnWait}, {"off_wait", q.OffWait}, {"sol_pause", q.SOLPause}} {
+		if x.d <= 0 || x.d > longest {
+			return x.key, fmt.Errorf("%v: expected more than 0 and at most %v", x.d, longest)
 		}
 	}
 	if q.UEFIDisk < 0 || q.UEFIDisk > 15 {
-		return fmt.Errorf("uefi_disk: %d: expected 0 to 15", q.UEFIDisk)
+		return "uefi_disk", fmt.Errorf("%d: expected 0 to 15", q.UEFIDisk)
 	}
-	return nil
+	return "", nil
 }
