@@ -8,9 +8,9 @@ packages=(
     # building images
     ca-certificates debian-archive-keyring gpgv squashfs-tools uidmap xz-utils
     # virtual machines
-    dnsmasq-base iproute2 libvirt-clients libvirt-daemon
+    dnsmasq-base iproute2 ipmitool libvirt-clients libvirt-daemon
     libvirt-daemon-config-network libvirt-daemon-driver-qemu
-    openssh-client ovmf qemu-system-x86 qemu-utils
+    openipmi openssh-client ovmf qemu-system-x86 qemu-utils
     # machines that start from the network
     ipxe ipxe-qemu
     # disks of the block-device kind: what makes them, in a machine with a

@@ -1,0 +1,327 @@
+package ipmi
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"goldsmith/internal/testenv"
+	"goldsmith/testbed"
+	"goldsmith/testbed/qemu"
+	"goldsmith/testbed/testbedtest"
+)
+
+// chassisVerb makes the test program the one that ipmi_sim asks for power and
+// boot device ("chassis_control" of its configuration): it hands the question
+// to the test, over a socket.
+const chassisVerb = "chassis-control"
+
+func chassisProgram(socket string, args []string) int {
+	c, err := net.Dial("unix", socket)
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	defer c.Close()
+	if err := json.NewEncoder(c).Encode(args); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	answer, err := io.ReadAll(c)
+	fmt.Print(string(answer))
+	if err != nil || strings.HasPrefix(string(answer), "error") {
+		return 1
+	}
+	return 0
+}
+
+// simulated is a machine behind ipmi_sim: it takes the simulator and the guest
+// along when it is released.
+type simulated struct {
+	*Machine
+	guest *qemu.Machine
+	sim   *exec.Cmd
+	tasks sync.WaitGroup
+	ends  []io.Closer
+}
+
+// simPassword is short: the simulator has room for 15 bytes.
+const simPassword = "secret"
+
+// The simulator's configuration, see lan.conf(5) and ipmi_sim_cmd(5).
+const lanConf = `name "tb1"
+set_working_mc 0x20
+  startlan 1
+    addr 127.0.0.1 %d
+    priv_limit admin
+    allowed_auths_callback none md2 md5 straight
+    allowed_auths_user none md2 md5 straight
+    allowed_auths_operator none md2 md5 straight
+    allowed_auths_admin none md2 md5 straight
+    guid a123456789abcdefa123456789abcdef
+  endlan
+  chassis_control "%s %s %s"
+  startnow false
+  user 1 false "" "test" user 10 none md2 md5 straight
+  user 2 true "admin" "%s" admin 10 none md2 md5 straight
+  sol "tcp:127.0.0.1:%d" 115200
+`
+
+const simCommands = `mc_setbmc 0x20
+mc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02 persist_sdr
+sel_enable 0x20 200 0x0a
+sensor_add 0x20 0 1 0x01 0x01
+main_sdr_add 0x20 0x00 0x00 0x51 0x01 0x31 0x20 0x00 0x01 0x03 0x01 0x67 0x88 0x01 0x01 0xc0 0x0f 0xc0 0x7f 0x38 0x38 0x00 ` +
+	`0x01 0x00 0x00 0x01 0x00 0x00 0x00 0x00 0x00 0x03 0x60 0xb0 0x00 0xb0 0x00 0xa0 0x90 0x70 0x00 0x00 0x00 0x00 0x00 0x00 ` +
+	`0x00 0x00 0xc6 0x44 0x4a 0x74 0x65 0x6d 0x70
+sensor_set_value 0x20 0 1 0x60 0
+sensor_set_event_support 0x20 0 1 enable scanning per-state 000111111000000 000111111000000 000111111000000 000111111000000
+mc_enable 0x20
+`
+
+// simulate starts ipmi_sim before a QEMU guest, and opens it.
+func simulate(ctx context.Context, spec testbedtest.Spec) (*simulated, error) {
+	guest, err := guest(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	s := &simulated{guest: guest}
+	if err := s.start(ctx, spec.Name, filepath.Join(spec.Dir, "bmc")); err != nil {
+		return nil, errors.Join(err, s.stop())
+	}
+	return s, nil
+}
+
+func (s *simulated) start(ctx context.Context, name, dir string) error {
+	if err := os.MkdirAll(filepath.Join(dir, "state"), 0o700); err != nil {
+		return err
+	}
+	short, err := os.MkdirTemp("", "sim") // a socket's path is short
+	if err != nil {
+		return err
+	}
+	s.ends = append(s.ends, remover(short))
+	control, err := net.Listen("unix", filepath.Join(short, "c"))
+	if err != nil {
+		return err
+	}
+	serial, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	s.ends = append(s.ends, control, serial)
+	s.tasks.Go(func() { s.serve(control, s.chassis) })
+	s.tasks.Go(func() { s.serve(serial, s.wire) })
+	udp, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	port := udp.LocalAddr().(*net.UDPAddr).Port
+	_ = udp.Close()
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	conf := fmt.Sprintf(lanConf, port, self, chassisVerb, control.Addr(), simPassword, serial.Addr().(*net.TCPAddr).Port)
+	if err := errors.Join(os.WriteFile(filepath.Join(dir, "lan.conf"), []byte(conf), 0o600),
+		os.WriteFile(filepath.Join(dir, "emu"), []byte(simCommands), 0o600)); err != nil {
+		return err
+	}
+	s.sim = exec.Command("ipmi_sim", "-n", "-c", filepath.Join(dir, "lan.conf"), "-f", filepath.Join(dir, "emu"), "-s", filepath.Join(dir, "state"))
+	s.sim.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := s.sim.Start(); err != nil {
+		return err
+	}
+	for end := time.Now().Add(simStart); ; { // until it listens
+		s.Machine, err = Open(ctx, Config{Name: name, Addr: fmt.Sprint("127.0.0.1:", port), User: user, Password: simPassword,
+			Console: filepath.Join(dir, "sol.log"), Adjust: func(q *Quirks) { quick(q); q.CipherSuites = []int{17, 3} }})
+		if kindOf(err) == testbed.Silent && time.Now().After(end) {
+			return fmt.Errorf("ipmi_sim does not listen; it says nothing about errors in its files with -n: %w", err)
+		}
+		if kindOf(err) != testbed.Silent || !strings.Contains(err.Error(), "nothing listens") {
+			return err
+		}
+		if !pause(ctx, 20*time.Millisecond) {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+const simStart = 20 * time.Second
+
+type remover string
+
+func (r remover) Close() error { return os.RemoveAll(string(r)) }
+
+// Release implements testbed.Machine.
+func (s *simulated) Release(ctx context.Context) error {
+	return errors.Join(s.Machine.Release(ctx), s.stop())
+}
+
+func (s *simulated) stop() error {
+	if s.sim != nil && s.sim.Process != nil && s.sim.ProcessState == nil {
+		_ = syscall.Kill(-s.sim.Process.Pid, syscall.SIGKILL)
+		_ = s.sim.Wait()
+	}
+	err := s.guest.Release(context.Background())
+	for _, c := range s.ends {
+		_ = c.Close()
+	}
+	s.tasks.Wait()
+	return err
+}
+
+func (s *simulated) serve(l net.Listener, f func(net.Conn)) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		s.tasks.Go(func() {
+			defer c.Close()
+			f(c)
+		})
+	}
+}
+
+// wire is the guest's serial line, over all its starts.
+func (s *simulated) wire(c net.Conn) {
+	port, err := s.guest.OpenSerial(context.Background())
+	if err != nil {
+		return
+	}
+	defer port.Close()
+	s.tasks.Go(func() {
+		_, _ = io.Copy(port, c)
+		_ = port.Close()
+	})
+	_, _ = io.Copy(c, port)
+}
+
+// devices are the simulator's names of what to start from.
+var devices = map[string]testbed.Device{"pxe": testbed.FromNetwork, "default": testbed.FromDisk, "cdrom": testbed.FromCD, "none": ""}
+
+// chassis answers one question of the simulator.
+func (s *simulated) chassis(c net.Conn) {
+	var args []string
+	if err := json.NewDecoder(bufio.NewReader(c)).Decode(&args); err != nil || len(args) < 2 {
+		return
+	}
+	ctx := context.Background()
+	for args[0] == "get" && len(args) > 1 {
+		switch args[1] {
+		case "power":
+			p, _ := s.guest.Power(ctx)
+			fmt.Fprintf(c, "power:%d\n", map[bool]int{true: 1}[p == testbed.On])
+		case "boot":
+			b, _ := s.guest.BootOrder(ctx)
+			for name, d := range devices {
+				if d == b.Device {
+					fmt.Fprintf(c, "boot:%s\n", name)
+				}
+			}
+		}
+		args = append(args[:1], args[2:]...)
+	}
+	for args[0] == "set" && len(args) > 2 {
+		if err := s.change(ctx, args[1], args[2]); err != nil {
+			fmt.Fprintf(c, "error: %v\n", err)
+		}
+		args = append(args[:1], args[3:]...)
+	}
+}
+
+func (s *simulated) change(ctx context.Context, what, to string) error {
+	switch {
+	case what == "power" && to == "1":
+		return s.guest.PowerOn(ctx)
+	case what == "power":
+		return s.guest.PowerOff(ctx)
+	case what == "reset":
+		return s.guest.Reset(ctx)
+	case what == "shutdown":
+		s.tasks.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, time.Minute)
+			defer cancel()
+			_ = s.guest.Shutdown(ctx)
+		})
+		return nil
+	case what == "boot":
+		d, ok := devices[to]
+		if !ok {
+			return fmt.Errorf("boot %s: unknown", to)
+		}
+		return s.guest.SetBoot(ctx, testbed.Boot{Device: d, Once: true})
+	}
+	return nil
+}
+
+// TestSimulator holds the driver to the suite behind Debian's ipmi_sim.
+func TestSimulator(t *testing.T) {
+	t.Parallel()
+	testenv.Need(t, "ipmi_sim", "qemu-system-x86_64", "qemu-img")
+	testbedtest.Run(t, testbedtest.Driver{NewWith: func(ctx context.Context, spec testbedtest.Spec) (testbed.Machine, error) {
+		m, err := simulate(ctx, spec)
+		if err != nil {
+			return nil, err
+		}
+		return m, nil
+	}})
+}
+
+// TestSimulatorBoot: the simulator keeps one start's device and nothing else,
+// which the table of quirks knows.
+func TestSimulatorBoot(t *testing.T) {
+	t.Parallel()
+	testenv.Need(t, "ipmi_sim", "qemu-system-x86_64", "qemu-img")
+	dir := t.TempDir()
+	image := filepath.Join(dir, "image")
+	if err := os.WriteFile(image, testbedtest.Guest{Text: "hello"}.BIOSDisk(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m, err := simulate(t.Context(), testbedtest.Spec{Name: "boot", Dir: filepath.Join(dir, "m"), Disks: []string{image}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := m.Release(context.Background()); err != nil {
+			t.Error(err)
+		}
+	}()
+	ctx := bounded(t)
+	once := testbed.Boot{Device: testbed.FromNetwork, Once: true}
+	for _, b := range []testbed.Boot{once, {}, {Device: testbed.FromDisk, Once: true}, once} {
+		if err := m.SetBoot(ctx, b); err != nil {
+			t.Errorf("SetBoot(%+v): %v", b, err)
+		}
+		if got, err := m.BootOrder(ctx); got != b || err != nil {
+			t.Errorf("BootOrder = %+v, %v; want %+v", got, err, b)
+		}
+	}
+	want(t, ctx, m.SetBoot(ctx, testbed.Boot{Device: testbed.FromNetwork}), testbed.Unsupported, "one start only")
+	if err := m.PowerOn(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := m.BootOrder(ctx); got != (testbed.Boot{}) || err != nil {
+		t.Errorf("BootOrder after the one start = %+v, %v", got, err)
+	}
+	sensors, err := m.Sensors(ctx)
+	if err != nil || len(sensors) != 1 || sensors[0].Name != "DJtemp" || sensors[0].State != "ok" {
+		t.Errorf("Sensors = %+v, %v", sensors, err)
+	}
+	if e, err := m.HardwareEvents(ctx); err != nil {
+		t.Errorf("HardwareEvents = %v, %v", e, err)
+	}
+}
