@@ -60,7 +60,40 @@ func (v *Inventory) Acquire(ctx context.Context, r Request, holder string) (*Lea
 	return l, err
 }
 
+// Borrow leases a node that nobody has, to do something with it that its state
+// asks for: inspecting, cleaning, recovering. The state stays as it is. A node
+// that a person put aside is not touched.
+func (v *Inventory) Borrow(ctx context.Context, name, holder string) (*Lease, error) {
+	var l *Lease
+	err := v.db.Tx(ctx, func(tx *sql.Tx) error {
+		if err := v.expire(ctx, tx); err != nil {
+			return err
+		}
+		n, err := selectNode(ctx, tx, name)
+		switch {
+		case err != nil:
+			return err
+		case n.Lease != nil:
+			return command.Busy(fmt.Errorf("node %s: %s has it", name, n.Lease.Holder), "wait for it, or 'imgpipe node release "+name+"'")
+		case n.Aside != nil && n.Aside.Fault == "":
+			return command.Busy(fmt.Errorf("node %s: in maintenance by %s: %s", name, n.Aside.Owner, n.Aside.Reason), "'imgpipe node resume "+name+"' ends that")
+		}
+		l, err = v.hand(ctx, tx, n, holder)
+		return err
+	})
+	return l, err
+}
+
 func (v *Inventory) grant(ctx context.Context, tx *sql.Tx, n *Node, holder string) (*Lease, error) {
+	l, err := v.hand(ctx, tx, n, holder)
+	if err != nil {
+		return nil, err
+	}
+	return l, v.move(ctx, tx, n, Leased, holder, "")
+}
+
+// hand makes a lease.
+func (v *Inventory) hand(ctx context.Context, tx *sql.Tx, n *Node, holder string) (*Lease, error) {
 	now := v.now().Truncate(time.Millisecond)
 	l := &Lease{Node: n.Name, Holder: holder, Fence: n.Fence + 1, Granted: now, Expires: now.Add(LeaseTime)}
 	if err := exec(ctx, tx, "UPDATE node SET fence = ? WHERE name = ?", l.Fence, n.Name); err != nil {
@@ -72,9 +105,6 @@ func (v *Inventory) grant(ctx context.Context, tx *sql.Tx, n *Node, holder strin
 		return nil, err
 	}
 	if l.ID, err = res.LastInsertId(); err != nil {
-		return nil, err
-	}
-	if err := v.move(ctx, tx, n, Leased, holder, ""); err != nil {
 		return nil, err
 	}
 	return l, v.event(ctx, tx, n.Name, "lease", holder, "granted, fence %d", l.Fence)

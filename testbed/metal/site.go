@@ -1,0 +1,242 @@
+// Package metal has servers run an image: it leases them from the inventory,
+// holds their power through their management controllers, starts them from the
+// network, has their agent write the image, and takes them back.
+//
+// A [Site] is one network with its servers and what serves them: netboot, the
+// deploy agents' server, and what installed machines ask. [Site.Acquire] gives a
+// [Node], which is a testbed.Machine. What goes wrong with a server is a
+// testbed.Fault, and never the image's.
+package metal
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"goldsmith/internal/command"
+	"goldsmith/internal/deploy"
+	"goldsmith/internal/filelock"
+	"goldsmith/testbed"
+	"goldsmith/testbed/inventory"
+	"goldsmith/testbed/ipmi"
+	"goldsmith/testbed/netboot"
+)
+
+// Config says what a site is made of. Inventory, Dir, Kernel, Initrd and Images
+// must be set.
+type Config struct {
+	Inventory *inventory.Inventory
+	// Network is the inventory's name of the network; "" is the only one.
+	Network string
+	// Where is where the network and the controllers are reached from; nil means
+	// the host's.
+	Where testbed.Network
+	// Dir has a directory for each node, with console.log and agent.log, and
+	// what nodes start from the network. One process at a time has it.
+	Dir string
+	// Kernel and Initrd are the deploy ramdisk.
+	Kernel, Initrd string
+	// Cmdline is added to the ramdisk's and to an image's kernel command line,
+	// for consoles.
+	Cmdline string
+	// Images is the directory of the OCI layout that images are deployed from.
+	Images string
+	// Keys are the public keys, PEM, of which one must have signed an image;
+	// none takes images without a signature, too.
+	Keys []string
+	// Handler answers what installed machines ask, and must serve the layout
+	// under /images; nil means that there is none but that.
+	Handler http.Handler
+	// Event is told what machines do on the network, one call at a time.
+	Event func(netboot.Event)
+}
+
+// Site is a network with its servers. It is safe for several goroutines.
+type Site struct {
+	cfg     Config
+	network inventory.Network
+	lock    *os.File
+	boot    *netboot.Server
+	agents  *deploy.Server
+
+	mu      sync.Mutex // guards the fields below
+	known   map[string]netboot.Machine
+	ramdisk map[string]*netboot.Boot // by node: what it starts instead of what it would
+}
+
+// Open serves a site. It needs root. The caller closes it.
+func Open(ctx context.Context, c Config) (*Site, error) {
+	if c.Where == nil {
+		c.Where = testbed.Host{}
+	}
+	for _, f := range []string{c.Kernel, c.Initrd} {
+		if _, err := os.Stat(f); err != nil {
+			return nil, command.BadInput(fmt.Errorf("deploy ramdisk: %w", err), "'imgbuild build' makes it of an image with the output deploy-ramdisk")
+		}
+	}
+	s := &Site{cfg: c, known: map[string]netboot.Machine{}, ramdisk: map[string]*netboot.Boot{}, agents: deploy.NewServer(nil)}
+	if err := s.open(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (s *Site) open(ctx context.Context) error {
+	c := s.cfg
+	if err := os.MkdirAll(c.Dir, 0o750); err != nil {
+		return err
+	}
+	var err error
+	if s.network, err = c.Inventory.Network(ctx, c.Network); err != nil {
+		return err
+	}
+	if s.network.Interface == "" {
+		return command.BadInput(fmt.Errorf("network %s: imgpipe serves nothing there", s.network.Name), "give it interface and server in the inventory file")
+	}
+	if s.lock, err = filelock.Try(filepath.Join(c.Dir, "lock"), unix.LOCK_EX); errors.Is(err, filelock.ErrLocked) {
+		return command.Busy(fmt.Errorf("%s: another process serves this site", c.Dir), "wait for it, or end it")
+	} else if err != nil {
+		return err
+	}
+	if err := s.Refresh(ctx); err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/deploy/", http.StripPrefix("/deploy", s.agents))
+	if c.Handler != nil {
+		mux.Handle("/", c.Handler)
+	}
+	s.boot, err = netboot.Start(ctx, netboot.Config{
+		Interface: s.network.Interface, Address: netip.PrefixFrom(s.network.Server, s.network.IPv4.Bits()), Prefix6: s.network.IPv6,
+		Lookup: s.lookup, Handler: mux, Secret: s.network.Secret, Network: c.Where, Event: s.event,
+	})
+	return err
+}
+
+// URL is where machines find the site, without a slash at the end.
+func (s *Site) URL() string { return s.boot.URL() }
+
+// Close ends the service. Nodes keep their power.
+func (s *Site) Close() error {
+	var errs []error
+	if s.boot != nil {
+		errs = append(errs, s.boot.Close())
+	}
+	if s.lock != nil {
+		errs = append(errs, s.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Site) event(e netboot.Event) {
+	if s.cfg.Event != nil {
+		s.cfg.Event(e)
+	}
+	if e.Machine != "" {
+		// It is only for the history; what it means is observed elsewhere.
+		_ = s.cfg.Inventory.Note(context.Background(), e.Machine, "netboot", "network", e.What)
+	}
+}
+
+// lookup answers netboot.
+func (s *Site) lookup(mac net.HardwareAddr) (netboot.Machine, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m, ok := s.known[mac.String()]
+	if b := s.ramdisk[m.Name]; ok && b != nil {
+		m.Boot = b
+	}
+	return m, ok
+}
+
+// Refresh reads the nodes anew: what the inventory file says by now, and what
+// those start that have no disk of their own to start from.
+func (s *Site) Refresh(ctx context.Context) error {
+	nodes, err := s.cfg.Inventory.Nodes(ctx)
+	if err != nil {
+		return err
+	}
+	known := map[string]netboot.Machine{}
+	for _, n := range nodes {
+		if n.Spec.Network != s.network.Name {
+			continue
+		}
+		a, err := s.cfg.Inventory.Addresses(ctx, n.Name)
+		if err != nil {
+			return err
+		}
+		m := netboot.Machine{Name: n.Name, Address: a.IPv4}
+		if n.Spec.Boot == inventory.BootNetwork && n.Image != "" {
+			if m.Boot, err = s.imageBoot(ctx, n.Image); err != nil {
+				return fmt.Errorf("node %s: %w", n.Name, err)
+			}
+		}
+		for _, mac := range n.Spec.MACs {
+			known[mac] = m
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.known = known
+	return nil
+}
+
+// override has a node start something else; nil ends that.
+func (s *Site) override(node string, b *netboot.Boot) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b == nil {
+		delete(s.ramdisk, node)
+		return
+	}
+	s.ramdisk[node] = b
+}
+
+// dir is a node's directory.
+func (s *Site) dir(node string) (string, error) {
+	dir := filepath.Join(s.cfg.Dir, "nodes", node)
+	return dir, os.MkdirAll(dir, 0o750)
+}
+
+// machine logs in to a node's controller; record says whether its console is
+// recorded, which only one session of a controller can do.
+func (s *Site) machine(ctx context.Context, n *inventory.Node, record bool) (*ipmi.Machine, error) {
+	password, err := readPassword(n.Spec.BMC.PasswordFile)
+	if err != nil {
+		return nil, fmt.Errorf("node %s: %w", n.Name, err)
+	}
+	dir, err := s.dir(n.Name)
+	if err != nil {
+		return nil, err
+	}
+	c := ipmi.Config{Name: n.Name, Addr: n.Spec.BMC.Address, User: n.Spec.BMC.User, Password: password,
+		Firmware: n.Spec.Firmware, Network: s.cfg.Where}
+	if record {
+		c.Console = filepath.Join(dir, "console.log")
+	}
+	return ipmi.Open(ctx, c)
+}
+
+// readPassword is a file's first line.
+func readPassword(file string) (string, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return "", command.BadInput(err, "it holds the controller's password, one line")
+	}
+	defer f.Close()
+	line := bufio.NewScanner(f)
+	if !line.Scan() || strings.TrimSpace(line.Text()) == "" {
+		return "", command.BadInput(fmt.Errorf("%s: it is empty", file), "it holds the controller's password, one line")
+	}
+	return strings.TrimSpace(line.Text()), nil
+}
