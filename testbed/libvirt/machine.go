@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -74,8 +73,7 @@ func (m *Machine) define(ctx context.Context) error {
 	if err := os.Remove(filepath.Join(c.Dir, consoleName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	err = command.Exec{Args: overlayArgs(c, d.Disk()), Remedy: "install qemu-utils"}.Run(ctx)
-	if err != nil {
+	if err := testbed.CreateOverlay(ctx, d.Disk(), c.Image, c.ImageFormat, c.DiskSize); err != nil {
 		return err
 	}
 	if err := m.takeLease(); err != nil {
@@ -124,7 +122,7 @@ func (m *Machine) checkFree() error {
 func (m *Machine) takeLease() error {
 	h := m.host
 	if h.addresses == nil || m.cfg.Network != h.network {
-		m.lease.mac = hashedMAC(m.cfg.Name + m.cfg.Dir)
+		m.lease.mac = testbed.HashedMAC(m.cfg.Name + m.cfg.Dir)
 		return nil
 	}
 	n, err := h.addresses.take()
@@ -134,15 +132,6 @@ func (m *Machine) takeLease() error {
 	m.undo = append(m.undo, func() error { h.addresses.give(n); return nil })
 	m.lease = address(n)
 	return nil
-}
-
-// overlayArgs makes the machine's disk: what it writes, over the image.
-func overlayArgs(c Config, disk string) []string {
-	args := []string{"qemu-img", "create", "-q", "-f", "qcow2", "-F", c.ImageFormat, "-b", c.Image, disk}
-	if c.DiskSize > 0 {
-		args = append(args, strconv.FormatInt(c.DiskSize, 10))
-	}
-	return args
 }
 
 // removeFiles removes what a machine wrote into its directory, except the

@@ -2,7 +2,6 @@ package libvirt
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"strings"
@@ -70,10 +69,4 @@ func (h *Host) removeDomain(d golibvirt.Domain) error {
 func is(err error, n golibvirt.ErrorNumber) bool {
 	e, ok := errors.AsType[golibvirt.Error](err)
 	return ok && golibvirt.ErrorNumber(e.Code) == n
-}
-
-// hashedMAC is a hardware address in QEMU's range, the same for the same s.
-func hashedMAC(s string) string {
-	h := sha256.Sum256([]byte(s))
-	return fmt.Sprintf("52:54:00:%02x:%02x:%02x", h[0], h[1], h[2])
 }

@@ -1,9 +1,13 @@
-// Package qemu starts a disk image in QEMU on this host, for a person at a
-// terminal or for a test that reads the console. It needs neither root nor
-// libvirtd, and leaves the image as it is.
+// Package qemu runs virtual machines with QEMU on this host. It needs neither
+// root nor libvirtd, and leaves images as they are.
 //
-// It is no testbed driver: [Run] is the whole life of the machine, from power
-// on until it switches itself off.
+// [Run] is the whole life of a machine, from power on until it switches itself
+// off, for a person at a terminal or a test that reads the console. [New] makes
+// a [Machine] for package testbed, whose owner holds its power.
+//
+// A machine's process is bound to this one: it dies with it, even by SIGKILL.
+// What QEMU and we tell each other goes through pairs of sockets without
+// names, so that nothing of a machine is left but files in its directory.
 package qemu
 
 import (
@@ -14,8 +18,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"syscall"
 
 	"goldsmith/internal/command"
@@ -55,8 +57,6 @@ type Config struct {
 	// error.
 	Log io.Writer
 }
-
-const program = "qemu-system-x86_64"
 
 // Run starts the machine and waits until it is off. The machine is killed when
 // ctx ends, and when the process dies. Without QEMU or its firmware the error
@@ -125,42 +125,14 @@ func (c Config) withDefaults(ctx context.Context) (Config, error) {
 	return c, ctx.Err()
 }
 
-// format tells a qcow2 image from a raw one.
-func format(image string) (string, error) {
-	f, err := os.Open(image)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	magic := make([]byte, 4)
-	if _, err := io.ReadFull(f, magic); err != nil {
-		return "", fmt.Errorf("%s: %w", image, err)
-	}
-	if string(magic) == "QFI\xfb" {
-		return "qcow2", nil
-	}
-	return "raw", nil
-}
-
 // args is QEMU's command line.
 func (c Config) args() ([]string, error) {
 	code, vars, err := c.Firmware.Files()
 	if err != nil {
 		return nil, err
 	}
-	accel, cpu := "tcg,thread=multi", "max"
-	if c.Accelerator == testbed.KVM {
-		accel, cpu = "kvm", "host"
-	}
-	args := []string{program, "-nodefaults", "-no-user-config", "-display", "none",
-		"-machine", "q35", "-accel", accel, "-cpu", cpu,
-		"-smp", strconv.Itoa(c.CPUs), "-m", strconv.Itoa(c.MemoryMiB),
-		"-device", "virtio-rng-pci"}
-	if code != "" {
-		args = append(args,
-			"-drive", drive(code, "if=pflash,unit=0,format=raw,readonly=on"),
-			"-drive", drive(vars, "if=pflash,unit=1,format=raw,snapshot=on"))
-	}
+	args := hardware{c.Accelerator, c.CPUs, c.MemoryMiB}.args()
+	args = append(args, firmwareArgs(code, vars, ",snapshot=on")...)
 	args = append(append(args, c.disk()...), "-device", "virtio-blk-pci,drive=disk,bootindex=1")
 	if c.Seed != "" {
 		args = append(args, "-drive", drive(c.Seed, "if=none,id=seed,format=raw,readonly=on"), "-device", "virtio-blk-pci,drive=seed")
@@ -179,7 +151,7 @@ func (c Config) args() ([]string, error) {
 func (c Config) disk() []string {
 	if c.Record != "" {
 		file := func(name, path string) string {
-			return "driver=file,node-name=" + name + ",filename=" + strings.ReplaceAll(path, ",", ",,")
+			return "driver=file,node-name=" + name + ",filename=" + comma(path)
 		}
 		return []string{
 			"-blockdev", file("image", c.Image),
@@ -204,9 +176,4 @@ func (c Config) netdev() string {
 		n += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:%d-:22", c.SSHPort)
 	}
 	return n
-}
-
-// drive is a -drive argument; a comma in a file's name is doubled.
-func drive(file, options string) string {
-	return options + ",file=" + strings.ReplaceAll(file, ",", ",,")
 }
