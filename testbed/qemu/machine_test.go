@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -18,9 +19,15 @@ import (
 
 func driver(f testbed.Firmware) testbedtest.Driver {
 	return testbedtest.Driver{
-		New: func(ctx context.Context, name, dir, image string) (testbed.Machine, error) {
-			m, err := New(ctx, MachineConfig{Name: name, Dir: dir, Disks: []Disk{{Image: image}}, Firmware: f,
-				CPUs: 1, MemoryMiB: 128, Accelerator: testbed.TCG})
+		NewWith: func(ctx context.Context, s testbedtest.Spec) (testbed.Machine, error) {
+			c := MachineConfig{Name: s.Name, Dir: s.Dir, Firmware: f, CPUs: 1, MemoryMiB: 128, Accelerator: testbed.TCG}
+			for _, image := range s.Disks {
+				c.Disks = append(c.Disks, Disk{Image: image})
+			}
+			if s.CD != "" {
+				c.Disks = append(c.Disks, Disk{Image: s.CD, CD: true})
+			}
+			m, err := New(ctx, c)
 			if err != nil {
 				return nil, err
 			}
@@ -203,5 +210,79 @@ func TestOneMachineADirectory(t *testing.T) {
 	m := machine(t, testbedtest.Guest{Text: "hello"}, MachineConfig{})
 	if _, err := New(t.Context(), m.cfg); command.HintOf(err) == "" || !strings.Contains(err.Error(), "another machine") {
 		t.Errorf("New = %v; want that the directory is another machine's", err)
+	}
+}
+
+// TestNetworkBoot starts a machine by PXE from QEMU's own network, and from
+// its disk afterwards.
+func TestNetworkBoot(t *testing.T) {
+	dir := t.TempDir()
+	loader := testbedtest.Guest{Text: "from the network\r\n", Reset: true}.NetworkLoader()
+	if err := os.WriteFile(filepath.Join(dir, "guest"), loader, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m := machine(t, testbedtest.Guest{Text: "from the disk\r\n", Off: true},
+		MachineConfig{NICs: []NIC{{}, {Boot: true, TFTP: dir, BootFile: "guest"}}})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := m.SetBoot(ctx, testbed.Boot{Device: testbed.FromNetwork, Once: true, Firmware: testbed.BIOS}); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(m.PowerOn(ctx), m.WaitOff(ctx)); err != nil {
+		t.Error(err)
+	}
+	text, err := m.Console().Text()
+	_, after, ok := strings.Cut(text, "from the network")
+	if err != nil || !ok || !strings.Contains(after, "from the disk") {
+		t.Errorf("console (%v): %q", err, text)
+	}
+}
+
+// TestUnsupported: what a machine has not, it cannot start from, and says so.
+func TestUnsupported(t *testing.T) {
+	m := machine(t, testbedtest.Guest{Text: "hello"}, MachineConfig{NICs: []NIC{{}}})
+	for _, b := range []testbed.Boot{{Device: testbed.FromNetwork}, {Device: testbed.FromCD}, {Device: testbed.FromSetup},
+		{Device: testbed.FromDisk, Firmware: testbed.UEFI}} {
+		f, ok := errors.AsType[*testbed.Fault](m.SetBoot(t.Context(), b))
+		if !ok || f.Kind != testbed.Unsupported {
+			t.Errorf("SetBoot(%+v) = %v; want unsupported", b, f)
+		}
+	}
+	if b, err := m.BootOrder(t.Context()); b != (testbed.Boot{}) || err != nil {
+		t.Errorf("BootOrder = %+v, %v; want nothing", b, err)
+	}
+}
+
+// TestUEFI starts one machine with OVMF from its CD, once, and from its disk
+// after a reset. The rest of the suite would show nothing more.
+func TestUEFI(t *testing.T) {
+	testenv.NeedFile(t, "/usr/share/OVMF/OVMF_CODE_4M.fd")
+	disk, err := testbedtest.Guest{Text: "disk through OVMF", Off: true}.UEFIDisk()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cd, err := testbedtest.Guest{Text: "CD through OVMF", Reset: true}.UEFICD()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := driver(testbed.UEFI).NewWith(t.Context(), testbedtest.Spec{Name: "uefi", Dir: filepath.Join(t.TempDir(), "m"),
+		Disks: []string{image(t, disk)}, CD: image(t, cd)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	defer m.Release(ctx)
+	q := m.(*Machine)
+	if err := q.SetBoot(ctx, testbed.Boot{Device: testbed.FromCD, Once: true}); err != nil {
+		t.Error(err)
+	}
+	if err := errors.Join(m.PowerOn(ctx), q.WaitOff(ctx)); err != nil {
+		t.Error(err)
+	}
+	text, _ := q.Console().Text()
+	_, after, ok := strings.Cut(text, "CD through OVMF")
+	if !ok || !strings.Contains(after, "disk through OVMF") {
+		t.Errorf("console: %q", text)
 	}
 }

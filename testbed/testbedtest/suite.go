@@ -21,16 +21,31 @@ import (
 	"goldsmith/testbed"
 )
 
-// Driver is what the suite needs of a driver.
+// Driver is what the suite needs of a driver. A driver that makes no machines,
+// because it only reaches those that are there, gives a New that makes one by
+// other means and has the driver reach it.
 type Driver struct {
 	// New makes a machine that is off and whose disk begins as the raw image.
-	// dir is for the machine's files.
+	// dir is for the machine's files. It may be nil when NewWith is not.
 	New func(ctx context.Context, name, dir, image string) (testbed.Machine, error)
-	// Disk makes the guest's raw disk; nil means Guest.BIOSDisk.
+	// NewWith makes a machine that is off, of several parts; nil means that the
+	// driver cannot.
+	NewWith func(context.Context, Spec) (testbed.Machine, error)
+	// Disk makes the guest's raw disk, CD its CD; nil means Guest.BIOSDisk and
+	// Guest.BIOSCD.
 	Disk func(Guest) ([]byte, error)
+	CD   func(Guest) ([]byte, error)
 	// Left lists what the driver still has of the machine called name. It must
 	// be empty after Release. nil means that nobody can tell.
 	Left func(name string) ([]string, error)
+}
+
+// Spec is a machine of several parts.
+type Spec struct {
+	Name  string
+	Dir   string   // for the machine's files
+	Disks []string // raw images, which are only read; it starts from the first
+	CD    string   // the image in its CD-ROM drive; "" means that it has none
 }
 
 // patience bounds each wait for a guest, which takes about a second on an
@@ -45,22 +60,49 @@ func Run(t *testing.T, d Driver) {
 	t.Run("Shutdown", d.testShutdown)
 	t.Run("ImageUnchanged", d.testImageUnchanged)
 	t.Run("Cancel", d.testCancel)
+	t.Run("Reset", d.testReset)
+	t.Run("Serial", d.testSerial)
+	t.Run("Disks", d.testDisks)
+	t.Run("BootOnce", d.testBootOnce)
+	t.Run("BootOnceReset", d.testBootOnceReset)
+	t.Run("BootForGood", d.testBootForGood)
 }
 
+// image makes a disk with the guest.
 func (d Driver) image(t *testing.T, g Guest) string {
 	t.Helper()
-	disk := g.BIOSDisk()
-	if d.Disk != nil {
-		var err error
-		if disk, err = d.Disk(g); err != nil {
-			t.Fatal(err)
-		}
+	if d.Disk == nil {
+		return file(t, g.BIOSDisk(), nil)
 	}
+	b, err := d.Disk(g)
+	return file(t, b, err)
+}
+
+// cd makes a CD with the guest.
+func (d Driver) cd(t *testing.T, g Guest) string {
+	t.Helper()
+	if d.CD == nil {
+		return file(t, g.BIOSCD(), nil)
+	}
+	b, err := d.CD(g)
+	return file(t, b, err)
+}
+
+func file(t *testing.T, image []byte, err error) string {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "image.raw")
-	if err := os.WriteFile(path, disk, 0o600); err != nil {
+	if err := errors.Join(err, os.WriteFile(path, image, 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// make makes a machine of one disk.
+func (d Driver) make(ctx context.Context, name, dir, image string) (testbed.Machine, error) {
+	if d.New == nil {
+		return d.NewWith(ctx, Spec{Name: name, Dir: dir, Disks: []string{image}})
+	}
+	return d.New(ctx, name, dir, image)
 }
 
 // machine makes a machine that is released, and checked to be gone, when the
@@ -68,10 +110,17 @@ func (d Driver) image(t *testing.T, g Guest) string {
 func (d Driver) machine(t *testing.T, image string) testbed.Machine {
 	t.Helper()
 	name := nameOf(t)
-	m, err := d.New(t.Context(), name, filepath.Join(t.TempDir(), name), image)
+	m, err := d.make(t.Context(), name, filepath.Join(t.TempDir(), name), image)
 	if err != nil {
 		t.Fatal(err)
 	}
+	d.keep(t, m, name)
+	return m
+}
+
+// keep has the machine released, and checked to be gone, when the test ends.
+func (d Driver) keep(t *testing.T, m testbed.Machine, name string) {
+	t.Helper()
 	if m.Name() != name {
 		t.Errorf("Name = %q; want %q", m.Name(), name)
 	}
@@ -83,7 +132,6 @@ func (d Driver) machine(t *testing.T, image string) testbed.Machine {
 		}
 		d.gone(t, name)
 	})
-	return m
 }
 
 func (d Driver) gone(t *testing.T, name string) {
@@ -222,7 +270,7 @@ func (d Driver) testCancel(t *testing.T) {
 	for i, after := range []time.Duration{0, 10, 30, 60, 120, 300} {
 		name := nameOf(t)
 		ctx, cancel := context.WithTimeoutCause(context.Background(), after*time.Millisecond, context.Canceled)
-		m, err := d.New(ctx, name, filepath.Join(t.TempDir(), name), image)
+		m, err := d.make(ctx, name, filepath.Join(t.TempDir(), name), image)
 		if err == nil {
 			err = m.PowerOn(ctx)
 			if i > 0 && err != nil && !errors.Is(err, context.Canceled) {
