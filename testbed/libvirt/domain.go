@@ -2,9 +2,12 @@ package libvirt
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/xml"
 	"fmt"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"text/template"
 
 	"goldsmith/testbed"
@@ -15,10 +18,13 @@ const namePrefix = "goldsmith-"
 
 // Names in a machine's directory.
 const (
-	diskName    = "disk.qcow2"
+	diskName    = "disk%s.qcow2" // "" and then 1, 2, …
 	nvramName   = "nvram.fd"
 	consoleName = "console.log"
 )
+
+// ownFile is what Release removes of a machine's directory.
+var ownFile = regexp.MustCompile(`^(disk[0-9]*\.qcow2|nvram\.fd)$`)
 
 // domain is what the XML is made from.
 type domain struct {
@@ -26,21 +32,70 @@ type domain struct {
 	Domain     string // libvirt's name
 	Lock       string // the owner's lock file
 	KVM        bool
-	MAC        string
 	Code, Vars string // UEFI firmware; empty for BIOS
 	UID, GID   int    // whom QEMU runs as
+	All        []disk
 }
 
-func (d domain) File(name string) string { return filepath.Join(d.Dir, name) }
-func (d domain) Disk() string            { return d.File(diskName) }
-func (d domain) NVRAM() string           { return d.File(nvramName) }
-func (d domain) ConsoleLog() string      { return d.File(consoleName) }
+// disk is a disk of the XML.
+type disk struct {
+	Disk
+	Source string // the file, or the volume in the pool
+	Type   string // what is in it, "raw" or "qcow2"
+	Target string
+	Own    bool // it holds what the machine writes; otherwise it is only read
+	Order  int  // among what the machine starts from, 0 means that it does not
+}
+
+func (d domain) NVRAM() string      { return filepath.Join(d.Dir, nvramName) }
+func (d domain) ConsoleLog() string { return filepath.Join(d.Dir, consoleName) }
+
+// disks are the machine's: the first, the seed, the others.
+func (c Config) disks(dom string) []disk {
+	var all []disk
+	add := func(d Disk, own bool) {
+		x := disk{Disk: d, Own: own, Type: d.Format, Target: "vd" + string(rune('a'+len(all)))}
+		if d.CD {
+			x.Target = "sd" + string(rune('a'+len(all)))
+		}
+		number := ""
+		if len(all) > 0 {
+			number = strconv.Itoa(len(all))
+		}
+		switch {
+		case c.Pool != "":
+			x.Source = dom + "_" + x.Target
+		case own:
+			x.Source, x.Type = filepath.Join(c.Dir, fmt.Sprintf(diskName, number)), "qcow2"
+		default:
+			x.Source = d.Image
+		}
+		all = append(all, x)
+	}
+	add(Disk{Image: c.Image, Format: c.ImageFormat, Size: c.DiskSize, Serial: c.Serial}, true)
+	if c.Seed != "" {
+		add(Disk{Image: c.Seed, Format: "raw"}, false)
+	}
+	for _, d := range c.Disks {
+		add(d, !d.CD)
+	}
+	order := 0
+	for _, cd := range []bool{false, true} {
+		for i := range all {
+			if all[i].CD == cd && (all[i].Own || cd) {
+				order++
+				all[i].Order = order
+			}
+		}
+	}
+	return all
+}
 
 // ownerNamespace names the metadata by which Sweep finds the owner.
 const ownerNamespace = "https://goldsmith.example/owner/1"
 
-// The network card has no boot ROM, because nothing here boots from the
-// network, and there is always a random number generator: a guest without one
+// A network card has a boot ROM only where the machine may start from it, and
+// there is always a random number generator: a guest without one
 // waits for a minute at its first boot. The console's log grows over power
 // cycles; it begins empty because the directory does. QEMU runs as the user who
 // defines the machine, whose files it needs; a system's libvirtd would have a
@@ -48,7 +103,7 @@ const ownerNamespace = "https://goldsmith.example/owner/1"
 var domainTemplate = template.Must(template.New("domain").Funcs(template.FuncMap{"x": escape}).Parse(
 	`<domain type='{{if .KVM}}kvm{{else}}qemu{{end}}'>
 <name>{{x .Domain}}</name>
-<metadata><gs:owner xmlns:gs='` + ownerNamespace + `' lock='{{x .Lock}}' dir='{{x .Dir}}'/></metadata>
+<metadata><gs:owner xmlns:gs='` + ownerNamespace + `' lock='{{x .Lock}}' dir='{{x .Dir}}' pool='{{x .Pool}}'/></metadata>
 <memory unit='MiB'>{{.MemoryMiB}}</memory>
 <vcpu>{{.CPUs}}</vcpu>
 <os><type arch='x86_64' machine='q35'>hvm</type>{{if .Code}}
@@ -60,12 +115,14 @@ var domainTemplate = template.Must(template.New("domain").Funcs(template.FuncMap
 <on_poweroff>destroy</on_poweroff><on_reboot>restart</on_reboot><on_crash>destroy</on_crash>
 <devices>
 <emulator>/usr/bin/qemu-system-x86_64</emulator>
-<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='unsafe' discard='unmap'/>
-<source file='{{x .Disk}}'/><target dev='vda' bus='virtio'/><boot order='1'/></disk>{{if .Seed}}
-<disk type='file' device='disk'><driver name='qemu' type='raw'/>
-<source file='{{x .Seed}}'/><target dev='vdb' bus='virtio'/><readonly/></disk>{{end}}
-<interface type='network'><mac address='{{x .MAC}}'/><source network='{{x .Network}}'/>
-<model type='virtio'/><rom enabled='no'/></interface>
+{{range .All}}<disk type='{{if $.Pool}}volume{{else}}file{{end}}' device='{{if .CD}}cdrom{{else}}disk{{end}}'>
+<driver name='qemu' type='{{x .Type}}'{{if .Own}} cache='unsafe' discard='unmap'{{end}}/>
+<source {{if $.Pool}}pool='{{x $.Pool}}' volume{{else}}file{{end}}='{{x .Source}}'/>
+<target dev='{{.Target}}' bus='{{if .CD}}sata{{else}}virtio{{end}}'/>{{if not .Own}}<readonly/>{{end}}
+{{if .Serial}}<serial>{{x .Serial}}</serial>{{end}}{{if .Order}}<boot order='{{.Order}}'/>{{end}}</disk>
+{{end}}{{range $i, $n := .NICs}}<interface type='network'><mac address='{{x .MAC}}'/><source network='{{x .Network}}'/>
+<model type='virtio'/>{{if .Boot}}<boot order='{{$.NICOrder $i}}'/>{{else}}<rom enabled='no'/>{{end}}</interface>
+{{end}}<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
 <serial type='pty'><log file='{{x .ConsoleLog}}' append='on'/><target port='0'/></serial>
 <console type='pty'><target type='serial' port='0'/></console>
 <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
@@ -87,22 +144,26 @@ func (d domain) xml() (string, error) {
 	return b.String(), err
 }
 
+// ownership is what a domain's XML says of its owner.
+type ownership struct {
+	Lock string `xml:"lock,attr"`
+	Dir  string `xml:"dir,attr"`
+	Pool string `xml:"pool,attr"` // where its volumes are; "" means that it has none
+}
+
 // ownerOf reads the owner out of a domain's XML. ok is false when the domain
 // has none: it is not ours.
-func ownerOf(desc string) (lock, dir string, ok bool) {
+func ownerOf(desc string) (o ownership, ok bool) {
 	var d struct {
 		Metadata struct {
-			Owner struct {
-				Lock string `xml:"lock,attr"`
-				Dir  string `xml:"dir,attr"`
-			} `xml:"https://goldsmith.example/owner/1 owner"`
+			Owner ownership `xml:"https://goldsmith.example/owner/1 owner"`
 		} `xml:"metadata"`
 	}
 	if err := xml.Unmarshal([]byte(desc), &d); err != nil {
-		return "", "", false
+		return ownership{}, false
 	}
-	o := d.Metadata.Owner
-	return o.Lock, o.Dir, o.Lock != "" && o.Dir != ""
+	o = d.Metadata.Owner
+	return o, o.Lock != "" && o.Dir != ""
 }
 
 // Config describes a machine. Name, Dir and Image must be set.
@@ -133,6 +194,48 @@ type Config struct {
 	// Network is the libvirt network; "" means the host's: that of the bed, or
 	// "default".
 	Network string
+	// Serial is the first disk's serial number, by which it is found in
+	// /dev/disk/by-id; "" means none.
+	Serial string
+	// Disks are more disks.
+	Disks []Disk
+	// NICs are the machine's network cards; none means one, in Network, from
+	// which the machine does not start.
+	NICs []NIC
+	// Pool is a libvirt storage pool that the images are copied to over the
+	// API, and from which the machine works. "" means that QEMU reads the files
+	// themselves, and writes to Dir.
+	Pool string
+}
+
+// Disk is one more disk of a machine.
+type Disk struct {
+	Image  string // what it begins as, only read; "" means an empty disk of Size
+	Format string // "raw" or "qcow2"; "" means raw
+	Size   int64  // in bytes; 0 means the image's
+	Serial string // as Config.Serial
+	CD     bool   // a CD-ROM of Image
+}
+
+// NIC is one of a machine's network cards.
+type NIC struct {
+	Network string // the libvirt network; "" means Config.Network
+	MAC     string // "" means one of ours
+	Boot    bool   // the machine may start from it
+}
+
+// NICOrder is the i-th card's place among what the machine starts from.
+func (d domain) NICOrder(i int) int {
+	order := 1
+	for _, k := range d.All {
+		order = max(order, k.Order+1)
+	}
+	for _, n := range d.NICs[:i] {
+		if n.Boot {
+			order++
+		}
+	}
+	return order
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -144,7 +247,24 @@ func (c Config) withDefaults() (Config, error) {
 			return c, fmt.Errorf("machine %q: a name has letters, digits, dots and dashes only", c.Name)
 		}
 	}
-	for _, p := range []*string{&c.Dir, &c.Image, &c.Seed} {
+	c.Disks = append([]Disk(nil), c.Disks...)
+	paths := []*string{&c.Dir, &c.Image, &c.Seed}
+	for i := range c.Disks {
+		d := &c.Disks[i]
+		if d.Image == "" && (d.CD || d.Size <= 0) {
+			return c, fmt.Errorf("machine %q: disk %d: neither image nor size", c.Name, i)
+		}
+		d.Format = cmp.Or(d.Format, "raw")
+		paths = append(paths, &d.Image)
+	}
+	if len(c.NICs) == 0 {
+		c.NICs = []NIC{{}}
+	}
+	c.NICs = append([]NIC(nil), c.NICs...)
+	for i := range c.NICs {
+		c.NICs[i].Network = cmp.Or(c.NICs[i].Network, c.Network)
+	}
+	for _, p := range paths {
 		if *p == "" {
 			continue
 		}
@@ -154,9 +274,7 @@ func (c Config) withDefaults() (Config, error) {
 		}
 		*p = abs
 	}
-	if c.ImageFormat == "" {
-		c.ImageFormat = "raw"
-	}
+	c.ImageFormat = cmp.Or(c.ImageFormat, "raw")
 	if c.CPUs == 0 {
 		c.CPUs = 2
 	}

@@ -10,14 +10,20 @@ import (
 	golibvirt "github.com/digitalocean/go-libvirt"
 )
 
-// watcher tells waiters which machines have stopped. One lives as long as the
+// watcher tells waiters which machines have stopped or were reset. One lives as long as the
 // connection: when a subscription ends before the connection does, an event
 // that arrives at that moment blocks the library for ever.
 type watcher struct {
 	gone chan struct{} // closed when the connection has ended
 
-	mu      sync.Mutex               // guards waiting
-	waiting map[chan struct{}]string // who waits, and for which domain
+	mu      sync.Mutex                  // guards waiting
+	waiting map[chan struct{}]happening // who waits, and for what
+}
+
+// happening is what is waited for.
+type happening struct {
+	domain string
+	reset  bool // otherwise its stop
 }
 
 func newWatcher(l *golibvirt.Libvirt) (*watcher, error) {
@@ -25,23 +31,34 @@ func newWatcher(l *golibvirt.Libvirt) (*watcher, error) {
 	if err != nil {
 		return nil, fmt.Errorf("subscribe to events: %w", err)
 	}
-	w := &watcher{gone: make(chan struct{}), waiting: map[chan struct{}]string{}}
+	w := &watcher{gone: make(chan struct{}), waiting: map[chan struct{}]happening{}}
+	resets, err := l.SubscribeEvents(context.Background(), golibvirt.DomainEventIDReboot, nil)
+	if err != nil {
+		return nil, fmt.Errorf("subscribe to events: %w", err)
+	}
+	go func() {
+		for e := range resets {
+			if r, ok := e.(*golibvirt.DomainEventCallbackRebootMsg); ok {
+				w.notify(happening{r.Msg.Dom.Name, true})
+			}
+		}
+	}()
 	go func() {
 		defer close(w.gone)
 		for e := range events {
 			if golibvirt.DomainEventType(e.Event) == golibvirt.DomainEventStopped {
-				w.notify(e.Dom.Name)
+				w.notify(happening{e.Dom.Name, false})
 			}
 		}
 	}()
 	return w, nil
 }
 
-func (w *watcher) notify(domain string) {
+func (w *watcher) notify(what happening) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for c, name := range w.waiting {
-		if name == domain {
+	for c, h := range w.waiting {
+		if h == what {
 			select {
 			case c <- struct{}{}:
 			default: // told already
@@ -53,10 +70,19 @@ func (w *watcher) notify(domain string) {
 // stops returns a channel that is sent to when the domain stops, from now on
 // until forget is called.
 func (w *watcher) stops(domain string) (c chan struct{}, forget func()) {
+	return w.wait(happening{domain, false})
+}
+
+// resets is stops for resets, the guest's own and ours.
+func (w *watcher) resets(domain string) (c chan struct{}, forget func()) {
+	return w.wait(happening{domain, true})
+}
+
+func (w *watcher) wait(what happening) (c chan struct{}, forget func()) {
 	c = make(chan struct{}, 1)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.waiting[c] = domain
+	w.waiting[c] = what
 	return c, func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()

@@ -200,7 +200,7 @@ func TestSweep(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, p := range []string{odir, filepath.Join(mdir, diskName)} {
+		for _, p := range []string{odir, filepath.Join(mdir, "disk.qcow2")} {
 			if _, err := os.Stat(p); err == nil {
 				l = append(l, p)
 			}

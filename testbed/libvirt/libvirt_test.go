@@ -47,11 +47,18 @@ func bed(t *testing.T) *Bed {
 }
 
 // driver holds a host to the suite.
-func driver(h *Host, firmware testbed.Firmware) testbedtest.Driver {
+func driver(h *Host, firmware testbed.Firmware, pool string) testbedtest.Driver {
 	return testbedtest.Driver{
-		New: func(ctx context.Context, name, dir, image string) (testbed.Machine, error) {
-			m, err := h.Define(ctx, Config{Name: name, Dir: dir, Image: image, Firmware: firmware,
-				CPUs: 1, MemoryMiB: 128, Accelerator: testbed.TCG})
+		NewWith: func(ctx context.Context, s testbedtest.Spec) (testbed.Machine, error) {
+			c := Config{Name: s.Name, Dir: s.Dir, Image: s.Disks[0], Firmware: firmware, Pool: pool,
+				CPUs: 1, MemoryMiB: 128, Accelerator: testbed.TCG}
+			for _, image := range s.Disks[1:] {
+				c.Disks = append(c.Disks, Disk{Image: image})
+			}
+			if s.CD != "" {
+				c.Disks = append(c.Disks, Disk{Image: s.CD, CD: true})
+			}
+			m, err := h.Define(ctx, c)
 			if err != nil {
 				return nil, err
 			}
@@ -92,8 +99,9 @@ func processes(s string) []string {
 }
 
 func TestSuite(t *testing.T) {
+	t.Parallel()
 	b := bed(t)
-	testbedtest.Run(t, driver(b.Host, testbed.BIOS))
+	testbedtest.Run(t, driver(b.Host, testbed.BIOS, ""))
 	if n := len(b.addresses.free); n != lastAddress-firstAddress+1 {
 		t.Errorf("%d addresses are free; want all", n)
 	}
@@ -102,6 +110,7 @@ func TestSuite(t *testing.T) {
 // TestUEFI starts one machine with OVMF, from a FAT file system of ours. The
 // rest of the suite would show nothing more, in ten seconds a boot.
 func TestUEFI(t *testing.T) {
+	t.Parallel()
 	testenv.NeedFile(t, "/usr/share/OVMF/OVMF_CODE_4M.fd")
 	b := bed(t)
 	disk, err := testbedtest.Guest{Text: "through OVMF", Off: true}.UEFIDisk()
@@ -113,7 +122,7 @@ func TestUEFI(t *testing.T) {
 	if err := os.WriteFile(image, disk, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	m, err := driver(b.Host, testbed.UEFI).New(t.Context(), "uefi", filepath.Join(dir, "m"), image)
+	m, err := driver(b.Host, testbed.UEFI, "").NewWith(t.Context(), testbedtest.Spec{Name: "uefi", Dir: filepath.Join(dir, "m"), Disks: []string{image}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -44,23 +44,39 @@ func (h *Host) sweepDomain(d golibvirt.Domain) (bool, error) {
 		}
 		return err == nil, err
 	}
-	lock, dir, ok := ownerOf(desc)
-	if !ok || lock == h.owner.lockPath() || !dead(lock) {
+	o, ok := ownerOf(desc)
+	if !ok || o.Lock == h.owner.lockPath() || !dead(o.Lock) {
 		return false, nil
 	}
-	return true, errors.Join(h.removeDomain(d), removeFiles(dir))
+	// The domain goes last: it is by what the rest is found.
+	if err := h.stop(d); err != nil {
+		return true, err
+	}
+	if err := errors.Join(h.removeVolumes(d.Name, o.Pool), removeFiles(o.Dir)); err != nil {
+		return true, err
+	}
+	return true, h.removeDomain(d)
 }
 
 // removeDomain stops and undefines a domain. It is no error when it is gone.
 func (h *Host) removeDomain(d golibvirt.Domain) error {
+	if err := h.stop(d); err != nil {
+		return err
+	}
+	defer h.limit().Stop()
+	err := h.l.DomainUndefineFlags(d, golibvirt.DomainUndefineNvram)
+	if err != nil && !golibvirt.IsNotFound(err) {
+		return fmt.Errorf("undefine: %w", err)
+	}
+	return nil
+}
+
+// stop switches a domain off. It is no error when it is off or gone.
+func (h *Host) stop(d golibvirt.Domain) error {
 	defer h.limit().Stop()
 	err := h.l.DomainDestroyFlags(d, golibvirt.DomainDestroyDefault)
 	if err != nil && !is(err, golibvirt.ErrOperationInvalid) && !golibvirt.IsNotFound(err) {
 		return fmt.Errorf("power off: %w", err)
-	}
-	err = h.l.DomainUndefineFlags(d, golibvirt.DomainUndefineNvram)
-	if err != nil && !golibvirt.IsNotFound(err) {
-		return fmt.Errorf("undefine: %w", err)
 	}
 	return nil
 }
