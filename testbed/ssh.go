@@ -2,6 +2,7 @@ package testbed
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,11 +41,14 @@ type SSH struct {
 // UnreachableError says that a command was not run, or that nobody knows how
 // it ended, because the connection failed. Trying again later may help.
 type UnreachableError struct {
-	Addr string
+	By   string // what was tried; "" means "ssh"
+	Addr string // an address, or a machine's name
 	Err  error
 }
 
-func (e *UnreachableError) Error() string { return fmt.Sprintf("ssh %s: %v", e.Addr, e.Err) }
+func (e *UnreachableError) Error() string {
+	return fmt.Sprintf("%s %s: %v", cmp.Or(e.By, "ssh"), e.Addr, e.Err)
+}
 func (e *UnreachableError) Unwrap() error { return e.Err }
 
 // RemoteError says that a command ran on the machine and did not end well.
@@ -161,7 +165,7 @@ func (s *SSH) Run(ctx context.Context, c Command) error {
 	session, err := client.NewSession()
 	if err != nil {
 		s.drop(client)
-		return &UnreachableError{s.Addr, errors.Join(context.Cause(ctx), err)}
+		return &UnreachableError{Addr: s.Addr, Err: errors.Join(context.Cause(ctx), err)}
 	}
 	defer session.Close()
 	tail := &tail{max: 4 << 10}
@@ -175,7 +179,7 @@ func (s *SSH) Run(ctx context.Context, c Command) error {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
-		return &UnreachableError{s.Addr, context.Cause(ctx)}
+		return &UnreachableError{Addr: s.Addr, Err: context.Cause(ctx)}
 	case errors.As(err, &exit):
 		e := &RemoteError{Command: c.Line, Status: exit.ExitStatus(), Signal: exit.Signal(), Stderr: tail.String()}
 		if e.Signal != "" {
@@ -184,7 +188,7 @@ func (s *SSH) Run(ctx context.Context, c Command) error {
 		return e
 	}
 	s.drop(client)
-	return &UnreachableError{s.Addr, err}
+	return &UnreachableError{Addr: s.Addr, Err: err}
 }
 
 // Output runs a command line and returns its standard output.

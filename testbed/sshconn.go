@@ -30,7 +30,7 @@ func (s *SSH) connect(ctx context.Context) (*ssh.Client, error) {
 		if ctx.Err() != nil && !changed(err) {
 			err = fmt.Errorf("%w (%w)", context.Cause(ctx), err)
 		}
-		return nil, &UnreachableError{s.Addr, err}
+		return nil, &UnreachableError{Addr: s.Addr, Err: err}
 	}
 	s.client = client
 	go s.watch(client)

@@ -20,6 +20,7 @@ var _ interface {
 	testbed.Resetter
 	testbed.Serial
 	testbed.BootSelector
+	testbed.AgentCaller
 } = (*Adopted)(nil)
 
 // Adopt returns the domain of that name, which somebody else has defined. Its

@@ -159,3 +159,28 @@ func (m *control) undoAll() error {
 	m.undo = left
 	return errors.Join(errs...)
 }
+
+// agentLimit is less than callLimit, after which the connection is closed.
+const agentLimit = 45 * time.Second
+
+// CallAgent implements testbed.AgentCaller. libvirtd itself sees to it that an
+// answer is the one to its question.
+func (m *control) CallAgent(ctx context.Context, request []byte) ([]byte, error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	wait := agentLimit
+	if deadline, ok := ctx.Deadline(); ok {
+		wait = min(wait, time.Until(deadline))
+	}
+	defer m.host.limit().Stop()
+	seconds := max(1, int32(wait/time.Second))
+	answer, err := m.host.l.QEMUDomainAgentCommand(m.dom, string(request), seconds, 0)
+	if err != nil {
+		return nil, err
+	}
+	if len(answer) == 0 {
+		return nil, errors.New("libvirtd gives no answer")
+	}
+	return []byte(answer[0]), nil
+}

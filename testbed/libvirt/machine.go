@@ -33,6 +33,7 @@ var _ interface {
 	testbed.Serial
 	testbed.Addressed
 	testbed.BootSelector
+	testbed.AgentCaller
 } = (*Machine)(nil)
 
 // Define makes a machine, powered off. When it fails, or ctx ends meanwhile,

@@ -48,6 +48,7 @@ var _ interface {
 	testbed.Serial
 	testbed.Addressed
 	testbed.BootSelector
+	testbed.AgentCaller
 } = (*Machine)(nil)
 
 // New makes a machine, powered off. When it fails, or ctx ends meanwhile,
@@ -315,6 +316,15 @@ func (m *Machine) OpenSerial(context.Context) (io.ReadWriteCloser, error) {
 		return nil, m.errReleased()
 	}
 	return m.serial.connect(), nil
+}
+
+// CallAgent implements testbed.AgentCaller.
+func (m *Machine) CallAgent(ctx context.Context, request []byte) ([]byte, error) {
+	r := m.current()
+	if !r.running() {
+		return nil, fmt.Errorf("machine %s is off", m.cfg.Name)
+	}
+	return r.process().agent.CallAgent(ctx, request)
 }
 
 // Address implements testbed.Addressed: the address that was given, or that of

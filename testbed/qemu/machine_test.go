@@ -51,6 +51,7 @@ func left(name string) ([]string, error) {
 }
 
 func TestSuite(t *testing.T) {
+	t.Parallel()
 	testenv.Need(t, program, "qemu-img")
 	testbedtest.Run(t, driver(testbed.BIOS))
 }
@@ -216,6 +217,7 @@ func TestOneMachineADirectory(t *testing.T) {
 // TestNetworkBoot starts a machine by PXE from QEMU's own network, and from
 // its disk afterwards.
 func TestNetworkBoot(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	loader := testbedtest.Guest{Text: "from the network\r\n", Reset: true}.NetworkLoader()
 	if err := os.WriteFile(filepath.Join(dir, "guest"), loader, 0o600); err != nil {
@@ -256,6 +258,7 @@ func TestUnsupported(t *testing.T) {
 // TestUEFI starts one machine with OVMF from its CD, once, and from its disk
 // after a reset. The rest of the suite would show nothing more.
 func TestUEFI(t *testing.T) {
+	t.Parallel()
 	testenv.NeedFile(t, "/usr/share/OVMF/OVMF_CODE_4M.fd")
 	disk, err := testbedtest.Guest{Text: "disk through OVMF", Off: true}.UEFIDisk()
 	if err != nil {

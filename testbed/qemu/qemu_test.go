@@ -74,6 +74,7 @@ func TestRun(t *testing.T) {
 }
 
 func TestRunUEFI(t *testing.T) {
+	t.Parallel()
 	testenv.NeedFile(t, "/usr/share/OVMF/OVMF_CODE_4M.fd")
 	disk, err := testbedtest.Guest{Text: "hello from UEFI", Off: true}.UEFIDisk()
 	if err != nil {

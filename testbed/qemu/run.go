@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"goldsmith/testbed"
 )
 
 // run is a machine from power-on until it is off: one process of QEMU after
@@ -69,6 +71,7 @@ func (r *run) command(ctx context.Context, name string) (json.RawMessage, error)
 // process is one process of QEMU.
 type process struct {
 	monitor  *monitor
+	agent    *testbed.AgentConn
 	replaced chan struct{} // closed when the next one has started
 	done     chan struct{} // closed when it has ended, and its connections with it
 	err      error         // how it ended; set before done is closed
@@ -227,6 +230,7 @@ func (m *Machine) exec(ctx context.Context, p *process, args []string, files []*
 				return err
 			}
 			p.monitor = monitorOn(conns[0])
+			p.agent = testbed.NewAgentConn(conns[2])
 			unplugged := make(chan struct{})
 			go func() {
 				defer close(unplugged)
@@ -236,7 +240,7 @@ func (m *Machine) exec(ctx context.Context, p *process, args []string, files []*
 			p.err = cmd.Wait()
 			<-p.monitor.gone
 			<-unplugged
-			return conns[2].Close()
+			return p.agent.Close()
 		})
 		if p.monitor == nil { // not started
 			closeConns()

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
 	"goldsmith/testbed"
@@ -29,7 +30,10 @@ func TestMain(m *testing.M) {
 		fmt.Printf("read %q, %v\n", line, err)
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	if img := os.Getenv(ownerEnv); img != "" {
+		owner(img)
+	}
+	goleak.VerifyTestMain(m)
 }
 
 // openTerminal returns both ends of a pseudo terminal.
