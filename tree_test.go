@@ -28,6 +28,7 @@ const layers = `
 	internal/applycfg internal/apt internal/rootfs internal/sourcerepo internal/update/fetch internal/lint internal/report internal/disk internal/baseimage internal/seed internal/vm testbed/testbedtest testbed/lan testbed/netboot testbed/inventory testbed/machinetest
 	internal/bootstrap internal/schema
 	internal/refreshcfg internal/collectcfg internal/imagebuild internal/imagediff internal/update internal/deploy/agent testbed/ipmi testbed/libvirt testbed/qemu testbed/vbmc
+	testbed/metal
 	pipeline/step
 	cmd/applycfg cmd/refreshcfg cmd/collectcfg cmd/imgbuild cmd/imgagent cmd/imginit cmd/imgpipe cmd/imgtools cmd/imgupdate
 	tests
