@@ -38,6 +38,9 @@ type machineWith struct {
 	Finish  string            // how it comes into the image: reboot or kexec; empty means reboot
 	Keys    []string          // files with public keys that images must be signed with, relative to the pipeline file
 	Cmdline string            // added to kernel command lines, for consoles
+	// Namespace is the file of the network namespace that servers and their
+	// controllers are reached from, relative to the pipeline file; empty means the host's.
+	Namespace string
 }
 
 // suite is what is done with a machine, and what that says about the image.

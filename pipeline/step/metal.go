@@ -43,6 +43,9 @@ func newMetalPlace(env Env, w *machineWith, bad func(key, format string, args ..
 		return nil, bad("machine", "with.uri, listen, firmware, cpus and memory are for virtual machines; with.node says what a server must be")
 	}
 	w.Ramdisk = beside(w.Ramdisk)
+	if w.Namespace != "" {
+		w.Namespace = beside(w.Namespace)
+	}
 	for _, k := range w.Keys {
 		text, err := os.ReadFile(beside(k))
 		if err != nil {
@@ -70,27 +73,37 @@ func (p *metalPlace) open(ctx context.Context, _ *pipeline.Job) (bench, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &metalBench{metalPlace: p, db: db, inventory: inventory.New(db)}, nil
+	b := &metalBench{metalPlace: p, db: db, inventory: inventory.New(db), where: testbed.Host{}}
+	if p.with.Namespace != "" {
+		ns, err := testbed.NamespaceAt(p.with.Namespace)
+		if err != nil {
+			return nil, errors.Join(err, db.Close())
+		}
+		b.where, b.closeWhere = ns, ns.Close
+	}
+	return b, nil
 }
 
 // metalBench is a site that is served for one stage.
 type metalBench struct {
 	*metalPlace
-	db        *database.DB
-	inventory *inventory.Inventory
-	site      *metal.Site
-	stop      context.CancelFunc
-	keeper    sync.WaitGroup
+	db         *database.DB
+	inventory  *inventory.Inventory
+	where      testbed.Network
+	closeWhere func() error // nil: nothing is to be closed
+	site       *metal.Site
+	stop       context.CancelFunc
+	keeper     sync.WaitGroup
 }
 
-func (b *metalBench) network() testbed.Network { return testbed.Host{} }
+func (b *metalBench) network() testbed.Network { return b.where }
 
 // serve opens the site. It looks after its nodes meanwhile: those that are new
 // are inspected, those that others gave back are cleaned.
 func (b *metalBench) serve(ctx context.Context, h http.Handler) (string, error) {
 	var err error
 	b.site, err = metal.Open(ctx, metal.Config{
-		Inventory: b.inventory, Network: b.with.Network, Dir: filepath.Join(b.env.Store.Dir, "metal"),
+		Inventory: b.inventory, Network: b.with.Network, Where: b.where, Dir: filepath.Join(b.env.Store.Dir, "metal"),
 		Kernel: b.with.Ramdisk + ".vmlinuz", Initrd: b.with.Ramdisk + ".initrd", Cmdline: b.with.Cmdline,
 		Images: b.env.Store.Images.Dir(), Keys: b.keys, Handler: h,
 	})
@@ -162,6 +175,9 @@ func (b *metalBench) close() error {
 	}
 	if b.site != nil {
 		errs = append(errs, b.site.Close())
+	}
+	if b.closeWhere != nil {
+		errs = append(errs, b.closeWhere())
 	}
 	return errors.Join(append(errs, b.db.Close())...)
 }
