@@ -28,9 +28,14 @@ func bounded(t *testing.T) context.Context {
 // fake makes a server that is off and prints "hello" when it starts.
 func fake(t testing.TB) *server {
 	t.Helper()
+	return fakeGuest(t, testbedtest.Guest{Text: "hello"})
+}
+
+func fakeGuest(t testing.TB, g testbedtest.Guest) *server {
+	t.Helper()
 	dir := t.TempDir()
 	image := filepath.Join(dir, "image")
-	if err := os.WriteFile(image, testbedtest.Guest{Text: "hello"}.BIOSDisk(), 0o600); err != nil {
+	if err := os.WriteFile(image, g.BIOSDisk(), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s, err := newServer(t.Context(), testbedtest.Spec{Name: "m", Dir: filepath.Join(dir, "m"), Disks: []string{image}})

@@ -172,7 +172,6 @@ func (s *session) close() {
 	}
 	if s.guard.loggedIn() {
 		ctx, cancel := context.WithTimeout(context.Background(), closeWait)
-		s.client.WithTimeout(closeWait).WithRetry(0)
 		_ = s.call(ctx, "log out", func(ctx context.Context, c *client.Client) error {
 			_, err := c.CloseSession(ctx, &app.CloseSessionRequest{SessionID: s.guard.bmcID()})
 			return err
