@@ -161,7 +161,7 @@ func TestConsoleTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.set(t, vbmc.StealConsole)
-	_, mark, err := r.Console().Wait(ctx, 0, regexp.MustCompile(`\[goldsmith [^ ]+Z console lost: .*\(stolen\)\]`))
+	_, mark, err := r.Console().Wait(ctx, 0, regexp.MustCompile(`\[goldsmith [^ ]+Z console lost: .*the BMC deactivated it \(stolen\)\]`))
 	if err != nil {
 		t.Fatal(err)
 	}
