@@ -8,14 +8,13 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
+	"goldsmith/internal/command"
 	"goldsmith/internal/testenv"
 	"goldsmith/testbed"
 	"goldsmith/testbed/qemu"
@@ -38,7 +37,7 @@ echo "$answer"
 type simulated struct {
 	*Machine
 	guest *qemu.Machine
-	sim   *exec.Cmd
+	end   context.CancelFunc // of the simulator
 	tasks sync.WaitGroup
 	ends  []io.Closer
 }
@@ -118,12 +117,12 @@ func (s *simulated) start(ctx context.Context, name, dir string) error {
 		os.WriteFile(filepath.Join(dir, "emu"), []byte(simCommands), 0o600)); err != nil {
 		return err
 	}
-	s.sim = exec.Command("ipmi_sim", "-n", "-c", filepath.Join(dir, "lan.conf"), "-f", filepath.Join(dir, "emu"), "-s", filepath.Join(dir, "state"))
-	s.sim.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := s.sim.Start(); err != nil {
-		return err
-	}
-	for end := time.Now().Add(simStart); ; { // until it listens
+	sim := command.Exec{Args: []string{"ipmi_sim", "-n", "-c", filepath.Join(dir, "lan.conf"), "-f", filepath.Join(dir, "emu"),
+		"-s", filepath.Join(dir, "state")}, Grace: 100 * time.Millisecond}
+	running, end := context.WithCancel(context.Background())
+	s.end = end
+	s.tasks.Go(func() { _ = sim.Run(running) }) // dies with us
+	for end := time.Now().Add(simStart); ; {    // until it listens
 		s.Machine, err = Open(ctx, Config{Name: name, Addr: fmt.Sprint("127.0.0.1:", port), User: user, Password: simPassword,
 			Console: filepath.Join(dir, "sol.log"), Adjust: func(q *Quirks) { quick(q); q.CipherSuites = []int{17, 3} }})
 		if kindOf(err) == testbed.Silent && time.Now().After(end) {
@@ -146,9 +145,8 @@ func (s *simulated) Release(ctx context.Context) error {
 }
 
 func (s *simulated) stop() error {
-	if s.sim != nil && s.sim.Process != nil && s.sim.ProcessState == nil {
-		_ = syscall.Kill(-s.sim.Process.Pid, syscall.SIGKILL)
-		_ = s.sim.Wait()
+	if s.end != nil {
+		s.end()
 	}
 	err := s.guest.Release(context.Background())
 	for _, c := range s.ends {
