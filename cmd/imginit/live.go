@@ -6,12 +6,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
-)
 
-// Where a live system's root is; internal/initramfs writes these words.
-const (
-	liveDisk = "disk"
-	liveFile = "file"
+	"goldsmith/internal/earlyboot"
 )
 
 // liveRoot is the root of a live system that came with the initramfs.
@@ -19,15 +15,15 @@ const liveRoot = "/root.squashfs"
 
 // mountLive mounts a live system's root and, in place of the state partition,
 // a file system in memory: half of it at most.
-func mountLive(c *console, args cmdline, mods *loader, p *plan) error {
+func mountLive(c *console, args cmdline, mods *earlyboot.Loader, p *earlyboot.Plan) error {
 	file, offset, size := liveRoot, int64(0), int64(0)
-	if p.live == liveDisk {
+	if p.Live == earlyboot.LiveDisk {
 		guid, err := args.rootGUID()
 		if err != nil {
 			return err
 		}
 		f := &finder{sys: "/sys/block", dev: "/dev", guid: guid, live: true}
-		disk, err := f.wait(c, mods, args.seconds("rootwait", 60))
+		disk, err := f.wait(c, mods, args.Seconds("rootwait", 60))
 		if err != nil {
 			return err
 		}
@@ -36,9 +32,9 @@ func mountLive(c *console, args cmdline, mods *loader, p *plan) error {
 		if err := wholeRoot(file); err != nil {
 			return err
 		}
-		mods.coldplug() // for what gives the image randomness early
+		mods.Coldplug() // for what gives the image randomness early
 	}
-	if err := mods.always(); err != nil {
+	if err := mods.Always(); err != nil {
 		return err
 	}
 	dev, err := attachLoop("/dev", file, offset, size)
@@ -55,7 +51,7 @@ func mountLive(c *console, args cmdline, mods *loader, p *plan) error {
 		return fmt.Errorf("mount state in memory: %w", err)
 	}
 	c.say("live system: nothing it writes is kept")
-	return placeState(c, p.state, nil)
+	return placeState(c, p.State, nil)
 }
 
 // wholeRoot tells a root that is cut off. When the initramfs does not fit into

@@ -41,16 +41,16 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
-	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"goldsmith/internal/earlyboot"
 )
 
 const (
 	sysroot   = "/sysroot"
 	stateRoot = "/run/goldsmith/state"
-	planFile  = "/imginit.conf"
 )
 
 func main() {
@@ -65,7 +65,7 @@ func main() {
 	if err := guarded(func() error { return d.failed(err) }); err != nil {
 		c.say("not noted on the state partition: %v", err)
 	}
-	delay := args.seconds("panic", 10)
+	delay := args.Seconds("panic", 10)
 	c.say("reboot in %d s", int(delay/time.Second))
 	time.Sleep(delay)
 	unix.Sync()
@@ -86,7 +86,7 @@ func guarded(f func() error) (err error) {
 // boot does everything up to the hand-over; it returns only to report a
 // failure.
 func boot(c *console, args *cmdline, d *diary) error {
-	if err := mountKernel(); err != nil {
+	if err := earlyboot.MountKernel(); err != nil {
 		return err
 	}
 	c.open()
@@ -95,17 +95,17 @@ func boot(c *console, args *cmdline, d *diary) error {
 		return err
 	}
 	*args = parseCmdline(string(text))
-	text, err = os.ReadFile(planFile)
+	text, err = os.ReadFile(earlyboot.PlanFile)
 	if err != nil {
 		return err
 	}
-	p, err := parsePlan(string(text))
+	p, err := earlyboot.ParsePlan(string(text))
 	if err != nil {
 		return err
 	}
-	c.say("kernel %s", p.kernel)
-	mods := newLoader(p, *args, c)
-	if p.live == "" {
+	c.say("kernel %s", p.Kernel)
+	mods := earlyboot.NewLoader(p, args.Cmdline, c.say)
+	if p.Live == "" {
 		err = mountInstalled(c, *args, mods, p, d)
 	} else {
 		err = mountLive(c, *args, mods, p)
@@ -113,7 +113,7 @@ func boot(c *console, args *cmdline, d *diary) error {
 	if err != nil {
 		return err
 	}
-	init := args.get("init")
+	init := args.Get("init")
 	if init == "" {
 		init = "/sbin/init"
 	}
@@ -126,22 +126,22 @@ func boot(c *console, args *cmdline, d *diary) error {
 // mountInstalled mounts root and state of an installed system: partitions of
 // one disk. The state partition comes first where it has a file system: when
 // the root cannot even be read, there is a place to note that.
-func mountInstalled(c *console, args cmdline, mods *loader, p *plan, d *diary) error {
+func mountInstalled(c *console, args cmdline, mods *earlyboot.Loader, p *earlyboot.Plan, d *diary) error {
 	hash, err := args.rootHash()
 	if err != nil {
 		return err
 	}
 	f := &finder{sys: "/sys/block", dev: "/dev", guid: formatGUID(hash[:16]), tree: formatGUID(hash[16:])}
-	disk, err := f.wait(c, mods, args.seconds("rootwait", 60))
+	disk, err := f.wait(c, mods, args.Seconds("rootwait", 60))
 	if err != nil {
-		if home := f.home(); home != nil && mods.always() == nil {
+		if home := f.home(); home != nil && mods.Always() == nil {
 			d.begin(home, hash) // where to note it
 		}
 		return err
 	}
 	repairTable(c, disk)
 	growState(c, disk)
-	if err := mods.always(); err != nil {
+	if err := mods.Always(); err != nil {
 		return err
 	}
 	d.begin(disk, hash)
@@ -167,56 +167,17 @@ func mountInstalled(c *console, args cmdline, mods *loader, p *plan, d *diary) e
 		}
 	}
 	d.note(c, stageState)
-	return placeState(c, p.state, &hash)
+	return placeState(c, p.State, &hash)
 }
 
-// cmdline is the kernel command line, word by word.
-type cmdline []string
+// cmdline is the kernel command line.
+type cmdline struct{ earlyboot.Cmdline }
 
-// parseCmdline splits at spaces outside of double quotes, as the kernel does.
-func parseCmdline(s string) cmdline {
-	var words cmdline
-	var word []byte
-	quoted, any := false, false
-	for i := 0; i <= len(s); i++ {
-		switch {
-		case i == len(s) || !quoted && (s[i] == ' ' || s[i] == '\n' || s[i] == '\t'):
-			if any {
-				words = append(words, string(word))
-			}
-			word, any = nil, false
-		case s[i] == '"':
-			quoted, any = !quoted, true
-		default:
-			word, any = append(word, s[i]), true
-		}
-	}
-	return words
-}
-
-// get returns the value of the last NAME=VALUE, or "".
-func (c cmdline) get(name string) string {
-	for i := len(c) - 1; i >= 0; i-- {
-		if len(c[i]) > len(name) && c[i][:len(name)] == name && c[i][len(name)] == '=' {
-			return c[i][len(name)+1:]
-		}
-	}
-	return ""
-}
-
-// seconds returns a time argument; zero, negative and malformed ones give the
-// default.
-func (c cmdline) seconds(name string, def int) time.Duration {
-	n, err := strconv.Atoi(c.get(name))
-	if err != nil || n <= 0 || n > 24*3600 {
-		n = def
-	}
-	return time.Duration(n) * time.Second
-}
+func parseCmdline(s string) cmdline { return cmdline{earlyboot.ParseCmdline(s)} }
 
 // rootHash returns roothash=, with which root= must agree when it is there.
 func (c cmdline) rootHash() (hash rootHash, err error) {
-	text := c.get("roothash")
+	text := c.Get("roothash")
 	if text == "" {
 		return hash, errors.New("the kernel command line has no roothash=…")
 	}
@@ -225,7 +186,7 @@ func (c cmdline) rootHash() (hash rootHash, err error) {
 		return hash, fmt.Errorf("roothash=%s: want %d hexadecimal digits", text, 2*len(hash))
 	}
 	hash = rootHash(b)
-	if c.get("root") == "" {
+	if c.Get("root") == "" {
 		return hash, nil
 	}
 	guid, err := c.rootGUID()
@@ -243,7 +204,7 @@ func formatGUID(b []byte) string {
 
 func (c cmdline) rootGUID() (string, error) {
 	const prefix = "PARTUUID="
-	root := c.get("root")
+	root := c.Get("root")
 	if root == "" {
 		return "", errors.New("the kernel command line has no root=PARTUUID=…")
 	}

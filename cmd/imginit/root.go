@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"goldsmith/internal/disk/gpt"
+	"goldsmith/internal/earlyboot"
 )
 
 // rootDisk is the disk that holds the root partition.
@@ -37,11 +38,11 @@ type finder struct {
 }
 
 // wait loads drivers until the partition shows up.
-func (f *finder) wait(c *console, mods *loader, limit time.Duration) (*rootDisk, error) {
+func (f *finder) wait(c *console, mods *earlyboot.Loader, limit time.Duration) (*rootDisk, error) {
 	c.say("looking for partition %s", f.guid)
 	deadline := time.Now().Add(limit)
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 200*time.Millisecond) {
-		mods.coldplug()
+		mods.Coldplug()
 		if d := f.look(time.Now()); d != nil {
 			c.say("root is %s", d.root)
 			return d, nil
@@ -214,27 +215,6 @@ func (d *rootDisk) named(name string) (string, error) {
 	return "", fmt.Errorf("disk %s has no partition named %q", d.name, name)
 }
 
-// mountKernel mounts what the kernel provides.
-func mountKernel() error {
-	for _, m := range []struct {
-		fs, dir, options string
-		flags            uintptr
-	}{
-		{"proc", "/proc", "", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC},
-		{"sysfs", "/sys", "", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC},
-		{"devtmpfs", "/dev", "mode=755", unix.MS_NOSUID},
-		{"tmpfs", "/run", "mode=755,size=20%", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_STRICTATIME},
-	} {
-		if err := os.MkdirAll(m.dir, 0o755); err != nil {
-			return err
-		}
-		if err := unix.Mount(m.fs, m.dir, m.fs, m.flags, m.options); err != nil {
-			return fmt.Errorf("mount %s: %w", m.dir, err)
-		}
-	}
-	return nil
-}
-
 func mountRoot(dev, kind string) error {
 	if err := os.MkdirAll(sysroot, 0o755); err != nil {
 		return err
@@ -251,7 +231,7 @@ func mountRoot(dev, kind string) error {
 // switchRoot makes /sysroot the root and becomes init.
 func switchRoot(init string) error {
 	// The initramfs keeps its memory for ever; give back the most of it.
-	for _, p := range []string{"/modules", planFile, "/init"} {
+	for _, p := range []string{"/modules", earlyboot.PlanFile, "/init"} {
 		_ = os.RemoveAll(p)
 	}
 	for _, dir := range []string{"/dev", "/proc", "/sys", "/run"} {

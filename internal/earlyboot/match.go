@@ -1,4 +1,4 @@
-package main
+package earlyboot
 
 // match tells whether s matches an fnmatch(3) pattern as modules.alias has
 // them: "*" is any text, "?" any byte, "[a-z]" one of a set ("[!" or "[^" one

@@ -1,4 +1,4 @@
-package main
+package earlyboot
 
 import (
 	"bytes"
@@ -11,11 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// loader loads kernel modules, each once.
-type loader struct {
-	plan    *plan
-	args    cmdline
-	console *console
+// Loader loads kernel modules, each once.
+type Loader struct {
+	plan    *Plan
+	args    Cmdline
+	say     func(format string, args ...any)
 	done    map[string]error // by module
 	seen    map[string]bool  // modalias files already looked at
 	insert  func(name, options string) error
@@ -23,8 +23,10 @@ type loader struct {
 	cpuinfo string // /proc/cpuinfo
 }
 
-func newLoader(p *plan, args cmdline, c *console) *loader {
-	l := &loader{plan: p, args: args, console: c, done: map[string]error{}, seen: map[string]bool{},
+// NewLoader loads what the plan and the command line say. What does not want to
+// be loaded is told to say.
+func NewLoader(p *Plan, args Cmdline, say func(format string, args ...any)) *Loader {
+	l := &Loader{plan: p, args: args, say: say, done: map[string]error{}, seen: map[string]bool{},
 		insert: insertModule, sys: "/sys", cpuinfo: "/proc/cpuinfo"}
 	for _, list := range args {
 		if names, ok := strings.CutPrefix(list, "modprobe.blacklist="); ok {
@@ -36,9 +38,9 @@ func newLoader(p *plan, args cmdline, c *console) *loader {
 	return l
 }
 
-// always loads what the plan wants loaded on every machine.
-func (l *loader) always() error {
-	for _, name := range l.plan.load {
+// Always loads what the plan wants loaded on every machine.
+func (l *Loader) Always() error {
+	for _, name := range l.plan.Load {
 		if err := l.load(name); err != nil {
 			return err
 		}
@@ -47,19 +49,19 @@ func (l *loader) always() error {
 }
 
 // load loads a module and what it needs; what should come before it may fail.
-func (l *loader) load(name string) error {
+func (l *Loader) load(name string) error {
 	if err, ok := l.done[name]; ok {
 		return err
 	}
-	m := l.plan.modules[name]
+	m := l.plan.Modules[name]
 	if m == nil {
 		return fmt.Errorf("module %s is not in the initramfs", name)
 	}
 	l.done[name] = nil // ends a circle, should there be one
-	for _, dep := range m.before {
+	for _, dep := range m.Before {
 		_ = l.load(dep)
 	}
-	for _, dep := range m.needs {
+	for _, dep := range m.Needs {
 		if err := l.load(dep); err != nil {
 			l.done[name] = err
 			return err
@@ -69,17 +71,6 @@ func (l *loader) load(name string) error {
 		l.done[name] = fmt.Errorf("load module %s: %w", name, err)
 	}
 	return l.done[name]
-}
-
-// moduleOptions gathers NAME.OPTION=VALUE arguments, as modprobe does.
-func (c cmdline) moduleOptions(name string) string {
-	var opts []string
-	for _, w := range c {
-		if mod, opt, ok := strings.Cut(w, "."); ok && strings.ReplaceAll(mod, "-", "_") == name {
-			opts = append(opts, opt)
-		}
-	}
-	return strings.Join(opts, " ")
 }
 
 func insertModule(name, options string) error {
@@ -95,10 +86,10 @@ func insertModule(name, options string) error {
 	return err
 }
 
-// coldplug loads the modules of all devices that came up since the last call.
+// Coldplug loads the modules of all devices that came up since the last call.
 // A module that does not want to be loaded is told about and left alone: the
 // root may be on another device.
-func (l *loader) coldplug() {
+func (l *Loader) Coldplug() {
 	for {
 		files, _ := filepath.Glob(l.sys + "/bus/*/devices/*/modalias")
 		if cpu := l.sys + "/devices/system/cpu/modalias"; !l.seen[cpu] && !l.emulated() {
@@ -126,20 +117,20 @@ func (l *loader) coldplug() {
 
 // emulated says that the processor is QEMU's own: vector instructions are slower
 // there than plain ones.
-func (l *loader) emulated() bool {
+func (l *Loader) emulated() bool {
 	info, _ := os.ReadFile(l.cpuinfo)
 	first, _, _ := bytes.Cut(info, []byte("\n\n"))
 	return bytes.Contains(first, []byte("QEMU TCG CPU"))
 }
 
 // drive loads every module that has an alias for a device.
-func (l *loader) drive(modalias string) {
-	for _, a := range l.plan.aliases {
-		if _, tried := l.done[a.module]; tried || !match(a.pattern, modalias) {
+func (l *Loader) drive(modalias string) {
+	for _, a := range l.plan.Aliases {
+		if _, tried := l.done[a.Module]; tried || !match(a.Pattern, modalias) {
 			continue
 		}
-		if err := l.load(a.module); err != nil && !errors.Is(err, unix.ENODEV) {
-			l.console.say("%v", err)
+		if err := l.load(a.Module); err != nil && !errors.Is(err, unix.ENODEV) {
+			l.say("%v", err)
 		}
 	}
 }
