@@ -19,6 +19,7 @@ type Part int
 const (
 	Root Part = iota // the root file system
 	UKI              // the unified kernel image
+	Disk             // the whole disk, of whatever layout
 )
 
 // Options say how a part is written. The zero value takes everything from the
@@ -43,6 +44,12 @@ type Stats struct {
 	Zeros   int64 // are chunks of zeros
 	Unique  int64 // came from the source, unpacked
 	Fetched int64 // what travelled for them, with what lies between them
+}
+
+// Zeroer is what a destination may be that has a quicker way to make n bytes
+// from off on zeros than to write them.
+type Zeroer interface {
+	Zero(off, n int64) error
 }
 
 // Write writes a part of the image to dst, from offset 0 on. Where dst is also
@@ -101,17 +108,7 @@ type writer struct {
 }
 
 func (im *Image) newWriter(ctx context.Context, part Part) (*writer, error) {
-	if im.release.Root == nil {
-		return nil, fmt.Errorf("%s: not a disk of goldsmith's own layout: no machine can update itself to it", im.ref)
-	}
-	if err := im.readIndex(ctx); err != nil {
-		return nil, fmt.Errorf("%s: %w", im.ref, err)
-	}
-	off, n := im.release.Root.Offset, im.release.Root.Size
-	if part == UKI {
-		off, n = im.release.UKI.Offset, im.release.UKI.Size
-	}
-	chunks, err := im.chunks.Range(off, n)
+	chunks, off, n, err := im.part(ctx, part)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", im.ref, err)
 	}
@@ -124,6 +121,27 @@ func (im *Image) newWriter(ctx context.Context, part Part) (*writer, error) {
 		w.places[c.Sum] = append(w.places[c.Sum], c)
 	}
 	return w, nil
+}
+
+// part returns the chunks of a part, which lies at that offset of the disk and
+// is n bytes long.
+func (im *Image) part(ctx context.Context, part Part) (chunks []chunk.Chunk, off, n int64, err error) {
+	if im.release.Root == nil && part != Disk {
+		return nil, 0, 0, errors.New("not a disk of goldsmith's own layout: no machine can update itself to it")
+	}
+	if err := im.readIndex(ctx); err != nil {
+		return nil, 0, 0, err
+	}
+	switch part {
+	case Root:
+		off, n = im.release.Root.Offset, im.release.Root.Size
+	case UKI:
+		off, n = im.release.UKI.Offset, im.release.UKI.Size
+	case Disk:
+		n = im.release.Disk.Size
+	}
+	chunks, err = im.chunks.Range(off, n)
+	return chunks, off, n, err
 }
 
 // readIndex reads the chunk index, once.
@@ -226,7 +244,15 @@ func (w *writer) keep(ctx context.Context, r io.ReaderAt) error {
 
 func (w *writer) writeZeros(ctx context.Context) error {
 	zeros := make([]byte, 1<<20)
+	quick, _ := w.dst.(Zeroer)
 	for _, c := range w.zeros {
+		if quick != nil {
+			if err := errors.Join(ctx.Err(), quick.Zero(c.Offset-w.base, c.Length)); err != nil {
+				return err
+			}
+			w.count(c.Length, &w.stats.Zeros)
+			continue
+		}
 		for at := int64(0); at < c.Length; at += int64(len(zeros)) {
 			if err := ctx.Err(); err != nil {
 				return err
