@@ -4,12 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-
-	"golang.org/x/sys/unix"
 
 	"goldsmith/internal/command"
-	"goldsmith/internal/uki"
 )
 
 // Restart has the service manager stop everything and restart the machine. It
@@ -45,36 +41,6 @@ func (m *Machine) loadKexec(r *Record) error {
 		if err != nil {
 			return err
 		}
-		return kexecLoad(parts)
+		return parts.LoadKexec()
 	})
-}
-
-func kexecLoad(parts uki.Image) error {
-	kernel, err := memory("linux", parts.Linux)
-	if err != nil {
-		return err
-	}
-	defer kernel.Close()
-	initrd, err := memory("initrd", parts.Initrd)
-	if err != nil {
-		return err
-	}
-	defer initrd.Close()
-	if err := unix.KexecFileLoad(int(kernel.Fd()), int(initrd.Fd()), parts.Cmdline, 0); err != nil {
-		return command.Hint(fmt.Errorf("kexec: %w", err), "restart with reboot: this kernel does not start others")
-	}
-	return nil
-}
-
-// memory is a file in memory with that content.
-func memory(name string, content []byte) (*os.File, error) {
-	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
-	if err != nil {
-		return nil, err
-	}
-	f := os.NewFile(uintptr(fd), name)
-	if _, err := f.WriteAt(content, 0); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
 }
