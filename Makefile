@@ -7,7 +7,7 @@ PROGRAMS = $(notdir $(wildcard cmd/*))
 
 # Programs that elements put into images name no version and no commit: an
 # image must not change because an unrelated file of this repository did.
-IMAGE_PROGRAMS = applycfg refreshcfg collectcfg imginit imgtools imgupdate
+IMAGE_PROGRAMS = applycfg refreshcfg collectcfg imgagent imginit imgtools imgupdate
 # imginit is built without inlining: every initramfs is a tenth of it smaller.
 HOST_PROGRAMS  = $(filter-out $(IMAGE_PROGRAMS),$(PROGRAMS))
 

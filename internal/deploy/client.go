@@ -160,3 +160,16 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 	}
 	return nil
 }
+
+// Reach returns nil when the server can be connected to.
+func (c *Client) Reach(ctx context.Context) error {
+	port := c.base.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[c.base.Scheme]
+	}
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", net.JoinHostPort(c.base.Hostname(), port))
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
