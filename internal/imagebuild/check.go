@@ -81,6 +81,9 @@ func (b *build) checkFiles() error {
 			return err
 		}
 	}
+	if _, err := b.deployParts(); err != nil {
+		return err
+	}
 	_, err := svcmap.Merge(b.elements, b.distribution())
 	return err
 }

@@ -63,13 +63,14 @@ var formats = map[string]format{
 	"iso":        {ending: "iso", live: true, write: writeISO, programs: []string{mksquashfs}},
 	"kernel+initramfs": {ending: "vmlinuz", live: true, write: writeKernel, programs: []string{mksquashfs},
 		more: []part{{"initrd", writeInitrd}}},
-	"erofs":    {ending: "erofs", write: writeEROFS},
-	"squashfs": {ending: "squashfs", write: writeSquashFS, programs: []string{mksquashfs}},
-	"oci":      {ending: "oci.tar", write: writeOCI},
-	"tar":      {ending: "tar", write: writeTar(nil)},
-	"tar.gz":   {ending: "tar.gz", write: writeTar(gzipped)},
-	"tgz":      {ending: "tgz", write: writeTar(gzipped)},
-	"tar.zst":  {ending: "tar.zst", write: writeTar(zstandard)},
+	"deploy-ramdisk": {ending: "vmlinuz", write: writeDeployKernel, more: []part{{"initrd", writeDeployInitrd}}},
+	"erofs":          {ending: "erofs", write: writeEROFS},
+	"squashfs":       {ending: "squashfs", write: writeSquashFS, programs: []string{mksquashfs}},
+	"oci":            {ending: "oci.tar", write: writeOCI},
+	"tar":            {ending: "tar", write: writeTar(nil)},
+	"tar.gz":         {ending: "tar.gz", write: writeTar(gzipped)},
+	"tgz":            {ending: "tgz", write: writeTar(gzipped)},
+	"tar.zst":        {ending: "tar.zst", write: writeTar(zstandard)},
 }
 
 // formatNames are the formats, sorted, for messages.

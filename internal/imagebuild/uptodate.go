@@ -38,8 +38,13 @@ func (b *build) outputKey(r *resumer) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	parts, err := b.deployParts()
+	if err != nil {
+		return "", err
+	}
 	h := sha256.New()
 	k := digestKey{h}
+	k.list(parts.sum())
 	k.list(outputFormat, r.st.key, init, d.Name, d.Version, d.Arch, d.Release, d.Size, d.Modules, keys)
 	k.list(d.State...)
 	k.list(b.outputs...)
