@@ -65,6 +65,11 @@ func growPartition(d *rootDisk, p *gpt.Partition) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
+	for _, q := range d.table.Partitions {
+		if q.Start > p.Start { // such as a seed, by which a deployed disk is full
+			return 0, nil
+		}
+	}
 	// The usual case needs no second look at the disk: the backup table takes
 	// less than the last MiB.
 	if whole-(p.Start+p.Size) < 2<<20 {
@@ -80,12 +85,19 @@ func growPartition(d *rootDisk, p *gpt.Partition) (int64, error) {
 		return 0, err
 	}
 	part := unix.BlkpgPartition{Start: p.Start, Length: size, Pno: int32(p.Number)}
-	arg := unix.BlkpgIoctlArg{Op: unix.BLKPG_RESIZE_PARTITION, Datalen: int32(unsafe.Sizeof(part)),
-		Data: (*byte)(unsafe.Pointer(&part))}
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, disk.Fd(), unix.BLKPG, uintptr(unsafe.Pointer(&arg))); errno != 0 {
-		return 0, fmt.Errorf("tell the kernel: %w", errno)
+	if err := blkpg(disk, unix.BLKPG_RESIZE_PARTITION, &part); err != nil {
+		return 0, fmt.Errorf("tell the kernel: %w", err)
 	}
 	return size, nil
+}
+
+// blkpg changes what the kernel knows of a disk's partitions.
+func blkpg(disk *os.File, op int32, part *unix.BlkpgPartition) error {
+	arg := unix.BlkpgIoctlArg{Op: op, Datalen: int32(unsafe.Sizeof(*part)), Data: (*byte)(unsafe.Pointer(part))}
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, disk.Fd(), unix.BLKPG, uintptr(unsafe.Pointer(&arg))); errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 // ext4Resize is EXT4_IOC_RESIZE_FS, _IOW('f', 16, __u64) in fs/ext4/ext4.h.

@@ -131,7 +131,8 @@ func mountInstalled(c *console, args cmdline, mods *earlyboot.Loader, p *earlybo
 	if err != nil {
 		return err
 	}
-	f := &finder{sys: "/sys/block", dev: "/dev", guid: formatGUID(hash[:16]), tree: formatGUID(hash[16:])}
+	f := &finder{sys: "/sys/block", dev: "/dev", guid: formatGUID(hash[:16]), tree: formatGUID(hash[16:]),
+		assemble: newAssembler(c, mods)}
 	disk, err := f.wait(c, mods, args.Seconds("rootwait", 60))
 	if err != nil {
 		if home := f.home(); home != nil && mods.Always() == nil {

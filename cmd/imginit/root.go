@@ -35,6 +35,9 @@ type finder struct {
 	seen map[string]string    // disk to what was found on it
 	ours map[string]*rootDisk // disks without the root that are laid out as ours
 	next map[string]time.Time // disk to when a failed read is tried again
+
+	arrays   map[[16]byte]*mdArray // that have the root
+	assemble func(*mdArray) (device string, err error)
 }
 
 // wait loads drivers until the partition shows up.
@@ -74,11 +77,16 @@ func (f *finder) report() string {
 func (f *finder) look(now time.Time) *rootDisk {
 	if f.seen == nil {
 		f.seen, f.next, f.ours = map[string]string{}, map[string]time.Time{}, map[string]*rootDisk{}
+		f.arrays = map[[16]byte]*mdArray{}
 	}
+	defer f.assembleArrays(now)
 	dirs, _ := os.ReadDir(f.sys)
 	for _, d := range dirs {
 		name := d.Name()
 		if again, tried := f.next[name]; tried && now.Before(again) || f.skip(name) {
+			continue
+		}
+		if f.member(name, now) {
 			continue
 		}
 		t, err := f.table(name)
@@ -129,7 +137,7 @@ func (d *rootDisk) has(name string) bool {
 func (f *finder) skip(name string) bool {
 	for _, prefix := range []string{"loop", "ram", "zram", "fd", "dm-", "md"} {
 		if strings.HasPrefix(name, prefix) {
-			return true
+			return !f.isArray(name)
 		}
 	}
 	return strings.HasPrefix(name, "sr") && !f.live

@@ -141,7 +141,7 @@ func TestLoaderFailures(t *testing.T) {
 	if err := l.Always(); err == nil || len(*order) != 0 {
 		t.Errorf("a module on the blacklist was loaded (%v)", err)
 	}
-	if err := l.load("nothing"); err == nil {
+	if err := l.Load("nothing"); err == nil {
 		t.Error("an unknown module was loaded")
 	}
 }

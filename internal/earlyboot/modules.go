@@ -41,15 +41,15 @@ func NewLoader(p *Plan, args Cmdline, say func(format string, args ...any)) *Loa
 // Always loads what the plan wants loaded on every machine.
 func (l *Loader) Always() error {
 	for _, name := range l.plan.Load {
-		if err := l.load(name); err != nil {
+		if err := l.Load(name); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// load loads a module and what it needs; what should come before it may fail.
-func (l *Loader) load(name string) error {
+// Load loads a module and what it needs; what should come before it may fail.
+func (l *Loader) Load(name string) error {
 	if err, ok := l.done[name]; ok {
 		return err
 	}
@@ -59,10 +59,10 @@ func (l *Loader) load(name string) error {
 	}
 	l.done[name] = nil // ends a circle, should there be one
 	for _, dep := range m.Before {
-		_ = l.load(dep)
+		_ = l.Load(dep)
 	}
 	for _, dep := range m.Needs {
-		if err := l.load(dep); err != nil {
+		if err := l.Load(dep); err != nil {
 			l.done[name] = err
 			return err
 		}
@@ -129,7 +129,7 @@ func (l *Loader) drive(modalias string) {
 		if _, tried := l.done[a.Module]; tried || !match(a.Pattern, modalias) {
 			continue
 		}
-		if err := l.load(a.Module); err != nil && !errors.Is(err, unix.ENODEV) {
+		if err := l.Load(a.Module); err != nil && !errors.Is(err, unix.ENODEV) {
 			l.say("%v", err)
 		}
 	}

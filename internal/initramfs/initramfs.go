@@ -36,6 +36,7 @@ var Required = []string{"dm_verity", "erofs", "overlay", "ext4"}
 var Drivers = slices.Concat(VMDrivers, []string{
 	"vmw_pvscsi", "hv_storvsc", "xen_blkfront", "nvme",
 	"ahci", "ata_piix", "isci", "vmd", "megaraid_sas", "mpt3sas", "mptsas", "mptspi", "hpsa", "smartpqi", "aacraid",
+	"raid1", // loaded where the root is in such an array
 })
 
 // VMDrivers are the disks of virtual machines of QEMU and what is like it.
