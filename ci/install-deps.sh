@@ -21,7 +21,7 @@ packages=(
     # what tests run with: the race detector needs a C compiler
     gcc libc6-dev libcap2-bin procps time
     # what tests hold our formats against
-    busybox-static bzip2 cryptsetup-bin dosfstools efitools erofs-utils fdisk gdisk gpg gpg-agent
+    busybox-static bzip2 cpio cryptsetup-bin dosfstools efitools erofs-utils fdisk gdisk gpg gpg-agent
     grub-common grub-pc-bin mtools sbsigntool shellcheck skopeo
     xorriso zstd
     # what deployments of Heat are handed to

@@ -22,7 +22,6 @@ import (
 	"goldsmith/internal/deploy"
 	"goldsmith/internal/disk/gpt"
 	"goldsmith/internal/registry"
-	"goldsmith/internal/testenv"
 	"goldsmith/internal/trust"
 	"goldsmith/testbed"
 )
@@ -119,13 +118,10 @@ func TestDeployRamdisk(t *testing.T) {
 	}
 }
 
-// Images that must not be deployed are not, the server is told why, and the
-// machine waits for the next task; then it deploys a good one, which starts,
-// after a reboot and by kexec, and is configured by its seed.
-func TestDeploy(t *testing.T) {
-	need(t, false)
-	m := newMetal(t)
-	testenv.Need(t, "qemu-img")
+// signedImage builds a small image that reports when it is configured, and signs
+// it.
+func (m *metal) signedImage(t *testing.T) {
+	t.Helper()
 	build(t, m.dir, `name: metal
 version: "1"
 release: bookworm
@@ -133,31 +129,36 @@ elements: [debian, boot, read-only-root, network, collectcfg]
 environment: {BOOT_KERNEL: cloud}
 outputs: [raw]
 `, nil)
+	keys := filepath.Join(m.dir, "keys")
 	run(t, []string{"imgbuild", "push", filepath.Join(m.dir, "metal.manifest.json"), "oci:" + m.layout + ":v1"}, nil, 0)
-	run(t, []string{"imgbuild", "keys", "release", filepath.Join(m.dir, "keys")}, nil, 0)
-	key, err := os.ReadFile(filepath.Join(m.dir, "keys/release.pub"))
+	run(t, []string{"imgbuild", "keys", "release", keys}, nil, 0)
+	key, err := os.ReadFile(filepath.Join(keys, "release.pub"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	status, out := program{[]string{"imgbuild", "sign", "--key", filepath.Join(m.dir, "keys/release.key"), "oci:" + m.layout + ":v1"}, nil}.run(t)
+	sign := program{[]string{"imgbuild", "sign", "--key", filepath.Join(keys, "release.key"), "oci:" + m.layout + ":v1"}, nil}
+	status, out := sign.run(t)
 	_, digest, ok := strings.Cut(out, "sha256:")
 	if status != 0 || !ok {
 		t.Fatalf("sign: status %d: %s", status, out)
 	}
-	digest = "sha256:" + digest[:64]
+	m.digest, m.key = "sha256:"+digest[:64], string(key)
+}
+
+// Images that must not be deployed are not, the server is told why, and the
+// machine waits for the next task; then it deploys a good one, which starts,
+// after a reboot and, over IPv6, by kexec, and is configured by its seed.
+func TestDeploy(t *testing.T) {
+	need(t, false)
+	m := newMetal(t)
+	m.signedImage(t)
 	disk := m.disk(t, "a", 6<<30)
-	good := func(finish deploy.Finish) deploy.Task {
-		return m.task(t, digest, string(key), finish)
-	}
-	m.badImages(t, disk, good)
-	for name, finish := range map[string]deploy.Finish{"reboot": deploy.Reboot, "kexec": deploy.Kexec} {
-		d := m.assign(t, good(finish))
-		v := m.start(t, d, disk)
-		r := m.wait(t, d, v)
-		if !r.OK() {
-			t.Fatalf("%s: %+v\n%s", name, r, v.console())
+	m.badImages(t, disk)
+	for _, finish := range []deploy.Finish{deploy.Reboot, deploy.Kexec} {
+		if finish == deploy.Kexec {
+			m.url = strings.Replace(m.url, "10.0.2.2", "[fec0::2]", 1)
 		}
-		t.Logf("%s: %v", name, r.Seconds)
+		v := m.deploy(t, m.task(t, finish), disk)
 		if finish == deploy.Reboot {
 			<-v.ended
 			v = m.boot(t, testbed.UEFI, disk)
@@ -167,8 +168,46 @@ outputs: [raw]
 	}
 }
 
+// deploy has a machine with these disks do a task.
+func (m *metal) deploy(t *testing.T, task deploy.Task, disks ...string) *vm {
+	t.Helper()
+	d := m.assign(t, task)
+	v := m.start(t, d, disks...)
+	r := m.wait(t, d, v)
+	if !r.OK() {
+		t.Fatalf("%s: %+v\n%s", task.Finish, r, v.console())
+	}
+	t.Logf("%s: %s; %v", task.Finish, r.Disk, r.Seconds)
+	return v
+}
+
+// An image on a RAID 1 starts from both disks together, and from each alone, by
+// either firmware.
+func TestDeployRAID1(t *testing.T) {
+	need(t, false)
+	m := newMetal(t)
+	m.signedImage(t)
+	a, b := m.disk(t, "a", 3<<30), m.disk(t, "b", 3<<30)
+	task := m.task(t, deploy.Reboot)
+	task.Storage = deploy.Storage{Level: deploy.LevelRAID1}
+	<-m.deploy(t, task, a, b).ended
+	v := m.boot(t, testbed.UEFI, a, b)
+	m.configured(t, v)
+	v.shows(t, "md127 is a RAID 1 of vda, vdb; it is made for 2 disks")
+	v.stop()
+	for _, c := range []struct {
+		firmware testbed.Firmware
+		disk     string
+	}{{testbed.UEFI, b}, {testbed.BIOS, a}} {
+		v := m.boot(t, c.firmware, c.disk)
+		v.shows(t, "md127 is a RAID 1 of vda; it is made for 2 disks")
+		v.shows(t, "login:")
+		v.stop()
+	}
+}
+
 // badImages has one machine fail at every kind of bad image.
-func (m *metal) badImages(t *testing.T, disk string, good func(deploy.Finish) deploy.Task) {
+func (m *metal) badImages(t *testing.T, disk string) {
 	t.Helper()
 	other, err := trust.NewKey(false)
 	if err != nil {
@@ -188,7 +227,7 @@ func (m *metal) badImages(t *testing.T, disk string, good func(deploy.Finish) de
 		{"another's key", "10-image", "not trusted", func(k *deploy.Task) { k.Image.Keys = []string{string(other.Public.PEM())} }},
 		{"a source that ends", "50-write", "503", func(*deploy.Task) { m.dieAfter.Store(8 << 20) }},
 	} {
-		task := good(deploy.Off)
+		task := m.task(t, deploy.Off)
 		c.change(&task)
 		if err := d.Next(task); err != nil {
 			t.Fatal(err)
@@ -211,7 +250,7 @@ func (m *metal) badImages(t *testing.T, disk string, good func(deploy.Finish) de
 }
 
 // task deploys the image and has the machine report when it is configured.
-func (m *metal) task(t *testing.T, digest, key string, finish deploy.Finish) deploy.Task {
+func (m *metal) task(t *testing.T, finish deploy.Finish) deploy.Task {
 	t.Helper()
 	doc, err := json.Marshal(map[string]any{"completion-signal": m.url + "/signal", "completion-token": "token"})
 	if err != nil {
@@ -219,7 +258,7 @@ func (m *metal) task(t *testing.T, digest, key string, finish deploy.Finish) dep
 	}
 	m.instance++
 	return deploy.Task{Kind: deploy.Deploy, Finish: finish,
-		Image: &deploy.Image{Source: m.images(), Digest: digest, Keys: []string{key}},
+		Image: &deploy.Image{Source: m.images(), Digest: m.digest, Keys: []string{m.key}},
 		Seed:  &deploy.Seed{InstanceID: fmt.Sprintf("i-%d", m.instance), Hostname: "metal1", Metadata: doc}}
 }
 

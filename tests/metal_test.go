@@ -33,6 +33,7 @@ type metal struct {
 	url         string // of the server, as machines see it
 	server      *deploy.Server
 	signals     chan string
+	digest, key string // of the signed image
 	instance    int
 	dieAfter    atomic.Int64 // bytes of the image's disk, after which the source ends; 0 never
 	served      atomic.Int64
@@ -149,6 +150,24 @@ type vm struct {
 func (v *vm) console() string {
 	text, _ := os.ReadFile(v.file)
 	return string(text[max(0, len(text)-8000):])
+}
+
+// shows waits until the console has shown a text.
+func (v *vm) shows(t *testing.T, what string) {
+	t.Helper()
+	for {
+		text, _ := os.ReadFile(v.file)
+		if bytes.Contains(text, []byte(what)) {
+			return
+		}
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case err := <-v.ended:
+			t.Fatalf("the machine ended without %q: %v\n%s", what, err, v.console())
+		case <-v.ctx.Done():
+			t.Fatalf("no %q: %v\n%s", what, context.Cause(v.ctx), v.console())
+		}
+	}
 }
 
 // moment is when the agent said something, in seconds after the kernel started.

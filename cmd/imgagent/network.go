@@ -16,6 +16,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"goldsmith/internal/deploy"
 	"goldsmith/internal/earlyboot"
@@ -251,7 +252,7 @@ func (n *network) report() string {
 			continue
 		}
 		words := []string{a.Name + ":"}
-		if a.OperState == netlink.OperDown {
+		if a.RawFlags&unix.IFF_LOWER_UP == 0 {
 			words = append(words, "no link")
 		}
 		addrs, _ := netlink.AddrList(l, netlink.FAMILY_ALL)
