@@ -67,7 +67,8 @@ func (r *Reporter) Event(e Event) {
 	defer r.mu.Unlock()
 	if n := len(r.events.list); n > 0 && e.State == Progress {
 		// One that is on its way keeps its number, and its place is not taken.
-		if last := &r.events.list[n-1]; n > r.events.flying && last.State == Progress && last.Task == e.Task && last.Step == e.Step {
+		last := &r.events.list[n-1]
+		if n > r.events.flying && last.State == Progress && last.Task == e.Task && last.Step == e.Step {
 			*last = e
 			return
 		}
@@ -195,7 +196,8 @@ func (r *Reporter) drop() {
 	n := len(r.lines.list)
 	r.lines.list, r.events.list = nil, nil
 	r.lines.flying, r.events.flying = 0, 0
-	r.lines.list = append(r.lines.list, Line{r.uptime(), fmt.Sprintf("(%d lines that the server refused were dropped)", n)})
+	text := fmt.Sprintf("(%d lines that the server refused were dropped)", n)
+	r.lines.list = append(r.lines.list, Line{r.uptime(), text})
 }
 
 // Flush waits until everything that was said has arrived.

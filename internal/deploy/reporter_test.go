@@ -75,8 +75,14 @@ func TestReporter(t *testing.T) {
 	if len(b.lines) != len(want) {
 		t.Errorf("%d lines; want %d", len(b.lines), len(want))
 	}
+	checkEvents(t, b.events, 30)
+}
+
+// checkEvents demands that many steps, from begin to end, one after the other.
+func checkEvents(t *testing.T, events []Event, steps int) {
+	t.Helper()
 	begun, ends := 0, 0
-	for _, e := range b.events {
+	for _, e := range events {
 		switch e.State {
 		case Begin:
 			begun++
@@ -87,8 +93,8 @@ func TestReporter(t *testing.T) {
 			t.Errorf("event %+v is out of order", e)
 		}
 	}
-	if begun != 30 || ends != 30 {
-		t.Errorf("%d begin, %d end", begun, ends)
+	if begun != steps || ends != steps {
+		t.Errorf("%d begin, %d end; want %d", begun, ends, steps)
 	}
 }
 
