@@ -106,7 +106,7 @@ func (r *Reporter) Run(ctx context.Context, c *Client) error {
 	r.client = c
 	r.mu.Unlock()
 	for {
-		err := c.insist(ctx, nil, r.send)
+		err := c.insist(ctx, r.send)
 		switch no, refused := errors.AsType[*Refusal](err); {
 		case refused && no.Status == http.StatusConflict:
 			r.renumber()

@@ -28,8 +28,6 @@ import (
 	"goldsmith/internal/trust"
 )
 
-const mib = 1 << 20
-
 func noise(seed byte, n int) []byte {
 	b := make([]byte, n)
 	_, _ = rand.NewChaCha8([32]byte{seed}).Read(b)

@@ -148,6 +148,13 @@ func TestSizes(t *testing.T) {
 	if err := whole(t, b, exact, []byte("x"), &power{left: -1}); err == nil || !strings.Contains(err.Error(), "image and seed need") {
 		t.Errorf("no room for a seed: %v", err)
 	}
+	if err := whole(t, b, b.disk(t, "vdb", len(b.image)+mib), []byte("x"), &power{left: -1}); err != nil {
+		t.Errorf("just room for a seed: %v", err)
+	}
+	less := b.disk(t, "vdb", len(b.image)+mib-512)
+	if err := whole(t, b, less, []byte("x"), &power{left: -1}); err == nil || !bootable(t, less) {
+		t.Errorf("a sector too little for a seed: %v, or the disk was touched", err)
+	}
 	if _, err := openDevice(b.disk(t, "vdb", mib)); err == nil || !strings.Contains(err.Error(), "too small") {
 		t.Errorf("a small disk: %v", err)
 	}
