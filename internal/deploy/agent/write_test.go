@@ -93,6 +93,9 @@ func TestPowerCut(t *testing.T) {
 			if !bytes.Equal(got[mib:7*mib], b.image[mib:7*mib]) || !bytes.Contains(got[8*mib:], seed) {
 				t.Fatalf("after %d writes the disk can be started, and is not whole", n)
 			}
+			if !bytes.HasPrefix(got[len(got)-512:], []byte("EFI PART")) {
+				t.Fatalf("after %d writes the disk can be started, and has no backup table", n)
+			}
 		}
 		if err == nil {
 			if !started || n < 20 {
