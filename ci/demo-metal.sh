@@ -20,11 +20,46 @@ rack() {
     for i in 1 2; do
         ip tuntap add dev "tap$i" mode tap
         ip link set "tap$i" master br0 up
-        bin/imgpipe vbmc --machine "ci/demo-metal/node$i.yaml" --listen "127.0.0.1:623$i" --user admin \
-            --password-file ci/demo-metal/bmc.password --control "$dir/metal$i.sock" >"$dir/metal$i.log" 2>&1 &
     done
+    # The first behind our emulator. The second behind Debian's ipmi_sim, which
+    # asks another of ours to do what it is told.
+    emulate 1 127.0.0.1:6231
+    emulate 2 127.0.0.1:7232 --serial 127.0.0.1:7233
+    simulate
     touch "$dir/ready"
     wait
+}
+
+# emulate N ADDRESS [FLAGS]: a machine with its controller.
+emulate() {
+    bin/imgpipe vbmc --machine "ci/demo-metal/node$1.yaml" --listen "$2" --user admin \
+        --password-file ci/demo-metal/bmc.password --control "$dir/metal$1.sock" "${@:3}" >"$dir/metal$1.log" 2>&1 &
+}
+
+# simulate starts ipmi_sim (lan.conf(5)). It keeps what it was told in its state
+# directory, which is why that begins empty.
+simulate() {
+    rm -rf "$dir/sim"
+    mkdir -p "$dir/sim"
+    cat >"$dir/sim.conf" <<END
+name "metal2"
+set_working_mc 0x20
+  startlan 1
+    addr 127.0.0.1 6232
+    priv_limit admin
+    allowed_auths_callback none md2 md5 straight
+    allowed_auths_user none md2 md5 straight
+    allowed_auths_operator none md2 md5 straight
+    allowed_auths_admin none md2 md5 straight
+    guid a123456789abcdefa123456789abcdef
+  endlan
+  chassis_control "$PWD/ci/demo-metal/chassis 127.0.0.1:7232"
+  startnow false
+  user 1 false "" "test" user 10 none md2 md5 straight
+  user 2 true "admin" "$(cat ci/demo-metal/bmc.password)" admin 10 none md2 md5 straight
+  sol "tcp:127.0.0.1:7233" 115200
+END
+    ipmi_sim -n -c "$dir/sim.conf" -f ci/demo-metal/sim.emu -s "$dir/sim" >"$dir/sim.log" 2>&1 &
 }
 
 if [ "${1:-}" = rack ]; then
