@@ -12,6 +12,7 @@ import (
 	"goldsmith/internal/deploy"
 	"goldsmith/testbed"
 	"goldsmith/testbed/inventory"
+	"goldsmith/testbed/ipmi"
 	"goldsmith/testbed/vbmc"
 )
 
@@ -22,6 +23,15 @@ func (r *rig) aside(name string, want testbed.FaultKind) {
 	if n.Aside == nil || n.Aside.Fault != want || n.Aside.Owner != owner {
 		r.t.Fatalf("%s: maintenance %+v; want that of %q\n%s", name, n.Aside, want, r.history(name))
 	}
+}
+
+// silent makes a controller silent, for which nobody waits long.
+func (r *rig) silent(name string) {
+	r.t.Helper()
+	usual := r.site.adjust
+	r.site.adjust = func(q *ipmi.Quirks) { usual(q); q.RequestWait = 500 * time.Millisecond }
+	r.keeper.drop(name)
+	r.ok(r.boxes[name].bmc.SetFaults(vbmc.Silent))
 }
 
 func (r *rig) inService(name string) {
@@ -125,8 +135,9 @@ func TestRuleOnlyController(t *testing.T) {
 	n := r.running()
 	r.answers("n1", true)
 	r.round()
-	r.ok(r.boxes["n1"].bmc.SetFaults(vbmc.Silent))
-	r.pass(7 * time.Minute)
+	r.silent("n1")
+	r.round()
+	r.pass(6 * time.Minute)
 	r.is("n1", inventory.Testing)
 	r.aside("n1", testbed.Silent)
 	if got := r.node("n1"); !got.Alive || n.Held().Err() != nil {
@@ -149,6 +160,7 @@ func TestRuleHangs(t *testing.T) {
 	r.pass(11 * time.Minute)
 	r.is("n1", inventory.Testing)
 	r.answers("n1", false)
+	r.round()
 	r.pass(9 * time.Minute)
 	r.is("n1", inventory.Testing)
 	r.pass(2 * time.Minute)
@@ -237,7 +249,7 @@ func TestHookHangs(t *testing.T) {
 	r.ready()
 	r.hook("exec sleep 1000")
 	r.site.limits.notify = 200 * time.Millisecond
-	r.ok(r.boxes["n1"].bmc.SetFaults(vbmc.Silent))
+	r.silent("n1")
 	r.round()
 	r.aside("n1", testbed.Silent)
 	if said := r.history("n1"); !strings.Contains(said, "nobody could be told: ") {
@@ -252,7 +264,7 @@ func TestManualMaintenance(t *testing.T) {
 	r.ready()
 	r.ok(r.v.SetAside(t.Context(), "n1", inventory.Aside{Owner: "eva", Reason: "a new disk"}))
 	r.ok(r.boxes["n1"].PowerOn(t.Context()))
-	r.ok(r.boxes["n1"].bmc.SetFaults(vbmc.Silent))
+	r.silent("n1")
 	r.pass(4 * time.Minute)
 	r.ok(r.boxes["n1"].bmc.SetFaults())
 	r.pass(4 * time.Minute)
@@ -278,7 +290,7 @@ func TestAgentObserved(t *testing.T) {
 		return r.node("n1").Observed[inventory.AgentSource].OK
 	})
 	// The controller dies, the node does not: its agent calls.
-	r.ok(b.bmc.SetFaults(vbmc.Silent))
+	r.silent("n1")
 	r.round()
 	if got := r.node("n1"); !got.Alive || got.AliveReason != "agent answers" && got.Observed[inventory.BMCSource].OK {
 		t.Errorf("alive %v: %s", got.Alive, got.AliveReason)
@@ -288,7 +300,8 @@ func TestAgentObserved(t *testing.T) {
 	<-done
 	b.acts(good)
 	r.ok(n.Release(t.Context()))
-	r.pass(time.Minute)
+	r.round() // in service
+	r.round() // and cleaned
 	r.is("n1", inventory.Available)
 	n = r.acquire(inventory.Request{})
 	r.ok(n.Deploy(t.Context(), deployment()))

@@ -252,7 +252,7 @@ func (r *rig) open() {
 	r.ok(err)
 	r.site.limits.agent, r.site.limits.silence, r.site.limits.ping = 20*time.Second, 20*time.Second, 200*time.Millisecond
 	r.site.adjust = func(q *ipmi.Quirks) {
-		q.CipherSuites, q.RequestWait, q.Settle, q.SOLPause = []int{17}, time.Second, 100*time.Millisecond, 300*time.Millisecond
+		q.CipherSuites, q.RequestWait, q.Settle, q.SOLPause = []int{17}, 3*time.Second, 100*time.Millisecond, 300*time.Millisecond
 		q.OffWait, q.OnWait = 3*time.Second, 3*time.Second
 	}
 	r.keeper = r.site.NewKeeper()
@@ -281,7 +281,7 @@ func (r *rig) round() {
 func (r *rig) pass(d time.Duration) {
 	r.t.Helper()
 	const step = 50 * time.Second
-	for ; d > 0; d -= step {
+	for i := 1; d > 0; d, i = d-step, i+1 {
 		r.mu.Lock()
 		r.ahead += min(d, step)
 		r.mu.Unlock()
@@ -291,7 +291,9 @@ func (r *rig) pass(d time.Duration) {
 				_ = r.v.Beat(r.t.Context(), &l)
 			}
 		}
-		r.round()
+		if i%3 == 0 || d <= step { // nothing observed grows stale
+			r.round()
+		}
 	}
 }
 
