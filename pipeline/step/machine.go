@@ -37,6 +37,7 @@ type machineWith struct {
 	Node    inventory.Request // what the machine must be
 	Finish  string            // how it comes into the image: reboot or kexec; empty means reboot
 	Keys    []string          // files with public keys that images must be signed with, relative to the pipeline file
+	Notify  []string          // program with its arguments that is run for what people should know of nodes
 	Cmdline string            // added to kernel command lines, for consoles
 	// Namespace is the file of the network namespace that servers and their
 	// controllers are reached from, relative to the pipeline file; empty means the host's.
@@ -146,10 +147,13 @@ func failure(tests []evidence.Test, summary string) error {
 
 // test has everything that must be released.
 func (s *onMachine) test(ctx context.Context, j *pipeline.Job) (tests []evidence.Test, err error) {
-	b, err := s.place.open(ctx, j)
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	opened, err := s.place.open(ctx, j)
 	if err != nil {
 		return nil, err
 	}
+	b := watched{opened, end}
 	defer func() { err = errors.Join(err, b.close()) }()
 	h := &handler{}
 	url, err := b.serve(ctx, h)
@@ -165,5 +169,9 @@ func (s *onMachine) test(ctx context.Context, j *pipeline.Job) (tests []evidence
 	h.set(machineapi.New(url, s.env.Store.Images.Dir()))
 	sub := &subject{env: s.env, job: j, bench: b, api: h.get(), driver: s.with.Machine, metadata: s.with.Metadata, dir: tmp}
 	defer func() { err = errors.Join(err, sub.release(ctx)) }()
-	return s.suite.run(ctx, sub)
+	tests, err = s.suite.run(ctx, sub)
+	if f, ok := errors.AsType[*testbed.Fault](context.Cause(ctx)); ok {
+		return nil, f // the machine was taken away: whatever was seen is not the image's
+	}
+	return tests, err
 }

@@ -105,7 +105,7 @@ func (b *metalBench) serve(ctx context.Context, h http.Handler) (string, error) 
 	b.site, err = metal.Open(ctx, metal.Config{
 		Inventory: b.inventory, Network: b.with.Network, Where: b.where, Dir: filepath.Join(b.env.Store.Dir, "metal"),
 		Kernel: b.with.Ramdisk + ".vmlinuz", Initrd: b.with.Ramdisk + ".initrd", Cmdline: b.with.Cmdline,
-		Images: b.env.Store.Images.Dir(), Keys: b.keys, Handler: h,
+		Images: b.env.Store.Images.Dir(), Keys: b.keys, Handler: h, Notify: b.with.Notify,
 	})
 	if err != nil {
 		return "", err

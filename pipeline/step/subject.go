@@ -179,6 +179,9 @@ func (s *subject) awaitSignal(ctx context.Context) (machineapi.Signal, error) {
 		}
 	})
 	sig, err := s.told.Signal(ctx)
+	if err == nil {
+		noteHealth(ctx, s.m, sig)
+	}
 	cancel(nil)
 	watch.Wait()
 	return sig, err
