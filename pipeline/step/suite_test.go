@@ -124,9 +124,10 @@ func TestRedisLoad(t *testing.T) {
 	if l.ledger.tried <= len(l.ledger.acks) {
 		t.Errorf("of %d writes none failed", l.ledger.tried)
 	}
-	server.DB(0).Del("k:1")
-	_ = server.DB(0).Set("k:2", "1")
-	if gone, err := l.lost(ctx); err != nil || !slices.Equal(gone, []int{1, 2}) {
+	acks := l.ledger.all()
+	server.DB(0).Del(l.key(acks[0].n))
+	_ = server.DB(0).Set(l.key(acks[1].n), "0")
+	if gone, err := l.lost(ctx); err != nil || !slices.Equal(gone, []int{acks[0].n, acks[1].n}) {
 		t.Errorf("lost: %v, %v", gone, err)
 	}
 	if err := lostError([]int{1, 2}, 9); err == nil || err.Error() != "2 of 9 acknowledged writes are lost, the first is number 1" {

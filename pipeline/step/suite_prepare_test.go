@@ -1,0 +1,88 @@
+package step
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"goldsmith/internal/evidence"
+	"goldsmith/internal/registry"
+)
+
+// put stores an image of a few bytes.
+func put(t *testing.T, s *Store, name, version string, elements ...string) string {
+	t.Helper()
+	content := []byte(name + version + strings.Join(elements, ","))
+	content = append(content, make([]byte, 512)...)
+	path := filepath.Join(t.TempDir(), "disk.raw")
+	if err := os.WriteFile(path, content, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(content)
+	digest, _, err := s.Images.PutImage(t.Context(), path, registry.Image{Name: name, Version: version, Arch: "amd64",
+		Elements: elements, Size: int64(len(content)), SHA256: hex.EncodeToString(sum[:])})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return digest
+}
+
+// What an upgrade does when there is nothing to update from, or from which no
+// machine could be updated: before any machine is taken.
+func TestWhatToUpgradeFrom(t *testing.T) {
+	s, err := OpenStore(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := []string{"imgupdate", "ssh-server"}
+	img := put(t, s, "demo", "2", all...)
+	const channels = "channels:\n- {name: c}\n- {name: d}\n"
+	for _, tt := range []struct {
+		name, with string
+		in         string // what is in channel c; "" is nothing
+		want       string // an error's text, or "" for evidence
+		result     evidence.Result
+	}{
+		{"the first image", "{}", "", "", evidence.Pass},
+		{"the first image, and none is expected", "{first: fail}", "",
+			"1 failed: upgrade/first: nothing is in c yet, and with.first says that this is a failure", evidence.Fail},
+		{"the same image", "{}", img, "", ""},
+		{"another name", "{}", put(t, s, "other", "1", all...), "image other cannot be updated to demo: they have different names", ""},
+		{"the same version", "{}", put(t, s, "demo", "2", "imgupdate", "ssh-server", "x"), "image demo: two images have version 2", ""},
+		{"it cannot be updated", "{}", put(t, s, "demo", "1", "ssh-server"), "image demo 1 has no element imgupdate", ""},
+		{"it cannot be asked", fmt.Sprintf("{from: %s}", put(t, s, "demo", "1", "imgupdate")), "", "image demo 1 has no element ssh-server", ""},
+	} {
+		if tt.in != "" {
+			if err := s.Images.Tag(tt.in, "c"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before, err := s.Proofs(img)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, steps, err := load(t, s, "stages:\n- {name: s, uses: upgrade, with: "+tt.with+"}\n"+channels)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := steps["s"].Run(t.Context(), job(t, img))
+		if got := fmt.Sprint(err); tt.want != "" && !strings.Contains(got, tt.want) || tt.want == "" && err != nil {
+			t.Errorf("%s: %v; want %q", tt.name, err, tt.want)
+		}
+		if tt.name == "the same image" && (out == nil || !strings.Contains(out.Notes[0], "c holds this image already")) {
+			t.Errorf("%s: %+v", tt.name, out)
+		}
+		proofs, err := s.Proofs(img)
+		if err != nil {
+			t.Fatal(err)
+		}
+		more := proofs[len(before):]
+		if (len(more) == 1) != (tt.result != "") || len(more) == 1 && more[0].Passed != (tt.result == evidence.Pass) {
+			t.Errorf("%s: evidence %v; want %q", tt.name, more, tt.result)
+		}
+	}
+}
