@@ -40,9 +40,19 @@ func NewNamespace() (*Namespace, error) {
 // OpenNamespace returns the network namespace that a process is in. The caller
 // closes it.
 func OpenNamespace(pid int) (*Namespace, error) {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+	return NamespaceAt(fmt.Sprintf("/proc/%d/ns/net", pid))
+}
+
+// NamespaceAt returns the network namespace that a file stands for, such as
+// /run/netns/NAME or /proc/PID/ns/net (namespaces(7)). The caller closes it.
+func NamespaceAt(path string) (*Namespace, error) {
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
+	}
+	kind, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_NSTYPE)
+	if err != nil || kind != unix.CLONE_NEWNET {
+		return nil, errors.Join(command.BadInput(fmt.Errorf("%s: not a network namespace", path), "such as /run/netns/NAME"), f.Close())
 	}
 	return &Namespace{f}, nil
 }

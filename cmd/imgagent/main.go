@@ -94,6 +94,7 @@ func run(say func(string, ...any), reporter *deploy.Reporter) error {
 	if err != nil {
 		return fmt.Errorf("kernel command line: %w", err)
 	}
+	client.Say = say
 	ctx := context.Background()
 	n, err := newNetwork(args, say)
 	if err != nil {

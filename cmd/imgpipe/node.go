@@ -44,7 +44,9 @@ func nodeVerbs() []nodeVerb {
 		{"show", "NODE", 1, showNode},
 		{"events", "[NODE]", -1, showEvents},
 		{"apply", "FILE", 1, applyNodes},
-		change("allow", func(ctx context.Context, v *inventory.Inventory, f *nodeFlags, n string) error { return v.Allow(ctx, n, f.owner) }),
+		change("allow", func(ctx context.Context, v *inventory.Inventory, f *nodeFlags, n string) error {
+			return v.Allow(ctx, n, f.owner)
+		}),
 		change("withdraw", func(ctx context.Context, v *inventory.Inventory, f *nodeFlags, n string) error {
 			return v.Withdraw(ctx, n, f.owner)
 		}),
@@ -57,7 +59,10 @@ func nodeVerbs() []nodeVerb {
 		change("resume", func(ctx context.Context, v *inventory.Inventory, f *nodeFlags, n string) error {
 			return v.Resume(ctx, n, f.owner, false)
 		}),
-		change("clean", func(ctx context.Context, v *inventory.Inventory, f *nodeFlags, n string) error { return v.Clean(ctx, n, f.owner) }),
+		change("inspect", func(ctx context.Context, v *inventory.Inventory, f *nodeFlags, n string) error { return v.Inspect(ctx, n, f.owner) }),
+		change("clean", func(ctx context.Context, v *inventory.Inventory, f *nodeFlags, n string) error {
+			return v.Clean(ctx, n, f.owner)
+		}),
 		change("release", func(ctx context.Context, v *inventory.Inventory, f *nodeFlags, n string) error {
 			return v.Revoke(ctx, n, f.owner, cmp.Or(f.reason, "by an operator"))
 		}),
@@ -83,6 +88,7 @@ func nodeCommand() *command.Command {
   withdraw NODE    do not let it be used again; who has it keeps it
   maintain NODE    keep everybody's hands off it, with --reason
   resume NODE      end that
+  inspect NODE     have its hardware looked at again, after a failure for example
   clean NODE       have its disks wiped, after a failure for example
   release NODE     end the lease of whoever has it: its task fails
 

@@ -24,6 +24,7 @@ import (
 type vbmcOptions struct {
 	domain, connect, machine        string
 	listen, user, password, control string
+	serial                          string
 	js                              bool
 }
 
@@ -58,6 +59,7 @@ imgpipe vbmc fault node1.sock silent`,
 			fs.StringVar(&o.user, "user", "admin", "the administrator's `name`")
 			fs.StringVar(&o.password, "password-file", "", "read the administrator's password from `file`")
 			fs.StringVar(&o.control, "control", "", "answer to 'vbmc fault' on this Unix `socket`")
+			fs.StringVar(&o.serial, "serial", "", "offer the serial port at this TCP `address`, too, to one client at a time")
 			fs.BoolVar(&o.js, "json", false, "print the state as JSON")
 		},
 		Run: func(ctx context.Context, io command.IO, args []string) error {
@@ -100,6 +102,18 @@ func (o *vbmcOptions) serve(ctx context.Context, io command.IO) (err error) {
 		defer s.Close()
 		go func() { _ = s.Serve(l) }()
 	}
+	if o.serial != "" {
+		port, ok := m.(testbed.Serial)
+		if !ok {
+			return command.Usage("vbmc: this machine has no serial port", "leave out --serial")
+		}
+		l, err := net.Listen("tcp", o.serial)
+		if err != nil {
+			return command.BadInput(err, "choose another --serial")
+		}
+		defer l.Close()
+		go offerSerial(ctx, l, port)
+	}
 	if o.js {
 		err = json.NewEncoder(io.Stdout).Encode(map[string]string{"machine": m.Name(), "addr": b.Addr()})
 	} else {
@@ -110,6 +124,28 @@ func (o *vbmcOptions) serve(ctx context.Context, io command.IO) (err error) {
 	}
 	<-ctx.Done()
 	return context.Cause(ctx)
+}
+
+// offerSerial connects one client after the other with the serial port, until
+// the listener is closed.
+func offerSerial(ctx context.Context, l net.Listener, port testbed.Serial) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		s, err := port.OpenSerial(ctx)
+		if err != nil {
+			_ = c.Close()
+			continue
+		}
+		hangUp := func() { _ = c.Close(); _ = s.Close() }
+		stop := context.AfterFunc(ctx, hangUp)
+		go func() { defer hangUp(); _, _ = io.Copy(s, c) }()
+		_, _ = io.Copy(c, s)
+		hangUp()
+		stop()
+	}
 }
 
 // open returns the machine and what gives it back.

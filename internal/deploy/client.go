@@ -19,6 +19,10 @@ import (
 // Client speaks with the server for an agent. Its methods may be called by
 // several goroutines.
 type Client struct {
+	// Say is told when the server does not answer, and when it does again. Nil
+	// means nobody is. It is set before the first call.
+	Say func(format string, args ...any)
+
 	base  *url.URL
 	token Token
 	http  *http.Client
@@ -59,7 +63,7 @@ func (c *Client) Server() string { return c.base.Host }
 // takes any. The answer may be that there is none ([Wait]).
 func (c *Client) Task(ctx context.Context, after string) (*Task, error) {
 	var t Task
-	err := c.insist(ctx, nil, func(ctx context.Context) error {
+	err := c.insist(ctx, func(ctx context.Context) error {
 		t = Task{}
 		return c.call(ctx, http.MethodGet, pathTask+"?after="+url.QueryEscape(after), nil, &t)
 	})
@@ -74,7 +78,7 @@ func (c *Client) Task(ctx context.Context, after string) (*Task, error) {
 
 // Inventory tells what the machine has.
 func (c *Client) Inventory(ctx context.Context, inv *Inventory) error {
-	return c.insist(ctx, nil, func(ctx context.Context) error {
+	return c.insist(ctx, func(ctx context.Context) error {
 		return c.call(ctx, http.MethodPost, pathInventory, inv, nil)
 	})
 }
@@ -83,7 +87,7 @@ func (c *Client) Inventory(ctx context.Context, inv *Inventory) error {
 // answer was lost.
 func (c *Client) Result(ctx context.Context, r *Result) error {
 	tried := false
-	return c.insist(ctx, nil, func(ctx context.Context) error {
+	return c.insist(ctx, func(ctx context.Context) error {
 		err := c.call(ctx, http.MethodPost, pathResult, r, nil)
 		if no, ok := errors.AsType[*Refusal](err); ok && tried && no.Status == http.StatusConflict {
 			return nil
@@ -93,20 +97,25 @@ func (c *Client) Result(ctx context.Context, r *Result) error {
 	})
 }
 
-// insist tries until the server answers, if by a refusal, or ctx ends. The
-// first failure in a row is told to say, which may be nil.
-func (c *Client) insist(ctx context.Context, say func(error), try func(context.Context) error) error {
+// sayAfter is how many failures in a row are worth a word.
+const sayAfter = 5
+
+// insist tries until the server answers, if by a refusal, or ctx ends.
+func (c *Client) insist(ctx context.Context, try func(context.Context) error) error {
 	pause := c.pause
-	for failed := 0; ; failed++ {
+	for failed := 1; ; failed++ {
 		limited, stop := context.WithTimeout(ctx, callTime)
 		err := try(limited)
 		stop()
 		no, refused := errors.AsType[*Refusal](err)
 		if err == nil || refused && no.Status < http.StatusInternalServerError {
+			if c.Say != nil && failed > sayAfter {
+				c.Say("server %s answers again", c.Server())
+			}
 			return err
 		}
-		if say != nil && failed == 0 {
-			say(err)
+		if c.Say != nil && failed == sayAfter {
+			c.Say("server %s does not answer: %v; it is asked until it does", c.Server(), err)
 		}
 		select {
 		case <-time.After(pause):

@@ -67,7 +67,8 @@ func (r *Reporter) Event(e Event) {
 	defer r.mu.Unlock()
 	if n := len(r.events.list); n > 0 && e.State == Progress {
 		// One that is on its way keeps its number, and its place is not taken.
-		if last := &r.events.list[n-1]; n > r.events.flying && last.State == Progress && last.Task == e.Task && last.Step == e.Step {
+		last := &r.events.list[n-1]
+		if n > r.events.flying && last.State == Progress && last.Task == e.Task && last.Step == e.Step {
 			*last = e
 			return
 		}
@@ -105,7 +106,7 @@ func (r *Reporter) Run(ctx context.Context, c *Client) error {
 	r.client = c
 	r.mu.Unlock()
 	for {
-		err := c.insist(ctx, nil, r.send)
+		err := c.insist(ctx, r.send)
 		switch no, refused := errors.AsType[*Refusal](err); {
 		case refused && no.Status == http.StatusConflict:
 			r.renumber()
@@ -195,7 +196,8 @@ func (r *Reporter) drop() {
 	n := len(r.lines.list)
 	r.lines.list, r.events.list = nil, nil
 	r.lines.flying, r.events.flying = 0, 0
-	r.lines.list = append(r.lines.list, Line{r.uptime(), fmt.Sprintf("(%d lines that the server refused were dropped)", n)})
+	text := fmt.Sprintf("(%d lines that the server refused were dropped)", n)
+	r.lines.list = append(r.lines.list, Line{r.uptime(), text})
 }
 
 // Flush waits until everything that was said has arrived.

@@ -2,11 +2,14 @@ package deploy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 func upFor() float64 { return 1.5 }
@@ -75,8 +78,14 @@ func TestReporter(t *testing.T) {
 	if len(b.lines) != len(want) {
 		t.Errorf("%d lines; want %d", len(b.lines), len(want))
 	}
+	checkEvents(t, b.events, 30)
+}
+
+// checkEvents demands that many steps, from begin to end, one after the other.
+func checkEvents(t *testing.T, events []Event, steps int) {
+	t.Helper()
 	begun, ends := 0, 0
-	for _, e := range b.events {
+	for _, e := range events {
 		switch e.State {
 		case Begin:
 			begun++
@@ -87,8 +96,8 @@ func TestReporter(t *testing.T) {
 			t.Errorf("event %+v is out of order", e)
 		}
 	}
-	if begun != 30 || ends != 30 {
-		t.Errorf("%d begin, %d end", begun, ends)
+	if begun != steps || ends != steps {
+		t.Errorf("%d begin, %d end; want %d", begun, ends, steps)
 	}
 }
 
@@ -136,5 +145,33 @@ func TestReporterRoom(t *testing.T) {
 	want := fmt.Sprintf("(%d lines were dropped here, for want of room)", maxQueue/2+1)
 	if l := r.lines.list; len(l) != maxQueue/2+1 || l[1].Text != "1" || l[2].Text != want || l[len(l)-1].Text != "last" {
 		t.Errorf("%d lines: %v, …", len(l), l[:3])
+	}
+}
+
+// A server that is away for long is waited for, which is said.
+func TestInsist(t *testing.T) {
+	c, err := NewClient("http://127.0.0.1:1", "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.pause = 0
+	var said []string
+	c.Say = func(format string, args ...any) { said = append(said, fmt.Sprintf(format, args...)) }
+	n := 0
+	err = c.insist(t.Context(), func(context.Context) error {
+		if n++; n <= 2*sayAfter {
+			return &Refusal{Status: http.StatusBadGateway, Text: "away"}
+		}
+		return nil
+	})
+	want := "server 127.0.0.1:1 does not answer: away (502); it is asked until it does\nserver 127.0.0.1:1 answers again"
+	if got := strings.Join(said, "\n"); err != nil || got != want {
+		t.Errorf("%v, said %q", err, got)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	c.Say, c.pause = nil, time.Hour
+	if err := c.insist(ctx, func(context.Context) error { return errors.New("no network") }); err == nil {
+		t.Error("a cancelled call ends well")
 	}
 }

@@ -11,7 +11,8 @@ import (
 	"goldsmith/internal/command"
 )
 
-// Server answers agents. It is an [http.Handler].
+// Server answers agents. It is an [http.Handler]; the time that an [http.Server]
+// gives it for writing must be longer than [MaxPoll].
 type Server struct {
 	store Store
 	mux   *http.ServeMux

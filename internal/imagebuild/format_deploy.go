@@ -128,7 +128,8 @@ func writeDeployInitrd(ctx context.Context, f *os.File, src *source) error {
 		return err
 	}
 	return disk.WriteDeployInitrd(ctx, f, initramfs.Deploy{
-		Init: init, Root: src.tree, Drivers: drivers[src.build.def.Modules], Programs: p.programs, Steps: p.steps, Time: src.epoch,
+		Init: init, Root: src.tree, Drivers: drivers[src.build.def.Modules], Programs: p.programs, Steps: p.steps,
+		Time: src.epoch,
 	})
 }
 

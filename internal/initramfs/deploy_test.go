@@ -113,7 +113,7 @@ func TestBuildDeployRefuses(t *testing.T) {
 		"want a program's name":                      func(c *Deploy) { c.Programs = []string{"../x"} },
 		"step 20-x: bin: not in the image":           func(c *Deploy) { c.Root.Remove("bin"); c.Steps = map[string][]byte{"20-x": []byte("#!/bin/sh\n")} },
 		"too many links":                             func(c *Deploy) { c.Programs = []string{"loop"} },
-		"no interpreter":                             func(c *Deploy) { c.Steps = map[string][]byte{"20-x": []byte("#!\n")} },
+		"names no interpreter":                       func(c *Deploy) { c.Steps = map[string][]byte{"20-x": []byte("#!\n")} },
 		"not_there: not in the image":                func(c *Deploy) { c.Steps = map[string][]byte{"20-x": []byte("#!/usr/bin/env not_there\n")} },
 	} {
 		root := deployRoot(t)

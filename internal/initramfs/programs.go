@@ -22,7 +22,8 @@ type programs struct {
 // x86-64 looks (ld.so(8), Debian's and others' places).
 var (
 	programDirs = []string{"usr/sbin", "usr/bin", "sbin", "bin", "usr/local/sbin", "usr/local/bin"}
-	libraryDirs = []string{"usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu", "usr/lib64", "lib64", "usr/lib", "lib", "usr/local/lib"}
+	libraryDirs = []string{"usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu", "usr/lib64", "lib64", "usr/lib", "lib",
+		"usr/local/lib"}
 )
 
 // add takes a program by its name.
@@ -104,7 +105,7 @@ func (p *programs) needs(data []byte) error {
 		line, _, _ := bytes.Cut(rest, []byte("\n"))
 		words := strings.Fields(string(line))
 		if len(words) == 0 {
-			return errors.New("no interpreter after #!")
+			return errors.New("the first line names no interpreter")
 		}
 		if path.Base(words[0]) == "env" && len(words) > 1 {
 			if err := p.add(words[1]); err != nil {

@@ -17,18 +17,30 @@ import (
 	"goldsmith/internal/machineapi"
 	"goldsmith/pipeline"
 	"goldsmith/testbed"
+	"goldsmith/testbed/inventory"
 )
 
 // machineWith are the parameters of a stage that works on a machine. Zero
 // values have the defaults that docs/formats.md gives.
 type machineWith struct {
-	Machine  string         // where the machine comes from: libvirt
+	Machine  string         // where the machine comes from: libvirt or metal
 	URI      string         // libvirt: of the libvirtd; empty or "private" means one of our own
 	Listen   string         // libvirt: address at which machines reach us; empty means the private libvirtd's gateway
 	Firmware string         // uefi or bios; empty means uefi
 	CPUs     int            `yaml:"cpus"`
 	Memory   int            // MiB
 	Metadata map[string]any // what the machine is told, beside what every machine is
+
+	// Of metal.
+	Network string            // of the inventory; empty means its only one
+	Ramdisk string            // path of the deploy ramdisk without .vmlinuz and .initrd, relative to the pipeline file
+	Node    inventory.Request // what the machine must be
+	Finish  string            // how it comes into the image: reboot or kexec; empty means reboot
+	Keys    []string          // files with public keys that images must be signed with, relative to the pipeline file
+	Cmdline string            // added to kernel command lines, for consoles
+	// Namespace is the file of the network namespace that servers and their
+	// controllers are reached from, relative to the pipeline file; empty means the host's.
+	Namespace string
 }
 
 // suite is what is done with a machine, and what that says about the image.

@@ -60,8 +60,10 @@ func newPlace(env Env, w *machineWith, bad func(key, format string, args ...any)
 	case "", "libvirt":
 		w.Machine = "libvirt"
 		return newLibvirtPlace(env, w, bad)
+	case "metal":
+		return newMetalPlace(env, w, bad)
 	}
-	return nil, bad("machine", "with.machine %q: expected libvirt", w.Machine)
+	return nil, bad("machine", "with.machine %q: expected libvirt or metal", w.Machine)
 }
 
 // keepConsole copies a machine's console to where the attempt keeps its files.

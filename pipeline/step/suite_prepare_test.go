@@ -86,3 +86,31 @@ func TestWhatToUpgradeFrom(t *testing.T) {
 		}
 	}
 }
+
+func TestSuiteParameters(t *testing.T) {
+	s, _ := store(t, "x")
+	for text, want := range map[string]string{
+		"stages:\n- {name: s, uses: upgrade}": "p.yaml:4: stage s: with.from is missing, and the file has no channels: name what to update from",
+		"stages:\n- {name: s, uses: upgrade, with: {from: sha256:0, cpus: 1, metadata: {redis: {password: x, port: 6380}}}}": "",
+		"stages:\n- {name: s, uses: upgrade, with: {from: x}}":                                                               `p.yaml:4: stage s: with.from "x" is neither one of the file's channels nor a digest`,
+		"stages:\n- {name: s, uses: upgrade, with: {from: sha256:0, first: perhaps}}":                                        `p.yaml:4: stage s: with.first "perhaps": expected pass or fail`,
+		"stages:\n- {name: s, uses: upgrade, with: {from: sha256:0, restart: soft}}":                                         `p.yaml:4: stage s: with.restart "soft": expected reboot or kexec`,
+		"stages:\n- {name: s, uses: upgrade, with: {from: sha256:0, load: redis}}": "p.yaml:4: stage s: with.load redis: with.metadata.redis.password is missing; " +
+			"without one the server listens on the loopback only",
+		"stages:\n- {name: s, uses: broken-upgrade}":                            "p.yaml:4: stage s: with.broken is missing: name an image that cannot prove itself, or its definition",
+		"stages:\n- {name: s, uses: broken-upgrade, with: {broken: no.yaml}}":   "p.yaml:4: stage s: image definition no.yaml is not there",
+		"stages:\n- {name: s, uses: broken-upgrade, with: {broken: x}}":         `p.yaml:4: stage s: with.broken "x" is neither a digest, nor one of the file's channels, nor a .yaml file`,
+		"stages:\n- {name: s, uses: reboots, with: {times: 0}}":                 "p.yaml:4: stage s: with.times is 0: expected 1 to 1000",
+		"stages:\n- {name: s, uses: power-cycle, with: {times: 2, seed: 9}}":    "",
+		"stages:\n- {name: s, uses: power-cycle, with: {memory: 64, tines: 2}}": `p.yaml:4: unknown field "tines"`,
+	} {
+		_, _, err := load(t, s, text)
+		got := ""
+		if err != nil {
+			got = err.Error()
+		}
+		if got != want {
+			t.Errorf("%s\ngives %q; want %q", text, got, want)
+		}
+	}
+}

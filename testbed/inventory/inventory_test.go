@@ -141,6 +141,11 @@ func TestLifecycle(t *testing.T) {
 	is(Inspected)
 	ok(t, v.Allow(ctx, "small", "op"))
 	is(Available)
+	ok(t, v.Inspect(ctx, "small", "op"))
+	ok(t, v.InspectionFailed(ctx, "small", "no answer"))
+	is(InspectFailed)
+	ok(t, v.Inspect(ctx, "small", "op"))
+	is(Discovered)
 	events, err := v.Events(ctx, "small", 100)
 	ok(t, err)
 	var all []string

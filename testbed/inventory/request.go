@@ -116,6 +116,8 @@ func (r Request) Match(n *Node) []string {
 		add(true, busyPrefix+"cleaning")
 	case n.State.Failure():
 		add(true, "%s: %s", n.State, n.Reason)
+	case n.State == Discovered && n.Allowed:
+		add(true, busyPrefix+"to be inspected")
 	case n.State != Available && !n.Allowed:
 		add(true, "%s; not allowed by an operator", n.State)
 	case n.State != Available:

@@ -41,9 +41,9 @@ func (s State) held() bool { return s == Leased || s == Deploying || s == Testin
 // next are the states that may follow each.
 var next = map[State][]State{
 	Discovered:    {Inspected, InspectFailed},
-	InspectFailed: {Inspected, InspectFailed},
-	Inspected:     {Available, Inspected, InspectFailed},
-	Available:     {Inspected, Leased, Cleaning},
+	InspectFailed: {Inspected, Discovered},
+	Inspected:     {Available, Discovered},
+	Available:     {Inspected, Leased, Cleaning, Discovered},
 	Leased:        {Deploying, Testing, Cleaning},
 	Deploying:     {Testing, DeployFailed, Cleaning},
 	Testing:       {Deploying, TestFailed, Cleaning},
@@ -102,6 +102,17 @@ func (v *Inventory) SetHardware(ctx context.Context, name string, hardware []byt
 // InspectionFailed notes why nothing is known about a node.
 func (v *Inventory) InspectionFailed(ctx context.Context, name, reason string) error {
 	return v.change(ctx, name, func(tx *sql.Tx, n *Node) error { return v.move(ctx, tx, n, InspectFailed, "imgpipe", reason) })
+}
+
+// Inspect asks for a node's hardware to be looked at again: after a failure, or
+// when it was changed.
+func (v *Inventory) Inspect(ctx context.Context, name, who string) error {
+	return v.change(ctx, name, func(tx *sql.Tx, n *Node) error {
+		if n.State == Discovered {
+			return nil
+		}
+		return v.move(ctx, tx, n, Discovered, who, "")
+	})
 }
 
 // offer makes an inspected node available when it is allowed.

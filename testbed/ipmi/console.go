@@ -35,8 +35,8 @@ type recorder struct {
 const (
 	retryFirst  = 500 * time.Millisecond // after a stream that broke; doubles
 	retryMost   = 30 * time.Second
-	retryBarred = time.Minute // after a refusal, which an operator must mend
-	stealMost   = 16          // times SOLPause
+	retryBarred = 10 * time.Minute // after a refusal, which an operator must mend; some BMCs lock the account
+	stealMost   = 16               // times SOLPause
 	solPoll     = 50 * time.Millisecond
 	firstWait   = 15 * time.Second
 )

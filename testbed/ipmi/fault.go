@@ -71,7 +71,7 @@ func (s *session) classify(ctx context.Context, doing string, err error) error {
 	case ctx.Err() != nil:
 		return s.fault(testbed.Silent, doing, fmt.Errorf("no answer from %s: %w", s.addr, context.Cause(ctx)))
 	case timedOut(err):
-		return s.fault(testbed.Silent, doing, fmt.Errorf("no answer from %s within %v", s.addr, s.quirks.RequestWait))
+		return s.fault(testbed.Silent, doing, fmt.Errorf("no answer from %s within %v", s.addr, time.Since(s.since).Round(100*time.Millisecond)))
 	case unreachable(err):
 		return s.fault(testbed.Silent, doing, fmt.Errorf("%s cannot be reached: %w", s.addr, root(err)))
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"goldsmith/testbed"
+	"goldsmith/testbed/testbedtest"
 	"goldsmith/testbed/vbmc"
 )
 
@@ -31,8 +32,8 @@ func TestBoot(t *testing.T) {
 		if got, err := r.BootOrder(ctx); got != b || err != nil {
 			t.Errorf("BootOrder = %+v, %v; want %+v", got, err, b)
 		}
-		if *s.boot != b {
-			t.Errorf("the machine was told %+v; want %+v", *s.boot, b)
+		if got, _ := s.BootOrder(ctx); got != b {
+			t.Errorf("the machine was told %+v; want %+v", got, b)
 		}
 	}
 	once := testbed.Boot{Device: testbed.FromNetwork, Once: true}
@@ -70,8 +71,8 @@ func TestUEFIMachine(t *testing.T) {
 	if err := r.SetBoot(ctx, b); err != nil {
 		t.Fatal(err)
 	}
-	if s.boot.Firmware != testbed.UEFI {
-		t.Errorf("the machine was told %+v", *s.boot)
+	if got, _ := s.BootOrder(ctx); got.Firmware != testbed.UEFI {
+		t.Errorf("the machine was told %+v", got)
 	}
 	if got, err := r.BootOrder(ctx); got != b || err != nil {
 		t.Errorf("BootOrder = %+v, %v; want %+v", got, err, b)
@@ -160,7 +161,7 @@ func TestConsoleTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.set(t, vbmc.StealConsole)
-	_, mark, err := r.Console().Wait(ctx, 0, regexp.MustCompile(`\[goldsmith [^ ]+Z console lost: .*\(stolen\)\]`))
+	_, mark, err := r.Console().Wait(ctx, 0, regexp.MustCompile(`\[goldsmith [^ ]+Z console lost: .*the BMC deactivated it \(stolen\)\]`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -262,5 +263,20 @@ func TestReleased(t *testing.T) {
 	}
 	if _, err := r.Power(t.Context()); err == nil || !strings.Contains(err.Error(), "released") {
 		t.Errorf("Power = %v", err)
+	}
+}
+
+// TestOffAtOnce: a machine that prints something and is off before anybody asks
+// was switched on all the same.
+func TestOffAtOnce(t *testing.T) {
+	t.Parallel()
+	s := fakeGuest(t, testbedtest.Guest{Text: "bye", Off: true})
+	r := open(t, s.Fake) // without the moment that a server stays on
+	ctx := bounded(t)
+	if err := r.PowerOn(ctx); err != nil {
+		t.Error(err)
+	}
+	if err := r.WaitOff(ctx); err != nil {
+		t.Error(err)
 	}
 }

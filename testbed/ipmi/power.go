@@ -53,22 +53,29 @@ func (m *Machine) control(ctx context.Context, doing string, c chassis.ChassisCo
 	})
 }
 
-// PowerOn implements testbed.Machine: the BMC has said on.
+// brief is how long after power on a machine that has printed something and is
+// off counts as one that switched itself off.
+const brief = time.Second
+
+// PowerOn implements testbed.Machine: the BMC has said on, or says off about a
+// machine that has printed something since, and so has switched itself off.
 func (m *Machine) PowerOn(ctx context.Context) error {
 	const doing = "power on"
 	p, err := m.power(ctx, doing)
 	if err != nil || p == testbed.On {
 		return err
 	}
+	begin, printed := time.Now(), m.console.printed()
 	if err := m.control(ctx, doing, chassis.ChassisControlPowerUp); err != nil {
 		return err
 	}
-	for end := time.Now().Add(m.quirks.OnWait); ; {
+	for {
 		p, err := m.power(ctx, doing)
-		if err != nil || p == testbed.On {
+		waited := time.Since(begin)
+		if err != nil || p == testbed.On || waited > brief && m.console.printed() != printed {
 			return err
 		}
-		if time.Now().After(end) {
+		if waited > m.quirks.OnWait {
 			return m.fault(testbed.Unconfirmed, doing, fmt.Errorf("the BMC took the command and still says off after %v", m.quirks.OnWait))
 		}
 		if !pause(ctx, pollPower) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -19,9 +18,6 @@ import (
 
 // TestMain runs more tests at a time than there are processors: they wait.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == chassisVerb {
-		os.Exit(chassisProgram(os.Args[2], os.Args[3:]))
-	}
 	flag.Parse()
 	if err := flag.Set("test.parallel", "16"); err != nil {
 		panic(err)

@@ -32,6 +32,7 @@ type session struct {
 	*dialer
 	client *client.Client
 	guard  *guard
+	since  time.Time // when what goes on began
 }
 
 // attempt is how long one packet is waited for before it is sent again, within
@@ -52,8 +53,10 @@ func (d *dialer) login(ctx context.Context) (*session, error) {
 	suites := append([]int(nil), d.quirks.CipherSuites...)
 	d.mu.Unlock()
 	var last error
+	began := time.Now()
 	for _, suite := range suites {
 		s, err := d.loginWith(ctx, suite)
+		s.since = began
 		if err == nil {
 			d.mu.Lock()
 			d.quirks.CipherSuites = first(suites, suite)
@@ -141,6 +144,7 @@ func (f dialFunc) Dial(string, string) (net.Conn, error) { return f() }
 // call runs one exchange, or a few, and classifies what goes wrong.
 func (s *session) call(ctx context.Context, doing string, f func(context.Context, *client.Client) error) error {
 	s.guard.reset()
+	s.since = time.Now()
 	err := func() (err error) {
 		defer recovered(&err)
 		return f(ctx, s.client)
@@ -168,7 +172,6 @@ func (s *session) close() {
 	}
 	if s.guard.loggedIn() {
 		ctx, cancel := context.WithTimeout(context.Background(), closeWait)
-		s.client.WithTimeout(closeWait).WithRetry(0)
 		_ = s.call(ctx, "log out", func(ctx context.Context, c *client.Client) error {
 			_, err := c.CloseSession(ctx, &app.CloseSessionRequest{SessionID: s.guard.bmcID()})
 			return err

@@ -3,56 +3,41 @@ package ipmi
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
+	"goldsmith/internal/command"
 	"goldsmith/internal/testenv"
 	"goldsmith/testbed"
 	"goldsmith/testbed/qemu"
 	"goldsmith/testbed/testbedtest"
 )
 
-// chassisVerb makes the test program the one that ipmi_sim asks for power and
-// boot device ("chassis_control" of its configuration): it hands the question
-// to the test, over a socket.
-const chassisVerb = "chassis-control"
-
-func chassisProgram(socket string, args []string) int {
-	c, err := net.Dial("unix", socket)
-	if err != nil {
-		fmt.Println(err)
-		return 1
-	}
-	defer c.Close()
-	if err := json.NewEncoder(c).Encode(args); err != nil {
-		fmt.Println(err)
-		return 1
-	}
-	answer, err := io.ReadAll(c)
-	fmt.Print(string(answer))
-	if err != nil || strings.HasPrefix(string(answer), "error") {
-		return 1
-	}
-	return 0
-}
+// chassisScript is what ipmi_sim asks for power and boot device
+// ("chassis_control" of its configuration): it hands the question to the test. A
+// program that takes longer would have clients ask again, and be run again.
+const chassisScript = `#!/bin/bash
+exec 3<>/dev/tcp/127.0.0.1/%d
+echo "$*" >&3
+answer=$(cat <&3)
+echo "$answer"
+[[ $answer != error* ]]
+`
 
 // simulated is a machine behind ipmi_sim: it takes the simulator and the guest
 // along when it is released.
 type simulated struct {
 	*Machine
 	guest *qemu.Machine
-	sim   *exec.Cmd
+	end   context.CancelFunc // of the simulator
 	tasks sync.WaitGroup
 	ends  []io.Closer
 }
@@ -72,7 +57,7 @@ set_working_mc 0x20
     allowed_auths_admin none md2 md5 straight
     guid a123456789abcdefa123456789abcdef
   endlan
-  chassis_control "%s %s %s"
+  chassis_control "%s"
   startnow false
   user 1 false "" "test" user 10 none md2 md5 straight
   user 2 true "admin" "%s" admin 10 none md2 md5 straight
@@ -108,12 +93,7 @@ func (s *simulated) start(ctx context.Context, name, dir string) error {
 	if err := os.MkdirAll(filepath.Join(dir, "state"), 0o700); err != nil {
 		return err
 	}
-	short, err := os.MkdirTemp("", "sim") // a socket's path is short
-	if err != nil {
-		return err
-	}
-	s.ends = append(s.ends, remover(short))
-	control, err := net.Listen("unix", filepath.Join(short, "c"))
+	control, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
@@ -130,21 +110,19 @@ func (s *simulated) start(ctx context.Context, name, dir string) error {
 	}
 	port := udp.LocalAddr().(*net.UDPAddr).Port
 	_ = udp.Close()
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	conf := fmt.Sprintf(lanConf, port, self, chassisVerb, control.Addr(), simPassword, serial.Addr().(*net.TCPAddr).Port)
-	if err := errors.Join(os.WriteFile(filepath.Join(dir, "lan.conf"), []byte(conf), 0o600),
+	script := filepath.Join(dir, "chassis")
+	conf := fmt.Sprintf(lanConf, port, script, simPassword, serial.Addr().(*net.TCPAddr).Port)
+	if err := errors.Join(os.WriteFile(script, fmt.Appendf(nil, chassisScript, control.Addr().(*net.TCPAddr).Port), 0o700),
+		os.WriteFile(filepath.Join(dir, "lan.conf"), []byte(conf), 0o600),
 		os.WriteFile(filepath.Join(dir, "emu"), []byte(simCommands), 0o600)); err != nil {
 		return err
 	}
-	s.sim = exec.Command("ipmi_sim", "-n", "-c", filepath.Join(dir, "lan.conf"), "-f", filepath.Join(dir, "emu"), "-s", filepath.Join(dir, "state"))
-	s.sim.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := s.sim.Start(); err != nil {
-		return err
-	}
-	for end := time.Now().Add(simStart); ; { // until it listens
+	sim := command.Exec{Args: []string{"ipmi_sim", "-n", "-c", filepath.Join(dir, "lan.conf"), "-f", filepath.Join(dir, "emu"),
+		"-s", filepath.Join(dir, "state")}, Grace: 100 * time.Millisecond}
+	running, end := context.WithCancel(context.Background())
+	s.end = end
+	s.tasks.Go(func() { _ = sim.Run(running) }) // dies with us
+	for end := time.Now().Add(simStart); ; {    // until it listens
 		s.Machine, err = Open(ctx, Config{Name: name, Addr: fmt.Sprint("127.0.0.1:", port), User: user, Password: simPassword,
 			Console: filepath.Join(dir, "sol.log"), Adjust: func(q *Quirks) { quick(q); q.CipherSuites = []int{17, 3} }})
 		if kindOf(err) == testbed.Silent && time.Now().After(end) {
@@ -161,19 +139,14 @@ func (s *simulated) start(ctx context.Context, name, dir string) error {
 
 const simStart = 20 * time.Second
 
-type remover string
-
-func (r remover) Close() error { return os.RemoveAll(string(r)) }
-
 // Release implements testbed.Machine.
 func (s *simulated) Release(ctx context.Context) error {
 	return errors.Join(s.Machine.Release(ctx), s.stop())
 }
 
 func (s *simulated) stop() error {
-	if s.sim != nil && s.sim.Process != nil && s.sim.ProcessState == nil {
-		_ = syscall.Kill(-s.sim.Process.Pid, syscall.SIGKILL)
-		_ = s.sim.Wait()
+	if s.end != nil {
+		s.end()
 	}
 	err := s.guest.Release(context.Background())
 	for _, c := range s.ends {
@@ -215,8 +188,9 @@ var devices = map[string]testbed.Device{"pxe": testbed.FromNetwork, "default": t
 
 // chassis answers one question of the simulator.
 func (s *simulated) chassis(c net.Conn) {
-	var args []string
-	if err := json.NewDecoder(bufio.NewReader(c)).Decode(&args); err != nil || len(args) < 2 {
+	line, err := bufio.NewReader(c).ReadString('\n')
+	args := strings.Fields(line)
+	if err != nil || len(args) < 2 {
 		return
 	}
 	ctx := context.Background()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,14 +22,14 @@ import (
 // recovery policies say, inspects those that are new and allowed, and cleans
 // those that were given back. It needs no one to be running a test.
 type Keeper struct {
-	site  *Site
-	every time.Duration
+	site *Site
 
-	mu   sync.Mutex // guards busy and told
+	mu   sync.Mutex // guards the fields below
 	busy map[string]bool
 	told map[string]string // what people were told last, by node
 	bmcs map[string]*ipmi.Machine
-	wg   sync.WaitGroup
+
+	wg sync.WaitGroup
 }
 
 // observeEvery is how often nodes are looked at. Three looks must fit into
@@ -38,16 +39,37 @@ const observeEvery = 10 * time.Second
 // lookLimit bounds one look at a node.
 const lookLimit = 30 * time.Second
 
-// Keep looks after the site until ctx ends, and has let go of everything when it
+// NewKeeper returns a keeper of the site's nodes.
+func (s *Site) NewKeeper() *Keeper {
+	return &Keeper{site: s, busy: map[string]bool{}, told: map[string]string{}, bmcs: map[string]*ipmi.Machine{}}
+}
+
+// Survey observes every node once, and does nothing else.
+func (k *Keeper) Survey(ctx context.Context) error {
+	nodes, err := k.nodes(ctx)
+	if err != nil {
+		return err
+	}
+	for _, n := range nodes {
+		k.wg.Go(func() {
+			if err := k.observe(ctx, n.Name); err != nil {
+				k.tell(ctx, n.Name, err.Error())
+			}
+		})
+	}
+	k.wg.Wait()
+	return context.Cause(ctx)
+}
+
+// Run looks after the nodes until ctx ends, and has let go of everything when it
 // returns.
-func (s *Site) Keep(ctx context.Context) {
-	k := &Keeper{site: s, every: observeEvery, busy: map[string]bool{}, told: map[string]string{}, bmcs: map[string]*ipmi.Machine{}}
+func (k *Keeper) Run(ctx context.Context) {
 	defer k.close()
-	tick := time.NewTicker(k.every)
+	tick := time.NewTicker(observeEvery)
 	defer tick.Stop()
 	for {
 		if err := k.round(ctx); err != nil && ctx.Err() == nil {
-			_ = s.cfg.Inventory.Note(ctx, "", "recovery", "imgpipe", "nodes cannot be looked after: "+err.Error())
+			_ = k.site.cfg.Inventory.Note(ctx, "", "recovery", "imgpipe", "nodes cannot be looked after: "+err.Error())
 		}
 		select {
 		case <-ctx.Done():
@@ -64,18 +86,25 @@ func (k *Keeper) close() {
 	}
 }
 
+// nodes are the site's that have a controller.
+func (k *Keeper) nodes(ctx context.Context) ([]*inventory.Node, error) {
+	all, err := k.site.cfg.Inventory.Nodes(ctx)
+	return slices.DeleteFunc(all, func(n *inventory.Node) bool {
+		return n.Spec.Network != k.site.network.Name || n.Spec.BMC.Driver == ""
+	}), err
+}
+
 // round begins to look at every node that nobody looks at already.
 func (k *Keeper) round(ctx context.Context) error {
-	v := k.site.cfg.Inventory
-	if err := errors.Join(v.Review(ctx), k.site.Refresh(ctx)); err != nil {
+	if err := errors.Join(k.site.cfg.Inventory.Review(ctx), k.site.Refresh(ctx)); err != nil {
 		return err
 	}
-	nodes, err := v.Nodes(ctx)
+	nodes, err := k.nodes(ctx)
 	if err != nil {
 		return err
 	}
 	for _, n := range nodes {
-		if n.Spec.Network != k.site.network.Name || n.Spec.BMC.Driver == "" || !k.take(n.Name) {
+		if !k.take(n.Name) {
 			continue
 		}
 		k.wg.Go(func() {

@@ -142,7 +142,12 @@ func (n *Node) giveBack(ctx context.Context) error {
 	var errs []error
 	n.site.override(n.lease.Node, nil)
 	if n.Machine != nil {
-		err := n.observe(ctx, n.Machine.Release(ctx))
+		err := n.Machine.Release(ctx)
+		if err == nil {
+			err = v.Observe(ctx, n.lease.Node, inventory.Observation{Source: inventory.BMCSource, OK: true, Power: testbed.Off})
+		} else {
+			err = n.observe(ctx, err)
+		}
 		if f, ok := errors.AsType[*testbed.Fault](err); ok {
 			errs = append(errs, v.SetAside(ctx, n.lease.Node, inventory.Aside{Owner: "imgpipe", Fault: f.Kind, Reason: f.Error()}))
 		}

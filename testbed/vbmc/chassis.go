@@ -33,7 +33,7 @@ type chassis struct {
 	faults  *faults
 	ctx     context.Context // ends with the BMC
 	delay   time.Duration
-	tasks   *sync.WaitGroup
+	tasks   *tasks
 
 	acting sync.Mutex // held while something is done to the machine
 

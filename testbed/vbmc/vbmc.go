@@ -64,7 +64,7 @@ type BMC struct {
 	log     *eventLog
 
 	stop  context.CancelFunc
-	tasks sync.WaitGroup
+	tasks tasks
 	once  sync.Once
 }
 
@@ -179,9 +179,32 @@ func (b *BMC) Close() error {
 	b.once.Do(func() {
 		b.stop()
 		err = b.server.Close()
-		b.tasks.Wait()
+		b.tasks.end()
 	})
 	return err
+}
+
+// tasks are goroutines that Close waits for. None begins after that.
+type tasks struct {
+	mu    sync.Mutex // guards ended, and the group's Add
+	ended bool
+	group sync.WaitGroup
+}
+
+// Go runs f, unless it is too late.
+func (t *tasks) Go(f func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.ended {
+		t.group.Go(f)
+	}
+}
+
+func (t *tasks) end() {
+	t.mu.Lock()
+	t.ended = true
+	t.mu.Unlock()
+	t.group.Wait()
 }
 
 // watch writes to the event log when the machine's power changes, whoever

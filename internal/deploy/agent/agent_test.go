@@ -28,8 +28,6 @@ import (
 	"goldsmith/internal/trust"
 )
 
-const mib = 1 << 20
-
 func noise(seed byte, n int) []byte {
 	b := make([]byte, n)
 	_, _ = rand.NewChaCha8([32]byte{seed}).Read(b)
@@ -258,9 +256,9 @@ func TestRefusedImages(t *testing.T) {
 	}
 	pem := func(k *trust.PrivateKey) string { return string(k.Public.PEM()) }
 	disk := b.disk(t, "vda", 16*mib)
-	before, _ := os.ReadFile(disk)
 	expect := func(name, step, want string, change func(*deploy.Task)) {
 		t.Helper()
+		before, _ := os.ReadFile(disk)
 		task := b.task()
 		change(&task)
 		r := b.deploy(t, task)
@@ -272,14 +270,17 @@ func TestRefusedImages(t *testing.T) {
 		}
 	}
 	expect("unsigned", "10-image", "is not signed", func(k *deploy.Task) { k.Image.Keys = []string{pem(key)} })
-	envelope, err := trust.Sign(b.digest, trust.Predicate{Name: "demo", Version: "1", Arch: "amd64"}, other)
-	if err != nil {
-		t.Fatal(err)
+	sign := func(version string) {
+		envelope, err := trust.Sign(b.digest, trust.Predicate{Name: "demo", Version: version, Arch: "amd64"}, other)
+		if err != nil {
+			t.Fatal(err)
+		}
+		blob := registry.Blob{Title: trust.Title, MediaType: trust.MediaType, Content: envelope}
+		if _, err := b.layout.Attach(b.digest, registry.SignatureType, nil, blob); err != nil {
+			t.Fatal(err)
+		}
 	}
-	blob := registry.Blob{Title: trust.Title, MediaType: trust.MediaType, Content: envelope}
-	if _, err := b.layout.Attach(b.digest, registry.SignatureType, nil, blob); err != nil {
-		t.Fatal(err)
-	}
+	sign("1")
 	expect("another's signature", "10-image", "which is not trusted", func(k *deploy.Task) { k.Image.Keys = []string{pem(key)} })
 	expect("no key", "10-image", "trusted key 1", func(k *deploy.Task) { k.Image.Keys = []string{"x"} })
 	expect("forged digest", "10-image", "404", func(k *deploy.Task) { k.Image.Digest = "sha256:" + strings.Repeat("0", 64) })
@@ -293,6 +294,9 @@ func TestRefusedImages(t *testing.T) {
 	if r := b.deploy(t, task); !r.OK() {
 		t.Errorf("a good signature: %+v", r)
 	}
+	sign("2")
+	expect("a signature of another version", "10-image", "the signature is for demo 2",
+		func(k *deploy.Task) { k.Image.Keys = []string{pem(other)} })
 }
 
 // A source that changes bytes, or ends, leaves a disk that nothing starts.

@@ -189,7 +189,10 @@ func (r *run) openImage(ctx context.Context) (err error) {
 	return err
 }
 
+// chooseDisks first lets go of arrays, which steps of an earlier task made: their
+// disks may be chosen again.
 func (r *run) chooseDisks(context.Context) (err error) {
+	r.stopArrays()
 	r.disks, err = r.task.Storage.Choose(r.inventory.Disks)
 	return err
 }

@@ -62,6 +62,9 @@ func openImage(ctx context.Context, im *deploy.Image, say func(string, ...any)) 
 	return src, nil
 }
 
+// mib is what partitions are aligned to, in bytes.
+const mib = 1 << 20
+
 // target is a disk that an image is written to.
 type target struct {
 	dev   *device
@@ -78,10 +81,10 @@ func openTarget(path string, image *fetch.Image, seedSize int64, say func(string
 		return nil, err
 	}
 	r := image.Release()
-	switch need := r.Disk.Size + seedSize; {
+	switch need := r.Disk.Size + (seedSize+mib-1)/mib*mib; {
 	case dev.sector != 512:
 		err = fmt.Errorf("%s: it has blocks of %d bytes, the image is for 512", path, dev.sector)
-	case need > dev.size:
+	case r.Disk.Size > dev.size || seedSize > 0 && need > dev.size/mib*mib:
 		err = fmt.Errorf("%s: it has %d bytes, image and seed need %d", path, dev.size, need)
 	}
 	if err != nil {

@@ -93,6 +93,9 @@ func TestPowerCut(t *testing.T) {
 			if !bytes.Equal(got[mib:7*mib], b.image[mib:7*mib]) || !bytes.Contains(got[8*mib:], seed) {
 				t.Fatalf("after %d writes the disk can be started, and is not whole", n)
 			}
+			if !bytes.HasPrefix(got[len(got)-512:], []byte("EFI PART")) {
+				t.Fatalf("after %d writes the disk can be started, and has no backup table", n)
+			}
 		}
 		if err == nil {
 			if !started || n < 20 {
@@ -147,6 +150,13 @@ func TestSizes(t *testing.T) {
 	}
 	if err := whole(t, b, exact, []byte("x"), &power{left: -1}); err == nil || !strings.Contains(err.Error(), "image and seed need") {
 		t.Errorf("no room for a seed: %v", err)
+	}
+	if err := whole(t, b, b.disk(t, "vdb", len(b.image)+mib), []byte("x"), &power{left: -1}); err != nil {
+		t.Errorf("just room for a seed: %v", err)
+	}
+	less := b.disk(t, "vdb", len(b.image)+mib-512)
+	if err := whole(t, b, less, []byte("x"), &power{left: -1}); err == nil || !bootable(t, less) {
+		t.Errorf("a sector too little for a seed: %v, or the disk was touched", err)
 	}
 	if _, err := openDevice(b.disk(t, "vdb", mib)); err == nil || !strings.Contains(err.Error(), "too small") {
 		t.Errorf("a small disk: %v", err)

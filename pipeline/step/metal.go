@@ -1,0 +1,183 @@
+package step
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"goldsmith/internal/command"
+	"goldsmith/internal/deploy"
+	database "goldsmith/internal/store"
+	"goldsmith/pipeline"
+	"goldsmith/testbed"
+	"goldsmith/testbed/inventory"
+	"goldsmith/testbed/metal"
+)
+
+// metalPlace leases servers of the inventory for a stage.
+type metalPlace struct {
+	env  Env
+	with *machineWith
+	keys []string // PEM
+}
+
+func newMetalPlace(env Env, w *machineWith, bad func(key, format string, args ...any) error) (place, error) {
+	p := &metalPlace{env: env, with: w}
+	beside := func(path string) string {
+		if filepath.IsAbs(path) {
+			return path
+		}
+		return filepath.Join(filepath.Dir(env.File), path)
+	}
+	switch {
+	case w.Ramdisk == "":
+		return nil, bad("ramdisk", "with.ramdisk is missing: where imgbuild wrote the deploy ramdisk, without .vmlinuz")
+	case w.Finish != "" && w.Finish != string(deploy.Reboot) && w.Finish != string(deploy.Kexec):
+		return nil, bad("finish", "with.finish %q: expected reboot or kexec", w.Finish)
+	case w.URI != "" || w.Listen != "" || w.CPUs != 0 || w.Memory != 0 || w.Firmware != "":
+		return nil, bad("machine", "with.uri, listen, firmware, cpus and memory are for virtual machines; with.node says what a server must be")
+	}
+	w.Ramdisk = beside(w.Ramdisk)
+	if w.Namespace != "" {
+		w.Namespace = beside(w.Namespace)
+	}
+	for _, k := range w.Keys {
+		text, err := os.ReadFile(beside(k))
+		if err != nil {
+			return nil, bad("keys", "%v", err)
+		}
+		p.keys = append(p.keys, string(text))
+	}
+	return p, nil
+}
+
+func (p *metalPlace) check(context.Context) error {
+	if os.Geteuid() != 0 {
+		return command.Missing(errors.New("machines of metal: DHCP and TFTP need root"), "run as root")
+	}
+	for _, ending := range []string{".vmlinuz", ".initrd"} {
+		if _, err := os.Stat(p.with.Ramdisk + ending); err != nil {
+			return command.BadInput(fmt.Errorf("deploy ramdisk: %w", err), "'imgbuild build' makes it of an image with the output deploy-ramdisk")
+		}
+	}
+	return nil
+}
+
+func (p *metalPlace) open(ctx context.Context, _ *pipeline.Job) (bench, error) {
+	db, err := database.Open(ctx, filepath.Join(p.env.Store.Dir, "imgpipe.db"))
+	if err != nil {
+		return nil, err
+	}
+	b := &metalBench{metalPlace: p, db: db, inventory: inventory.New(db), where: testbed.Host{}}
+	if p.with.Namespace != "" {
+		ns, err := testbed.NamespaceAt(p.with.Namespace)
+		if err != nil {
+			return nil, errors.Join(err, db.Close())
+		}
+		b.where, b.closeWhere = ns, ns.Close
+	}
+	return b, nil
+}
+
+// metalBench is a site that is served for one stage.
+type metalBench struct {
+	*metalPlace
+	db         *database.DB
+	inventory  *inventory.Inventory
+	where      testbed.Network
+	closeWhere func() error // nil: nothing is to be closed
+	site       *metal.Site
+	stop       context.CancelFunc
+	keeper     sync.WaitGroup
+}
+
+func (b *metalBench) network() testbed.Network { return b.where }
+
+// serve opens the site. It looks after its nodes meanwhile: those that are new
+// are inspected, those that others gave back are cleaned.
+func (b *metalBench) serve(ctx context.Context, h http.Handler) (string, error) {
+	var err error
+	b.site, err = metal.Open(ctx, metal.Config{
+		Inventory: b.inventory, Network: b.with.Network, Where: b.where, Dir: filepath.Join(b.env.Store.Dir, "metal"),
+		Kernel: b.with.Ramdisk + ".vmlinuz", Initrd: b.with.Ramdisk + ".initrd", Cmdline: b.with.Cmdline,
+		Images: b.env.Store.Images.Dir(), Keys: b.keys, Handler: h,
+	})
+	if err != nil {
+		return "", err
+	}
+	var keep context.Context
+	keep, b.stop = context.WithCancel(context.WithoutCancel(ctx))
+	k := b.site.NewKeeper()
+	if err := k.Survey(ctx); err != nil { // what was observed long ago says nothing
+		return "", err
+	}
+	b.keeper.Go(func() { k.Run(keep) })
+	return b.site.URL(), nil
+}
+
+// askEvery is how often a node is asked for that others have.
+const askEvery = 2 * time.Second
+
+func (b *metalBench) install(ctx context.Context, o order) (machine, error) {
+	n, err := b.acquire(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	fmt.Fprintf(o.Job.Log, "node %s; its agent's log: %s\n", n.Name(), n.AgentLog())
+	step := o.Job.Progress.Start("deploy to " + n.Name())
+	err = n.Deploy(ctx, metal.Deployment{Image: o.Image.Digest, Seed: o.Seed, Finish: deploy.Finish(b.with.Finish), Step: func(e deploy.Event) {
+		if e.State != deploy.Progress {
+			fmt.Fprintf(o.Job.Log, "deploy %s %s %s\n", e.Step, e.State, e.Error)
+		}
+	}})
+	step.Done(err, "")
+	if err != nil {
+		return nil, errors.Join(err, n.Release(ctx))
+	}
+	return n, nil
+}
+
+// acquire waits for a node as long as waiting can help.
+func (b *metalBench) acquire(ctx context.Context, o order) (*metal.Node, error) {
+	holder := fmt.Sprintf("run %s, stage %s", o.Job.Run, o.Job.Stage)
+	step := o.Job.Progress.Start("get a node")
+	for {
+		n, err := b.site.Acquire(ctx, b.with.Node, holder)
+		var no *inventory.Refused
+		if err == nil {
+			step.Done(nil, n.Name())
+			return n, nil
+		}
+		if !errors.As(err, &no) || !no.Waiting() {
+			step.Done(err, "")
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
+			step.Done(err, "")
+			return nil, err
+		case <-time.After(askEvery):
+		}
+	}
+}
+
+func (b *metalBench) close() error {
+	var errs []error
+	if b.stop != nil {
+		b.stop()
+		b.keeper.Wait()
+	}
+	if b.site != nil {
+		errs = append(errs, b.site.Close())
+	}
+	if b.closeWhere != nil {
+		errs = append(errs, b.closeWhere())
+	}
+	return errors.Join(append(errs, b.db.Close())...)
+}
