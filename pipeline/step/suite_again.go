@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	"goldsmith/internal/command"
 	"goldsmith/internal/evidence"
 	"goldsmith/pipeline"
@@ -45,19 +47,19 @@ func mayBeAsked(env Env, j *pipeline.Job, elements ...string) error {
 	return nil
 }
 
-// identity is what tells one installation of an image from another.
-type identity struct{ machine, root, slot string }
+// identity is what tells one installation of an image from another. The machine
+// ID does not: systemd takes that of a virtual machine from its firmware.
+type identity struct {
+	key        string // of the SSH host
+	root, slot string // hash and place of the root
+}
 
 func (s *subject) identity(ctx context.Context) (identity, error) {
-	id, err := s.output(ctx, "cat /etc/machine-id")
-	if err != nil {
-		return identity{}, err
-	}
 	st, err := s.status(ctx)
 	if err != nil {
 		return identity{}, err
 	}
-	return identity{strings.TrimSpace(id), st.Boot.RootHash, st.Boot.Slot}, nil
+	return identity{ssh.FingerprintSHA256(s.ssh.HostKey()), st.Boot.RootHash, st.Boot.Slot}, nil
 }
 
 // run implements suite.
@@ -113,8 +115,8 @@ func (s *subject) factoryReset(ctx context.Context) error {
 // forgotten compares a machine after a reset with what it was before.
 func (i identity) forgotten(after identity) error {
 	switch {
-	case after.machine == i.machine:
-		return shown("the machine has the machine ID of before")
+	case after.key == i.key:
+		return shown("the machine has the SSH host key of before")
 	case after.root != i.root || after.slot != i.slot:
 		return shown(fmt.Sprintf("the machine runs root %s in slot %s; before the reset it was %s in %s", after.root, after.slot, i.root, i.slot))
 	}

@@ -230,7 +230,7 @@ func TestAfterReset(t *testing.T) {
 	before := identity{"m1", "r1", "a"}
 	for want, after := range map[string]identity{
 		"": {"m2", "r1", "a"},
-		"the machine has the machine ID of before":                            {"m1", "r1", "a"},
+		"the machine has the SSH host key of before":                          {"m1", "r1", "a"},
 		"the machine runs root r2 in slot b; before the reset it was r1 in a": {"m2", "r2", "b"},
 	} {
 		got := ""
