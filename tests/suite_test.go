@@ -17,7 +17,7 @@ const suiteImage = `name: suites
 version: "%d"
 release: bookworm
 elements: [debian, boot, read-only-root, network, ssh-server, redis, imgupdate, trust%s]
-environment: {BOOT_KERNEL: cloud} # a smaller root to hash under emulation
+environment: {BOOT_KERNEL: cloud, COLLECTCFG_SOURCES: nocloud imgpipe} # a smaller root to hash under emulation
 size: 3GiB
 outputs: [raw]
 `

@@ -24,7 +24,12 @@ type powerWith struct {
 }
 
 // powerCycle cuts a machine's power at random moments.
-type powerCycle struct{ with *powerWith }
+type powerCycle struct {
+	with    *powerWith
+	longest time.Duration // that a machine is written to before its power goes
+}
+
+const longestWrite = 10 * time.Second
 
 func newPowerCycle(env Env, p *pipeline.Pipeline, stage string) (pipeline.Step, error) {
 	w := powerWith{Times: 5, Seed: 1}
@@ -34,7 +39,7 @@ func newPowerCycle(env Env, p *pipeline.Pipeline, stage string) (pipeline.Step, 
 	if w.Times < 1 || w.Times > maxTimes {
 		return nil, p.Errorf(stage, "times", "with.times is %d: expected 1 to %d", w.Times, maxTimes)
 	}
-	return newOnMachine(env, p, stage, &w.machineWith, "power-cycle", &powerCycle{&w})
+	return newOnMachine(env, p, stage, &w.machineWith, "power-cycle", &powerCycle{&w, longestWrite})
 }
 
 // prepare implements preparer.
@@ -44,29 +49,22 @@ func (c *powerCycle) prepare(_ context.Context, env Env, j *pipeline.Job) ([]evi
 
 // cut is one moment at which the power goes.
 type cut struct {
-	booting bool          // counted from when the machine is switched on, else from the first write
-	after   time.Duration // of a boot: at most as long as the boot before took
+	booting bool    // during a start, else while the machine is written to
+	part    float64 // of that time, from 0 to less than 1
 }
 
-// longestWrite is how long a machine is written to, at most, before its power
-// goes.
-const longestWrite = 10 * time.Second
-
-// cuts are the moments: by turns under load and during a start. The fraction
-// of a start is known only when one was seen.
+// cuts are the moments: by turns under load and during a start.
 func cuts(seed uint64, times int) []cut {
 	r := rand.New(rand.NewPCG(seed, 0))
 	list := make([]cut, times)
 	for i := range list {
-		list[i] = cut{booting: i%2 == 1, after: time.Duration(r.Float64() * float64(longestWrite))}
+		list[i] = cut{i%2 == 1, r.Float64()}
 	}
 	return list
 }
 
-// during is how long after the switch a start that takes that long is cut.
-func (c cut) during(boot time.Duration) time.Duration {
-	return time.Duration(float64(c.after) / float64(longestWrite) * float64(boot))
-}
+// of is the moment, counted from the beginning of a time that long.
+func (c cut) of(d time.Duration) time.Duration { return time.Duration(c.part * float64(d)) }
 
 // run implements suite.
 func (c *powerCycle) run(ctx context.Context, s *subject) ([]evidence.Test, error) {
@@ -80,7 +78,7 @@ func (c *powerCycle) run(ctx context.Context, s *subject) ([]evidence.Test, erro
 		for i, moment := range cuts(c.with.Seed, c.with.Times) {
 			name := fmt.Sprintf("cut-%d-%s", i+1, map[bool]string{true: "booting", false: "writing"}[moment.booting])
 			err := s.part(ctx, name, func(ctx context.Context) (err error) {
-				boot, err = s.cutPower(ctx, w, moment, boot)
+				boot, err = c.cutPower(ctx, s, w, moment, boot)
 				longest = max(longest, boot)
 				return err
 			})
@@ -96,16 +94,16 @@ func (c *powerCycle) run(ctx context.Context, s *subject) ([]evidence.Test, erro
 
 // cutPower cuts the power once, and looks at what came back. boot is how long
 // the latest start took, and so is what it returns.
-func (s *subject) cutPower(ctx context.Context, w *diskLoad, c cut, boot time.Duration) (time.Duration, error) {
+func (c *powerCycle) cutPower(ctx context.Context, s *subject, w *diskLoad, moment cut, boot time.Duration) (time.Duration, error) {
 	mark, err := s.m.Console().Mark()
 	if err != nil {
 		return boot, err
 	}
-	if c.booting {
-		err = errors.Join(s.m.PowerOff(ctx), s.m.PowerOn(ctx), sleep(ctx, c.during(boot)))
+	if moment.booting {
+		err = errors.Join(s.m.PowerOff(ctx), s.m.PowerOn(ctx), sleep(ctx, moment.of(boot)))
 	} else {
 		err = w.during(ctx, func(ctx context.Context) error {
-			return errors.Join(sleep(ctx, c.after), s.m.PowerOff(ctx))
+			return errors.Join(sleep(ctx, moment.of(c.longest)), s.m.PowerOff(ctx))
 		})
 	}
 	if err := errors.Join(err, s.m.PowerOff(ctx)); err != nil {

@@ -180,7 +180,7 @@ func TestCuts(t *testing.T) {
 		t.Error("the moments are not the seed's")
 	}
 	for i, c := range a {
-		if c.booting != (i%2 == 1) || c.after < 0 || c.after >= longestWrite || c.during(time.Minute) < 0 || c.during(time.Minute) >= time.Minute {
+		if c.booting != (i%2 == 1) || c.of(time.Minute) < 0 || c.of(time.Minute) >= time.Minute {
 			t.Errorf("cut %d: %+v", i, c)
 		}
 	}
