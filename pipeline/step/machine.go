@@ -178,7 +178,8 @@ func failure(tests []evidence.Test, summary string) error {
 }
 
 // test has everything that must be released.
-func (s *onMachine) test(ctx context.Context, j *pipeline.Job) (tests []evidence.Test, figures []evidence.Measurement, err error) {
+func (s *onMachine) test(ctx context.Context, j *pipeline.Job) (tests []evidence.Test,
+	figures []evidence.Measurement, err error) {
 	b, err := s.place.open(ctx, j)
 	if err != nil {
 		return nil, nil, err
@@ -196,7 +197,8 @@ func (s *onMachine) test(ctx context.Context, j *pipeline.Job) (tests []evidence
 	}
 	defer os.RemoveAll(tmp)
 	h.set(machineapi.New(url, s.env.Store.Images.Dir()))
-	sub := &subject{env: s.env, job: j, bench: b, api: h.get(), driver: s.with.Machine, suite: s.name, metadata: s.with.Metadata, dir: tmp}
+	sub := &subject{env: s.env, job: j, bench: b, api: h.get(), driver: s.with.Machine, suite: s.name,
+		metadata: s.with.Metadata, dir: tmp}
 	defer func() { err = errors.Join(err, sub.release(ctx)) }()
 	tests, err = s.suite.run(ctx, sub)
 	return tests, sub.figures, err

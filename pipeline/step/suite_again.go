@@ -118,7 +118,8 @@ func (i identity) forgotten(after identity) error {
 	case after.key == i.key:
 		return shown("the machine has the SSH host key of before")
 	case after.root != i.root || after.slot != i.slot:
-		return shown(fmt.Sprintf("the machine runs root %s in slot %s; before the reset it was %s in %s", after.root, after.slot, i.root, i.slot))
+		return shown(fmt.Sprintf("the machine runs root %s in slot %s; before the reset it was %s in %s",
+			after.root, after.slot, i.root, i.slot))
 	}
 	return nil
 }
@@ -217,7 +218,10 @@ func (s *subject) reboot(ctx context.Context) (seconds, kib float64, err error) 
 		return 0, 0, err
 	}
 	started := time.Now()
-	if err := errors.Join(s.restart(ctx, "systemctl reboot"), s.awaitConfigured(ctx, mark)); err != nil {
+	if err := s.restart(ctx, "systemctl reboot"); err != nil {
+		return 0, 0, err
+	}
+	if err := s.awaitConfigured(ctx, mark); err != nil {
 		return 0, 0, err
 	}
 	seconds = time.Since(started).Seconds()
@@ -244,7 +248,8 @@ func (s *subject) usage(ctx context.Context) (float64, error) {
 // unitsRun waits until the machine has started, and is an error when a unit has
 // failed.
 func (s *subject) unitsRun(ctx context.Context) error {
-	text, err := s.output(ctx, "systemctl is-system-running --wait || true; systemctl --no-legend --plain --failed | cut -d' ' -f1")
+	text, err := s.output(ctx,
+		"systemctl is-system-running --wait || true; systemctl --no-legend --plain --failed | cut -d' ' -f1")
 	words := strings.Fields(text)
 	if err == nil && (len(words) != 1 || words[0] != "running") {
 		err = shown("the machine is " + strings.Join(words, " "))

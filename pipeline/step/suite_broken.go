@@ -59,7 +59,8 @@ func newBrokenUpgrade(env Env, p *pipeline.Pipeline, stage string) (pipeline.Ste
 			return nil, bad("sign", "with.sign: %v", err)
 		}
 	case !strings.HasPrefix(w.Broken, "sha256:") && p.Channel(w.Broken) == nil:
-		return nil, bad("broken", "with.broken %q is neither a digest, nor one of the file's channels, nor a .yaml file", w.Broken)
+		return nil, bad("broken", "with.broken %q is neither a digest, nor one of the file's channels, nor a .yaml file",
+			w.Broken)
 	}
 	return newOnMachine(env, p, stage, &w.machineWith, "broken-upgrade", u)
 }
@@ -82,7 +83,8 @@ func (u *brokenUpgrade) prepare(ctx context.Context, env Env, j *pipeline.Job) (
 			return nil, "", err
 		}
 		if digest = tags[u.with.Broken]; digest == "" {
-			return nil, "", command.BadInput(fmt.Errorf("with.broken: nothing is in channel %s", u.with.Broken), "promote a broken image to it, or name one by its digest")
+			return nil, "", command.BadInput(fmt.Errorf("with.broken: nothing is in channel %s", u.with.Broken),
+				"promote a broken image to it, or name one by its digest")
 		}
 	}
 	if u.broken, err = env.Store.Images.Image(digest); err != nil {
@@ -146,7 +148,8 @@ func (u *brokenUpgrade) returns(ctx context.Context, s *subject, before string) 
 		return err
 	}
 	if end.verdict != returned {
-		return shown(fmt.Sprintf("the broken version %s was %s: %s", u.broken.Version, end.verdict, cmp.Or(end.why, "its health checks are good")))
+		return shown(fmt.Sprintf("the broken version %s was %s: %s", u.broken.Version, end.verdict,
+			cmp.Or(end.why, "its health checks are good")))
 	}
 	s.measure("return-seconds", end.seconds, "s")
 	now, err := s.bootID(ctx)
@@ -196,7 +199,8 @@ const (
 func newData() data { return data{"precious"} }
 
 func (d data) put(ctx context.Context, s *subject) error {
-	_, err := s.output(ctx, "set -e; mkdir -p "+dataDir+"; echo "+testbed.Quote(d.content)+" >"+dataFile+"; sync "+dataFile+" "+dataDir)
+	_, err := s.output(ctx, "set -e; mkdir -p "+dataDir+"; echo "+testbed.Quote(d.content)+" >"+dataFile+
+		"; sync "+dataFile+" "+dataDir)
 	return err
 }
 

@@ -59,7 +59,6 @@ type fakeMachine struct {
 	files    map[string]string
 	key      ssh.Signer
 	conns    map[net.Conn]bool
-	sessions sync.WaitGroup
 }
 
 func newFakePlace(t *testing.T) *fakePlace {

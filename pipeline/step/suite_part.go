@@ -57,8 +57,9 @@ func (s *subject) skip(name, why string) {
 	s.tests = append(s.tests, evidence.Test{Name: name, Element: s.suite, Result: evidence.Skip, Reason: why})
 }
 
-// measure records a figure.
+// measure records a figure, in place of an earlier one of that name.
 func (s *subject) measure(name string, value float64, unit string) {
+	s.figures = slices.DeleteFunc(s.figures, func(m evidence.Measurement) bool { return m.Name == name })
 	s.figures = append(s.figures, evidence.Measurement{Name: name, Value: value, Unit: unit})
 }
 

@@ -94,13 +94,16 @@ func (c *powerCycle) run(ctx context.Context, s *subject) ([]evidence.Test, erro
 
 // cutPower cuts the power once, and looks at what came back. boot is how long
 // the latest start took, and so is what it returns.
-func (c *powerCycle) cutPower(ctx context.Context, s *subject, w *diskLoad, moment cut, boot time.Duration) (time.Duration, error) {
+func (c *powerCycle) cutPower(ctx context.Context, s *subject, w *diskLoad, moment cut,
+	boot time.Duration) (time.Duration, error) {
 	mark, err := s.m.Console().Mark()
 	if err != nil {
 		return boot, err
 	}
 	if moment.booting {
-		err = errors.Join(s.m.PowerOff(ctx), s.m.PowerOn(ctx), sleep(ctx, moment.of(boot)))
+		if err = s.m.PowerOff(ctx); err == nil {
+			err = errors.Join(s.m.PowerOn(ctx), sleep(ctx, moment.of(boot)))
+		}
 	} else {
 		err = w.during(ctx, func(ctx context.Context) error {
 			return errors.Join(sleep(ctx, moment.of(c.longest)), s.m.PowerOff(ctx))
@@ -112,7 +115,10 @@ func (c *powerCycle) cutPower(ctx context.Context, s *subject, w *diskLoad, mome
 	_ = s.ssh.Close()
 	s.drain(ctx)
 	started := time.Now()
-	if err := errors.Join(s.m.PowerOn(ctx), s.awaitConfigured(ctx, mark)); err != nil {
+	if err = s.m.PowerOn(ctx); err == nil {
+		err = s.awaitConfigured(ctx, mark)
+	}
+	if err != nil {
 		return boot, err
 	}
 	boot = time.Since(started)

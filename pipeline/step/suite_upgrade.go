@@ -57,7 +57,8 @@ func newUpgrade(env Env, p *pipeline.Pipeline, stage string) (pipeline.Step, err
 	case !slices.Contains([]string{"", "redis", "none"}, w.Load):
 		return nil, bad("load", "with.load %q: expected redis or none", w.Load)
 	case w.Load == "redis" && password == "":
-		return nil, bad("load", "with.load redis: with.metadata.redis.password is missing; without one the server listens on the loopback only")
+		return nil, bad("load", "with.load redis: with.metadata.redis.password is missing; "+
+			"without one the server listens on the loopback only")
 	case port < 1 || port > 65535:
 		return nil, bad("metadata", "with.metadata.redis.port is not a port")
 	}
@@ -93,7 +94,8 @@ func (u *upgrade) prepare(_ context.Context, env Env, j *pipeline.Job) ([]eviden
 	}
 	if digest == j.Image {
 		// Said of another stage's evidence it would be a proof of nothing.
-		return nil, fmt.Sprintf("%s holds this image already: there is nothing to update from, and earlier evidence stands", u.with.From), nil
+		return nil, fmt.Sprintf("%s holds this image already: there is nothing to update from, and earlier evidence stands",
+			u.with.From), nil
 	}
 	if u.from, err = images.Image(digest); err != nil {
 		return nil, "", err
@@ -117,7 +119,8 @@ func (u *upgrade) first() evidence.Test {
 func updatable(img *registry.Image) error {
 	for _, e := range []string{"imgupdate", "ssh-server"} {
 		if !slices.Contains(img.Elements, e) {
-			return command.BadInput(fmt.Errorf("image %s %s has no element %s", img.Name, img.Version, e), "add "+e+" to the definition's elements")
+			return command.BadInput(fmt.Errorf("image %s %s has no element %s", img.Name, img.Version, e),
+				"add "+e+" to the definition's elements")
 		}
 	}
 	return nil
@@ -130,7 +133,8 @@ func follows(from, to *registry.Image) error {
 		return command.BadInput(fmt.Errorf("image %s cannot be updated to %s: they have different names", from.Name, to.Name),
 			"deploy other images, do not update to them")
 	case from.Version == to.Version:
-		return command.BadInput(fmt.Errorf("image %s: two images have version %s", to.Name, to.Version), "give each image a version of its own")
+		return command.BadInput(fmt.Errorf("image %s: two images have version %s", to.Name, to.Version),
+			"give each image a version of its own")
 	}
 	return nil
 }
