@@ -98,9 +98,9 @@ func lostError(gone []int, of int) error {
 
 // Times of a load.
 const (
-	writeEvery = 20 * time.Millisecond
-	writeLimit = 5 * time.Second // until a connection is given up
-	loadLimit  = time.Minute     // until the first write is acknowledged
+	writeEvery = 50 * time.Millisecond // more is a burden to a machine that is emulated
+	writeLimit = 5 * time.Second       // until a connection is given up
+	loadLimit  = time.Minute           // until the first write is acknowledged
 	readBatch  = 500
 )
 

@@ -9,8 +9,10 @@ import (
 	"strings"
 	"testing"
 
+	"goldsmith/internal/command"
 	"goldsmith/internal/evidence"
 	"goldsmith/internal/registry"
+	"goldsmith/internal/trust"
 )
 
 // put stores an image of a few bytes.
@@ -90,7 +92,8 @@ func TestWhatToUpgradeFrom(t *testing.T) {
 func TestSuiteParameters(t *testing.T) {
 	s, _ := store(t, "x")
 	for text, want := range map[string]string{
-		"stages:\n- {name: s, uses: upgrade}": "p.yaml:4: stage s: with.from is missing, and the file has no channels: name what to update from",
+		"stages:\n- {name: s, uses: build, with: {definition: step.go, sign: no.key}}":                                       "p.yaml:4: stage s: with.sign: open no.key: no such file or directory",
+		"stages:\n- {name: s, uses: upgrade}":                                                                                "p.yaml:4: stage s: with.from is missing, and the file has no channels: name what to update from",
 		"stages:\n- {name: s, uses: upgrade, with: {from: sha256:0, cpus: 1, metadata: {redis: {password: x, port: 6380}}}}": "",
 		"stages:\n- {name: s, uses: upgrade, with: {from: x}}":                                                               `p.yaml:4: stage s: with.from "x" is neither one of the file's channels nor a digest`,
 		"stages:\n- {name: s, uses: upgrade, with: {from: sha256:0, first: perhaps}}":                                        `p.yaml:4: stage s: with.first "perhaps": expected pass or fail`,
@@ -112,5 +115,44 @@ func TestSuiteParameters(t *testing.T) {
 		if got != want {
 			t.Errorf("%s\ngives %q; want %q", text, got, want)
 		}
+	}
+}
+
+// What is signed is what machines verify; signing again changes nothing.
+func TestSign(t *testing.T) {
+	s, digest := store(t, "x")
+	key, err := trust.NewKey(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := key.PEM()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "release.key")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := s.sign(digest, file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refs, err := s.Images.Referrers(digest, registry.SignatureType)
+	if err != nil || len(refs) != 1 {
+		t.Fatalf("signatures: %v, %v; want one", refs, err)
+	}
+	envelope, err := s.Images.Attached(refs[0].Digest, trust.Title)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, err := trust.NewPolicy(key.Public).Verify(envelope, digest); err != nil || p.Name != "tiny" || p.Version != "1" {
+		t.Errorf("verified: %+v, %v", p, err)
+	}
+	if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.sign(digest, file); command.Status(err) != command.StatusUsage {
+		t.Errorf("a key that is none: %v", err)
 	}
 }
