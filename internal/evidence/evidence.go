@@ -10,6 +10,8 @@ import (
 	"encoding/json"
 	"encoding/xml"
 	"fmt"
+	"math"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -68,6 +70,22 @@ type Evidence struct {
 	Ended   time.Time `json:"ended"`
 	Machine Machine   `json:"machine"`
 	Tests   []Test    `json:"tests"`
+	// Measurements are figures that were taken on the way. They decide nothing.
+	Measurements []Measurement `json:"measurements,omitempty"`
+}
+
+// Measurement is one figure: how long the machine did not answer, for example.
+type Measurement struct {
+	Name  string  `json:"name"`
+	Value float64 `json:"value"`
+	Unit  string  `json:"unit"` // "s", "KiB", or what is counted: "writes"
+}
+
+// String is such as "downtime 12.5 s".
+func (m Measurement) String() string { return m.Name + " " + m.amount() }
+
+func (m Measurement) amount() string {
+	return strconv.FormatFloat(math.Round(m.Value*1000)/1000, 'f', -1, 64) + " " + m.Unit
 }
 
 // Machine is what the tests ran on.
@@ -175,6 +193,9 @@ func (e *Evidence) JUnit() ([]byte, error) {
 		Name: e.Kind, Tests: len(e.Tests), Time: seconds(e.Ended.Sub(e.Started).Seconds()),
 		Timestamp:  e.Started.UTC().Format("2006-01-02T15:04:05"),
 		Properties: []property{{"image", e.Subject}, {"run", e.Run}, {"attempt", fmt.Sprint(e.Attempt)}},
+	}
+	for _, m := range e.Measurements {
+		s.Properties = append(s.Properties, property{m.Name, m.amount()})
 	}
 	for _, t := range e.Tests {
 		c := testcase{Name: t.Name, ClassName: t.Element, Time: seconds(t.Seconds), Output: printable(t.Output)}

@@ -26,11 +26,13 @@ func TestJudge(t *testing.T) {
 
 func TestJUnit(t *testing.T) {
 	start := time.Unix(1700000000, 0)
-	e := Evidence{Kind: "libvirt-smoke", Subject: "sha256:ab", Run: "7", Attempt: 1, Started: start, Ended: start.Add(90 * time.Second), Tests: []Test{
-		{Name: "10-a", Element: "redis", Result: Pass, Seconds: 1.5, Output: "fine\x1b[0m & <ok>"},
-		{Name: "20-b", Element: "redis", Result: Fail, Reason: "exit status 3"},
-		{Name: "30-c", Element: "boot", Result: Skip, Reason: "no disk"},
-	}}
+	e := Evidence{Kind: "libvirt-smoke", Subject: "sha256:ab", Run: "7", Attempt: 1,
+		Started: start, Ended: start.Add(90 * time.Second),
+		Measurements: []Measurement{{"downtime", 12.3456, "s"}, {"lost-writes", 0, "writes"}}, Tests: []Test{
+			{Name: "10-a", Element: "redis", Result: Pass, Seconds: 1.5, Output: "fine\x1b[0m & <ok>"},
+			{Name: "20-b", Element: "redis", Result: Fail, Reason: "exit status 3"},
+			{Name: "30-c", Element: "boot", Result: Skip, Reason: "no disk"},
+		}}
 	b, err := e.JUnit()
 	if err != nil {
 		t.Fatal(err)
@@ -38,6 +40,8 @@ func TestJUnit(t *testing.T) {
 	for _, want := range []string{
 		`<testsuite name="libvirt-smoke" tests="3" failures="1" errors="0" skipped="1" time="90.000" timestamp="2023-11-14T22:13:20">`,
 		`<property name="image" value="sha256:ab"></property>`,
+		`<property name="downtime" value="12.346 s"></property>`,
+		`<property name="lost-writes" value="0 writes"></property>`,
 		`<testcase name="20-b" classname="redis" time="0.000">`,
 		`<failure message="exit status 3"></failure>`,
 		`<skipped message="no disk"></skipped>`,

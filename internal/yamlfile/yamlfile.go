@@ -249,13 +249,18 @@ func unknown(m *yaml.Node, known []string) *yaml.Node {
 }
 
 // fields returns the keys that a structure takes, as the YAML library names
-// them: the tag, or the field's name in lower case.
-func fields(v any) []string {
-	t := reflect.TypeOf(v).Elem()
+// them: the tag, or the field's name in lower case. Those of a structure that is
+// inline are its own.
+func fields(v any) []string { return fieldsOf(reflect.TypeOf(v).Elem()) }
+
+func fieldsOf(t reflect.Type) []string {
 	var names []string
 	for i := range t.NumField() {
-		name, _, _ := strings.Cut(t.Field(i).Tag.Get("yaml"), ",")
+		name, option, _ := strings.Cut(t.Field(i).Tag.Get("yaml"), ",")
 		switch {
+		case option == "inline":
+			names = append(names, fieldsOf(t.Field(i).Type)...)
+			continue
 		case !t.Field(i).IsExported() || name == "-":
 			continue
 		case name == "":

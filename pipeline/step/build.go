@@ -22,11 +22,13 @@ type build struct {
 	env        Env
 	definition string
 	refresh    bool
+	key        string // file; empty: the image is not signed
 }
 
 type buildWith struct {
 	Definition string // path of the image definition, relative to the pipeline file
 	Refresh    bool   // make the base tree anew, with the packages that the mirror has now
+	Sign       string // path of a private key, relative to the pipeline file; empty means not at all
 }
 
 func newBuild(env Env, p *pipeline.Pipeline, stage string) (pipeline.Step, error) {
@@ -37,14 +39,16 @@ func newBuild(env Env, p *pipeline.Pipeline, stage string) (pipeline.Step, error
 	if w.Definition == "" {
 		return nil, p.Errorf(stage, "definition", "with.definition is missing: name the image definition to build")
 	}
-	def := w.Definition
-	if !filepath.IsAbs(def) {
-		def = filepath.Join(filepath.Dir(env.File), def)
+	b := &build{env, env.path(w.Definition), w.Refresh, env.path(w.Sign)}
+	if _, err := os.Stat(b.definition); err != nil {
+		return nil, p.Errorf(stage, "definition", "image definition %s is not there", b.definition)
 	}
-	if _, err := os.Stat(def); err != nil {
-		return nil, p.Errorf(stage, "definition", "image definition %s is not there", def)
+	if b.key != "" {
+		if _, err := readKey(b.key); err != nil {
+			return nil, p.Errorf(stage, "sign", "with.sign: %v", err)
+		}
 	}
-	return &build{env, def, w.Refresh}, nil
+	return b, nil
 }
 
 // Check implements pipeline.Checker.
@@ -173,6 +177,11 @@ func (b *build) store(ctx context.Context, out string, j *pipeline.Job) (*pipeli
 	}
 	if err := b.env.Store.adopt(raw.Path, raw.SHA256); err != nil {
 		return nil, err
+	}
+	if b.key != "" {
+		if err := b.env.Store.sign(digest, b.key); err != nil {
+			return nil, err
+		}
 	}
 	return &pipeline.Outcome{Image: digest, Notes: []string{
 		fmt.Sprintf("built %s %s: %s", m.Name, m.Version, digest),

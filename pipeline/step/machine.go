@@ -51,6 +51,14 @@ type suite interface {
 	run(ctx context.Context, s *subject) ([]evidence.Test, error)
 }
 
+// preparer is a suite that has something to do or to decide before there is a
+// machine.
+type preparer interface {
+	// prepare returns tests when they are all there is to say about the image,
+	// and a note when there is nothing to say. With neither, the suite is run.
+	prepare(ctx context.Context, env Env, j *pipeline.Job) (tests []evidence.Test, note string, err error)
+}
+
 // onMachine is a step that has a machine run the image under test, and leaves
 // evidence: MACHINE-NAME.
 type onMachine struct {
@@ -95,6 +103,11 @@ func (s *onMachine) Check(ctx context.Context) error {
 	if _, err := exec.LookPath("ssh"); err != nil {
 		return command.Missing(errors.New("ssh is not installed"), "install openssh-client")
 	}
+	if c, ok := s.suite.(pipeline.Checker); ok {
+		if err := c.Check(ctx); err != nil {
+			return err
+		}
+	}
 	return s.place.check(ctx)
 }
 
@@ -109,12 +122,30 @@ func (s *onMachine) Run(ctx context.Context, j *pipeline.Job) (*pipeline.Outcome
 	e.Machine = evidence.Machine{
 		Driver: s.with.Machine, Firmware: cmp.Or(s.with.Firmware, string(testbed.UEFI)), Accelerator: testbed.Accelerator(ctx),
 	}
-	tests, err := s.test(ctx, j)
+	tests, note, err := s.prepare(ctx, j)
+	if note != "" {
+		return &pipeline.Outcome{Notes: []string{note}}, nil
+	}
+	if err == nil && tests == nil {
+		tests, e.Measurements, err = s.test(ctx, j)
+	}
 	if err != nil {
 		// The testbed failed, not the image: that proves nothing about it.
 		return nil, err
 	}
 	e.Tests, e.Ended, e.Result = tests, time.Now().UTC(), evidence.Judge(tests)
+	return s.conclude(j, e)
+}
+
+func (s *onMachine) prepare(ctx context.Context, j *pipeline.Job) (tests []evidence.Test, note string, err error) {
+	if p, ok := s.suite.(preparer); ok {
+		return p.prepare(ctx, s.env, j)
+	}
+	return nil, "", nil
+}
+
+// conclude keeps the evidence and says what it is.
+func (s *onMachine) conclude(j *pipeline.Job, e *evidence.Evidence) (*pipeline.Outcome, error) {
 	junit, err := e.JUnit()
 	if err != nil {
 		return nil, err
@@ -124,15 +155,17 @@ func (s *onMachine) Run(ctx context.Context, j *pipeline.Job) (*pipeline.Outcome
 	if err != nil {
 		return nil, err
 	}
-	summary := evidence.Summary(tests)
+	summary := evidence.Summary(e.Tests)
 	j.Progress.Info("%s", summary)
-	if e.Result != evidence.Pass {
-		return nil, failure(tests, summary)
+	notes := []string{fmt.Sprintf("tested on %s: %s", s.with.Machine, summary)}
+	for _, m := range e.Measurements {
+		j.Progress.Info("%s", m)
+		notes = append(notes, "  "+m.String())
 	}
-	return &pipeline.Outcome{Notes: []string{
-		fmt.Sprintf("tested on %s: %s", s.with.Machine, summary),
-		"  results, console and journal: " + j.Dir,
-	}}, nil
+	if e.Result != evidence.Pass {
+		return nil, failure(e.Tests, summary)
+	}
+	return &pipeline.Outcome{Notes: append(notes, "  results, console and journal: "+j.Dir)}, nil
 }
 
 // failure names the first failed test.
@@ -146,32 +179,34 @@ func failure(tests []evidence.Test, summary string) error {
 }
 
 // test has everything that must be released.
-func (s *onMachine) test(ctx context.Context, j *pipeline.Job) (tests []evidence.Test, err error) {
+func (s *onMachine) test(ctx context.Context, j *pipeline.Job) (tests []evidence.Test,
+	figures []evidence.Measurement, err error) {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	opened, err := s.place.open(ctx, j)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	b := watched{opened, end}
 	defer func() { err = errors.Join(err, b.close()) }()
 	h := &handler{}
 	url, err := b.serve(ctx, h)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	// What machine and tests need for this attempt only, secrets among it.
 	tmp, err := s.env.Store.scratch("smoke-")
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer os.RemoveAll(tmp)
 	h.set(machineapi.New(url, s.env.Store.Images.Dir()))
-	sub := &subject{env: s.env, job: j, bench: b, api: h.get(), driver: s.with.Machine, metadata: s.with.Metadata, dir: tmp}
+	sub := &subject{env: s.env, job: j, bench: b, api: h.get(), driver: s.with.Machine, suite: s.name,
+		metadata: s.with.Metadata, dir: tmp}
 	defer func() { err = errors.Join(err, sub.release(ctx)) }()
 	tests, err = s.suite.run(ctx, sub)
 	if f, ok := errors.AsType[*testbed.Fault](context.Cause(ctx)); ok {
-		return nil, f // the machine was taken away: whatever was seen is not the image's
+		return nil, nil, f // the machine was taken away: whatever was seen is not the image's
 	}
-	return tests, err
+	return tests, sub.figures, err
 }

@@ -162,7 +162,7 @@ func (b *metalBench) begin(ctx context.Context, n *metal.Node, o order) (*leased
 	if m.task, err = b.inventory.AddTask(ctx, inventory.Task{Run: o.Job.Run, Name: o.Job.Stage, Node: n.Name()}); err != nil {
 		return nil, err
 	}
-	lease, held := n.Lease()
+	lease, held := n.Lease(), n.Held()
 	for {
 		err := b.inventory.Begin(ctx, m.task, lease)
 		if command.Status(err) != command.StatusBusy {
@@ -183,8 +183,7 @@ func (b *metalBench) begin(ctx context.Context, n *metal.Node, o order) (*leased
 func (m *leased) Release(ctx context.Context) error {
 	var err error
 	m.ended.Do(func() {
-		lease, _ := m.Lease()
-		err = m.inventory.Finish(context.WithoutCancel(ctx), m.task, lease.Fence, "")
+		err = m.inventory.Finish(context.WithoutCancel(ctx), m.task, m.Lease().Fence, "")
 		if errors.Is(err, inventory.ErrLost) { // it has ended with the lease, and failed
 			err = nil
 		}

@@ -131,12 +131,13 @@ func (s *subject) prove(ctx context.Context) ([]evidence.Test, error) {
 	if configured.Result != evidence.Pass {
 		return tests, nil
 	}
-	more, err := s.runTests(ctx, s.img)
+	more, err := s.runTests(ctx, s.img, "tests")
 	return append(tests, more...), err
 }
 
-// runTests logs in and runs smoke.d of every element of the image.
-func (s *subject) runTests(ctx context.Context, img *registry.Image) ([]evidence.Test, error) {
+// runTests logs in and runs smoke.d of every element of the image. What they
+// leave goes to dir, in the attempt's directory.
+func (s *subject) runTests(ctx context.Context, img *registry.Image, dir string) ([]evidence.Test, error) {
 	if err := s.login(ctx); err != nil {
 		return []evidence.Test{{Name: "login", Element: "ssh-server", Result: evidence.Fail, Reason: machinetest.OneLine(err.Error()),
 			Class: evidence.Unknown, Because: "nobody can be asked on the machine"}}, nil
@@ -149,7 +150,7 @@ func (s *subject) runTests(ctx context.Context, img *registry.Image) ([]evidence
 		"METADATA_FILE=" + s.metadataFile, "PATH=" + s.bin() + ":" + os.Getenv("PATH")}
 	chosen, skipped := machinetest.Selection{Platform: s.driver}.Select(tests)
 	r := &machinetest.Runner{
-		Shell: s.ssh, Console: s.m.Console(), Platform: s.driver, Dir: filepath.Join(s.job.Dir, "tests"), Progress: s.job.Progress,
+		Shell: s.ssh, Console: s.m.Console(), Platform: s.driver, Dir: filepath.Join(s.job.Dir, dir), Progress: s.job.Progress,
 		Host: func(ctx context.Context, path string, more []string, out io.Writer) error {
 			return s.bench.network().Exec(ctx, command.Exec{Args: []string{path}, Dir: "/", Env: slices.Concat(os.Environ(), env, more),
 				Log: io.MultiWriter(out, s.job.Log)})

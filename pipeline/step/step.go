@@ -1,9 +1,14 @@
 // Package step holds the stages' work: building an image, testing it on a
 // machine, promoting it. A pipeline file names a step by "uses":
 //
-//	build    imgbuild makes the image, which goes into the image layout
-//	smoke    a machine starts from the image, configures itself, is tested
-//	promote  the image enters a channel if its evidence suffices
+//	build           imgbuild makes the image, which goes into the image layout
+//	smoke           a machine starts from the image, configures itself, is tested
+//	upgrade         a machine is updated to the image under load, and back
+//	broken-upgrade  a machine of the image returns from one that is broken
+//	reset           a machine of the image forgets all it keeps
+//	reboots         it is restarted, again and again
+//	power-cycle     its power is cut, again and again
+//	promote         the image enters a channel if its evidence suffices
 //
 // The table is explicit ([New]); a step knows its own parameters ("with") and
 // nothing of the other steps. What they share lies in the [Store].
@@ -12,6 +17,7 @@ package step
 import (
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 
 	"goldsmith/internal/element"
@@ -26,11 +32,24 @@ type Env struct {
 	File     string       // the pipeline file; paths in it are relative to it
 }
 
+// path is where a file of the pipeline file is; "" stays that.
+func (e Env) path(file string) string {
+	if file == "" || filepath.IsAbs(file) {
+		return file
+	}
+	return filepath.Join(filepath.Dir(e.File), file)
+}
+
 // constructors by the name that "uses" has.
 var constructors = map[string]func(Env, *pipeline.Pipeline, string) (pipeline.Step, error){
-	"build":   newBuild,
-	"smoke":   newSmoke,
-	"promote": newPromote,
+	"build":          newBuild,
+	"smoke":          newSmoke,
+	"upgrade":        newUpgrade,
+	"broken-upgrade": newBrokenUpgrade,
+	"reset":          newReset,
+	"reboots":        newReboots,
+	"power-cycle":    newPowerCycle,
+	"promote":        newPromote,
 }
 
 // Names returns what "uses" may be, sorted.

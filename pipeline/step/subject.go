@@ -46,8 +46,15 @@ type subject struct {
 	bench    bench
 	api      *machineapi.Server
 	driver   string
+	suite    string         // its name
 	metadata map[string]any // the stage's
 	dir      string         // private to this attempt
+	// follows: the machine is told from where its image is, learns by which
+	// digest, and can be updated. Set before install.
+	follows bool
+
+	tests   []evidence.Test // of the suite, so far; of suites with parts
+	figures []evidence.Measurement
 
 	img          *registry.Image // what the machine was installed with
 	m            machine
@@ -70,7 +77,11 @@ func (s *subject) install(ctx context.Context, digest string) error {
 	}
 	instance := instanceName(s.img, s.job)
 	// Without a source nothing is wanted: it is what it was deployed with.
-	md := s.tell(map[string]any{"digest": s.img.Digest, "name": s.img.Name, "version": s.img.Version})
+	image := map[string]any{"digest": s.img.Digest, "name": s.img.Name, "version": s.img.Version}
+	if s.follows {
+		image["source"] = s.api.Images()
+	}
+	md := s.tell(image)
 	if s.told, err = s.api.Add(instance, md); err != nil {
 		return err
 	}
@@ -159,7 +170,7 @@ func (s *subject) reach(ctx context.Context) error {
 
 // awaitSuccess waits until the machine reports success, or dies on the console.
 func (s *subject) awaitSuccess(ctx context.Context) error {
-	sig, err := s.awaitSignal(ctx)
+	sig, err := s.awaitSignal(ctx, 0)
 	switch {
 	case err != nil:
 		return fmt.Errorf("no completion signal: %w", err)
@@ -169,12 +180,14 @@ func (s *subject) awaitSuccess(ctx context.Context) error {
 	return nil
 }
 
-func (s *subject) awaitSignal(ctx context.Context) (machineapi.Signal, error) {
+// awaitSignal waits for the next signal, or until the console shows after mark
+// that none will come.
+func (s *subject) awaitSignal(ctx context.Context, mark int64) (machineapi.Signal, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var watch sync.WaitGroup
 	watch.Go(func() {
-		if line, _, err := s.m.Console().Wait(ctx, 0, dead); err == nil {
+		if line, _, err := s.m.Console().Wait(ctx, mark, dead); err == nil {
 			cancel(fmt.Errorf("the console says: %s", line))
 		}
 	})

@@ -12,6 +12,7 @@ import (
 	"goldsmith/internal/command"
 	"goldsmith/internal/deploy"
 	"goldsmith/testbed"
+	"goldsmith/testbed/inventory"
 	"goldsmith/testbed/netboot"
 )
 
@@ -49,7 +50,8 @@ func (n *Node) startAgent(ctx context.Context, task deploy.Task, step func(deplo
 		_ = log.close()
 	}
 	n.site.override(n, &netboot.Boot{Kernel: n.site.cfg.Kernel, Initrd: n.site.cfg.Initrd,
-		Cmdline: deploy.Arguments(n.site.URL()+"/deploy", dep.Token) + " BOOTIF=01-" + dashes(n.node.Spec.MACs[0]) + " " + n.site.cfg.Cmdline})
+		// Without "quiet" the kernel prints its command line, and so the token.
+		Cmdline: "quiet " + deploy.Arguments(n.site.URL()+"/deploy", dep.Token) + " BOOTIF=01-" + dashes(n.node.Spec.MACs[0]) + " " + n.site.cfg.Cmdline})
 	if err := n.intoNetwork(ctx); err != nil {
 		done()
 		return nil, nil, err
@@ -57,19 +59,31 @@ func (n *Node) startAgent(ctx context.Context, task deploy.Task, step func(deplo
 	return a, done, nil
 }
 
-// intoNetwork starts a machine that is off from the network.
+// intoNetwork starts a machine that is off from the network: this time, or for
+// good where it is to start its image from there, too.
 func (n *Node) intoNetwork(ctx context.Context) error {
-	if err := n.observe(ctx, n.SetBoot(ctx, testbed.Boot{Device: testbed.FromNetwork, Once: true, Firmware: n.node.Spec.Firmware})); err != nil {
-		// A controller that drops the firmware's kind still chooses the device:
-		// the machine has one kind only.
-		if f, ok := errors.AsType[*testbed.Fault](err); !ok || f.Kind != testbed.Unsupported {
-			return err
-		}
-		if err := n.observe(ctx, n.SetBoot(ctx, testbed.Boot{Device: testbed.FromNetwork, Once: true})); err != nil {
-			return err
-		}
+	wish := testbed.Boot{Device: testbed.FromNetwork, Once: n.node.Spec.Boot != inventory.BootNetwork, Firmware: n.node.Spec.Firmware}
+	err := n.observe(ctx, n.SetBoot(ctx, wish))
+	// A controller that drops the firmware's kind still chooses the device: the
+	// machine has one kind only.
+	if unsupported(err) {
+		wish.Firmware = ""
+		err = n.observe(ctx, n.SetBoot(ctx, wish))
+	}
+	if unsupported(err) && !wish.Once {
+		n.site.tell(ctx, n.Name(), errors.New("its controller keeps no choice for good: its firmware must try the network first"))
+		wish.Once = true
+		err = n.observe(ctx, n.SetBoot(ctx, wish))
+	}
+	if err != nil {
+		return err
 	}
 	return n.PowerOn(ctx)
+}
+
+func unsupported(err error) bool {
+	f, ok := errors.AsType[*testbed.Fault](err)
+	return ok && f.Kind == testbed.Unsupported
 }
 
 // Agent is the agent of a node that is being worked on.

@@ -110,6 +110,9 @@ func (n *Node) observe(ctx context.Context, err error) error {
 // Held implements testbed.Leased.
 func (n *Node) Held() context.Context { return n.held }
 
+// Lease is the node's lease, as tasks on the node need it.
+func (n *Node) Lease() *inventory.Lease { return n.lease }
+
 // Name implements testbed.Machine.
 func (n *Node) Name() string { return n.lease.Node }
 

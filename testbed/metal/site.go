@@ -177,9 +177,15 @@ func (s *Site) event(e netboot.Event) {
 	if s.cfg.Event != nil {
 		s.cfg.Event(e)
 	}
-	if e.Machine != "" {
+	mac, err := net.ParseMAC(e.MAC)
+	switch {
+	case e.Machine != "":
 		// It is only for the history; what it means is observed elsewhere.
 		_ = s.cfg.Inventory.Note(context.Background(), e.Machine, "netboot", "network", e.What)
+	case err == nil:
+		// People see that it is there, and may declare it. Until then it gets no
+		// answer.
+		_, _ = s.cfg.Inventory.Discover(context.Background(), mac, s.network.Name)
 	}
 }
 
@@ -203,7 +209,7 @@ func (s *Site) Refresh(ctx context.Context) error {
 	}
 	known := map[string]netboot.Machine{}
 	for _, n := range nodes {
-		if n.Spec.Network != s.network.Name {
+		if n.Spec.Network != s.network.Name || !n.Declared {
 			continue
 		}
 		a, err := s.cfg.Inventory.Addresses(ctx, n.Name)
