@@ -46,6 +46,21 @@ type Checker interface {
 	Check(ctx context.Context) error
 }
 
+// Infra is an error that may say that the testbed failed, and not what was
+// tested: the stage is tried again then, by itself and once.
+type Infra interface {
+	error
+	Infra() bool
+}
+
+// infraAttempts is how often a stage is tried of which the testbed fails.
+const infraAttempts = 2
+
+func isInfra(err error) bool {
+	i, ok := errors.AsType[Infra](err)
+	return ok && i.Infra()
+}
+
 // Engine runs pipelines.
 type Engine struct {
 	Dir      string          // where runs are kept: Dir/runs/ID
@@ -290,6 +305,11 @@ func (e *Engine) attempt(ctx context.Context, r *Run, p *Pipeline, a Action) err
 	step.Done(err, "")
 	s.Status, s.Reason = status, reason
 	s.Attempts[n-1].end(status, reason, e.now())
+	s.Attempts[n-1].Infra = status == Failed && isInfra(err)
+	if s.Attempts[n-1].Infra && n < infraAttempts {
+		s.Status, s.Exit, s.Hint = Todo, 0, ""
+		e.Progress.Info("%s is tried again: the testbed failed: %s", s.Name, reason)
+	}
 	if out != nil {
 		s.Notes = out.Notes
 		if out.Image != "" {

@@ -259,3 +259,42 @@ func TestLoadErrors(t *testing.T) {
 		}
 	}
 }
+
+// shaky is an error of the testbed.
+type shaky struct{ infra bool }
+
+func (shaky) Error() string { return "the controller is silent" }
+func (s shaky) Infra() bool { return s.infra }
+
+// What the testbed failed in is tried again, once; what was tested is judged.
+func TestInfraIsTriedAgain(t *testing.T) {
+	for _, c := range []struct {
+		fails, attempts int
+		err             error
+		want            Status
+	}{
+		{1, 2, fmt.Errorf("power on: %w", shaky{true}), Passed},
+		{9, 2, shaky{true}, Failed},
+		{1, 1, shaky{false}, Failed},
+		{1, 1, errors.New("1 of 2 tests failed"), Failed},
+	} {
+		tries := 0
+		e := engine(t, map[string]Step{"smoke": fake(func(_ context.Context, j *Job) (*Outcome, error) {
+			if tries++; j.Attempt != tries {
+				t.Errorf("attempt %d is called %d", tries, j.Attempt)
+			}
+			if tries <= c.fails {
+				return nil, c.err
+			}
+			return nil, nil
+		})})
+		r, err := e.Run(t.Context(), stages("smoke"), "p.yaml")
+		s := r.Stages[0]
+		if s.Status != c.want || (err == nil) != (c.want == Passed) || len(s.Attempts) != c.attempts {
+			t.Errorf("%v: %s after %d attempts, %v; want %s after %d", c.err, s.Status, len(s.Attempts), err, c.want, c.attempts)
+		}
+		if s.Attempts[0].Status != Failed || s.Attempts[0].Infra != isInfra(c.err) || s.Attempts[0].Reason == "" {
+			t.Errorf("the first attempt is recorded as %+v", s.Attempts[0])
+		}
+	}
+}

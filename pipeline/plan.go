@@ -53,9 +53,11 @@ type StageRun struct {
 
 // Attempt is one try at a stage's work.
 type Attempt struct {
-	Number  int        `json:"number"` // from 1 on; its files lie in STAGE/NUMBER
-	Status  Status     `json:"status"`
-	Reason  string     `json:"reason,omitempty"`
+	Number int    `json:"number"` // from 1 on; its files lie in STAGE/NUMBER
+	Status Status `json:"status"`
+	Reason string `json:"reason,omitempty"`
+	// Infra tells that the testbed failed, and not what was tested.
+	Infra   bool       `json:"infra,omitempty"`
 	Started time.Time  `json:"started"`
 	Ended   *time.Time `json:"ended,omitempty"`
 }
@@ -142,6 +144,9 @@ func planStage(r *Run, p *Pipeline, i int) (Action, bool) {
 	reason := "needs nothing"
 	if needs := p.needs(i); len(needs) > 0 {
 		reason = strings.Join(needs, ", ") + " passed"
+	}
+	if rec := r.stage(s.Name); rec != nil && len(rec.Attempts) > 0 {
+		reason = "tried again: " + rec.Attempts[len(rec.Attempts)-1].Reason
 	}
 	return Action{Do: Start, Stage: s.Name, Image: imageFor(r, p, i), Reason: reason}, true
 }

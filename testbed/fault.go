@@ -39,3 +39,7 @@ func (f *Fault) Error() string {
 }
 
 func (f *Fault) Unwrap() error { return f.Err }
+
+// Infra tells that the fault is the testbed's and may pass: trying again later,
+// or on another machine, can help.
+func (f *Fault) Infra() bool { return f.Kind != Unsupported }
