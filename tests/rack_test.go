@@ -54,6 +54,7 @@ type box struct {
 	rack    *rack
 	mac     net.HardwareAddr
 	address netip.Addr
+	bmc     *vbmc.BMC
 
 	mu    sync.Mutex // guards the fields below
 	boot  testbed.Boot
@@ -80,8 +81,8 @@ func newRack(t *testing.T, machines int) *rack {
 	var text strings.Builder
 	fmt.Fprintf(&text, "apiVersion: goldsmith/v1\nnetworks: [{name: lab, ipv4: 10.77.0.0/24, first: 10.77.0.50, last: 10.77.0.99, interface: %s, server: %s}]\nnodes:\n", lan.Bridge, rackServer)
 	for i := range machines {
-		b, bmc := r.box(fmt.Sprintf("n%d", i+1), byte(i+1))
-		fmt.Fprintf(&text, "  - {name: %s, macs: ['%s'], bmc: {driver: ipmi, address: '%s', user: admin, password-file: pw}}\n", b.Name(), b.mac, bmc.Addr())
+		b := r.box(fmt.Sprintf("n%d", i+1), byte(i+1))
+		fmt.Fprintf(&text, "  - {name: %s, macs: ['%s'], bmc: {driver: ipmi, address: '%s', user: admin, password-file: pw}}\n", b.Name(), b.mac, b.bmc.Addr())
 	}
 	for name, content := range map[string]string{"inventory.yaml": text.String(), "pw": "a password", "linux": ""} {
 		r.ok(os.WriteFile(filepath.Join(r.dir, name), []byte(content), 0o600))
@@ -116,16 +117,35 @@ func (r *rack) nodes() []*inventory.Node {
 	return nodes
 }
 
-func (r *rack) box(name string, number byte) (*box, *vbmc.BMC) {
+func (r *rack) box(name string, number byte) *box {
 	r.t.Helper()
 	inner, err := testbedtest.NewFake(r.t.Context(), testbedtest.Spec{Name: name, Dir: filepath.Join(r.dir, name)})
 	r.ok(err)
 	b := &box{Fake: inner.(*testbedtest.Fake), rack: r, mac: net.HardwareAddr{0x52, 0x54, 0, 0, 0, number}}
-	bmc, err := vbmc.Start(r.t.Context(), vbmc.Config{Machine: b, Network: r.lan, Users: []vbmc.User{{Name: "admin", Password: "a password"}}})
-	r.ok(err)
-	r.t.Cleanup(func() { _ = errors.Join(b.PowerOff(context.Background()), bmc.Close()) })
+	b.manage("127.0.0.1:0")
+	r.t.Cleanup(func() { _ = errors.Join(b.PowerOff(context.Background()), b.bmc.Close()) })
 	r.boxes[name] = b
-	return b, bmc
+	return b
+}
+
+// manage starts the machine's controller.
+func (b *box) manage(addr string) {
+	b.rack.t.Helper()
+	var err error
+	b.bmc, err = vbmc.Start(b.rack.t.Context(), vbmc.Config{Machine: b, Listen: addr, Network: b.rack.lan,
+		Users: []vbmc.User{{Name: "admin", Password: "a password"}}})
+	b.rack.ok(err)
+}
+
+// forgetSessions restarts the controllers: a session of a client that was killed
+// lasts for a minute, and a controller has few.
+func (r *rack) forgetSessions() {
+	r.t.Helper()
+	for _, b := range r.boxes {
+		addr := b.bmc.Addr()
+		r.ok(b.bmc.Close())
+		b.manage(addr)
+	}
 }
 
 // SetBoot implements testbed.BootSelector.

@@ -63,8 +63,8 @@ func TestMetalWorker(t *testing.T) {
 		go func() {
 			for {
 				err := job(ctx, site, fmt.Sprintf("job %d", i))
-				if no, ok := errors.AsType[*inventory.Refused](err); err != nil && (!ok || !no.Waiting()) {
-					fmt.Println("job:", err)
+				if _, refused := errors.AsType[*inventory.Refused](err); err != nil && !refused {
+					fmt.Println("job:", strings.ReplaceAll(err.Error(), "\n", ";"))
 				}
 				time.Sleep(100 * time.Millisecond)
 			}
@@ -170,8 +170,9 @@ func (m *metalTorture) start(jobs int) (stop func()) {
 func (m *metalTorture) kill(jobs int) {
 	m.t.Helper()
 	stop := m.start(jobs)
-	time.Sleep(time.Duration(m.rnd.Int64N(int64(8 * time.Second))))
+	time.Sleep(time.Duration(m.rnd.Int64N(int64(6 * time.Second))))
 	stop()
+	m.forgetSessions()
 	for _, n := range m.nodes() {
 		m.caught[n.State]++
 		if n.Lease != nil && n.Lease.Expires.After(time.Now().Add(inventory.LeaseTime)) {
