@@ -94,8 +94,17 @@ type metalTorture struct {
 	slow   time.Duration           // the longest from the last kill until all was well
 }
 
+// The process that serves servers can be killed at any moment.
+func TestKilledMetal(t *testing.T) {
+	need(t, true)
+	killMetal(t, 3)
+}
+
 func TestTortureMetal(t *testing.T) {
-	n := rounds(t)
+	killMetal(t, rounds(t))
+}
+
+func killMetal(t *testing.T, n int) {
 	m := &metalTorture{rack: newRack(t, 3), rnd: rand.New(rand.NewPCG(*seed, 3)), caught: map[inventory.State]int{}}
 	m.settle() // inspected
 	for i := range n {
