@@ -1,0 +1,273 @@
+package tests
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	machineseed "goldsmith/internal/seed"
+	"goldsmith/internal/store"
+	"goldsmith/testbed"
+	"goldsmith/testbed/inventory"
+	servers "goldsmith/testbed/metal"
+)
+
+// metalWorker is the variable that makes this program the one that is killed:
+// "DIR NAMESPACE JOBS".
+const metalWorker = "GOLDSMITH_TEST_METAL_WORKER"
+
+// TestMetalWorker is no test: it serves a site, keeps its nodes, and does so
+// many jobs at a time on them, until it is killed.
+func TestMetalWorker(t *testing.T) {
+	var dir, ns string
+	var jobs int
+	if _, err := fmt.Sscan(os.Getenv(metalWorker), &dir, &ns, &jobs); err != nil {
+		t.Skip("a part of TestTortureMetal")
+	}
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		os.Exit(1)
+	}()
+	ctx := t.Context()
+	must := func(err error) {
+		if err != nil {
+			fmt.Println("worker:", err)
+			os.Exit(1)
+		}
+	}
+	db, err := store.Open(ctx, filepath.Join(dir, "imgpipe.db"))
+	must(err)
+	where, err := testbed.NamespaceAt(ns)
+	must(err)
+	kernel := filepath.Join(dir, "linux")
+	site, err := servers.Open(ctx, servers.Config{Inventory: inventory.New(db), Where: where, Dir: filepath.Join(dir, "metal"),
+		Kernel: kernel, Initrd: kernel, Images: dir})
+	must(err)
+	k := site.NewKeeper()
+	must(k.Survey(ctx))
+	fmt.Println("ready")
+	for i := range jobs {
+		go func() {
+			for {
+				err := job(ctx, site, fmt.Sprintf("job %d", i))
+				if _, refused := errors.AsType[*inventory.Refused](err); err != nil && !refused {
+					fmt.Println("job:", strings.ReplaceAll(err.Error(), "\n", ";"))
+				}
+				time.Sleep(100 * time.Millisecond)
+			}
+		}()
+	}
+	k.Run(ctx)
+}
+
+// job deploys to a node, has it for a while, and gives it back.
+func job(ctx context.Context, site *servers.Site, holder string) error {
+	n, err := site.Acquire(ctx, inventory.Request{}, holder)
+	if err != nil {
+		return err
+	}
+	err = n.Deploy(ctx, servers.Deployment{Image: "sha256:" + strings.Repeat("a", 64), Seed: machineseed.Seed{InstanceID: "i", Hostname: "h"}})
+	if err == nil {
+		time.Sleep(300 * time.Millisecond)
+	}
+	return errors.Join(err, n.Release(ctx))
+}
+
+// metalTorture kills workers.
+type metalTorture struct {
+	*rack
+	rnd    *rand.Rand
+	caught map[inventory.State]int // states that nodes were in when a worker died
+	slow   time.Duration           // the longest from the last kill until all was well
+}
+
+// The process that serves servers can be killed at any moment.
+func TestKilledMetal(t *testing.T) {
+	need(t, true)
+	killMetal(t, 3)
+}
+
+func TestTortureMetal(t *testing.T) {
+	killMetal(t, rounds(t))
+}
+
+func killMetal(t *testing.T, n int) {
+	m := &metalTorture{rack: newRack(t, 3), rnd: rand.New(rand.NewPCG(*seed, 3)), caught: map[inventory.State]int{}}
+	m.settle() // inspected
+	for i := range n {
+		m.kill(3)
+		if i%10 == 9 || i == n-1 {
+			m.settle()
+		}
+	}
+	m.history()
+	t.Logf("%d kills; nodes were %v then; %d agents were started, %d deployments ended; all was well again within %v", n, m.caught,
+		m.agents.Load(), m.deployed.Load(), m.slow.Round(time.Second))
+	for _, s := range []inventory.State{inventory.Deploying, inventory.Testing, inventory.Cleaning} {
+		if n >= 50 && m.caught[s] == 0 {
+			t.Errorf("no kill hit a node that was %s", s)
+		}
+	}
+}
+
+// start starts a worker and returns when it serves; stop kills it.
+func (m *metalTorture) start(jobs int) (stop func()) {
+	m.t.Helper()
+	began := time.Now()
+	self, err := os.Executable()
+	m.ok(err)
+	cmd := exec.Command(self, "-test.run", "^TestMetalWorker$", "-test.v")
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %d", metalWorker, m.dir, m.namespace(), jobs))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// A parent-death signal is the thread's, and threads of the network end: the
+	// worker ends with its standard input instead.
+	_, err = cmd.StdinPipe()
+	m.ok(err)
+	out, err := cmd.StdoutPipe()
+	m.ok(err)
+	m.ok(cmd.Start())
+	ready := make(chan bool, 1)
+	var said []string
+	var reading sync.WaitGroup
+	reading.Go(func() {
+		for s := bufio.NewScanner(out); s.Scan(); {
+			if s.Text() == "ready" {
+				ready <- true
+			} else if strings.HasPrefix(s.Text(), "job:") || strings.HasPrefix(s.Text(), "worker:") {
+				said = append(said, s.Text())
+			}
+		}
+		ready <- false
+	})
+	stop = func() {
+		_ = cmd.Process.Kill()
+		reading.Wait()
+		_ = cmd.Wait()
+		if err := syscall.Kill(-cmd.Process.Pid, 0); !errors.Is(err, syscall.ESRCH) {
+			m.t.Errorf("processes of the worker are left: %v", err)
+		}
+		for _, s := range said {
+			m.t.Error(s)
+		}
+	}
+	if !<-ready {
+		stop()
+		m.t.Fatal("the worker ended")
+	}
+	for _, n := range m.nodes() {
+		if n.Lease != nil && n.Lease.Granted.Before(began.Add(-time.Second)) {
+			m.t.Errorf("a lease of a worker that is dead: %+v", n.Lease)
+		}
+	}
+	return stop
+}
+
+// kill lets a worker work for a random time, and looks at what it leaves.
+func (m *metalTorture) kill(jobs int) {
+	m.t.Helper()
+	stop := m.start(jobs)
+	time.Sleep(time.Duration(m.rnd.Int64N(int64(6 * time.Second))))
+	stop()
+	m.forgetSessions()
+	for _, n := range m.nodes() {
+		m.caught[n.State]++
+		if n.Lease != nil && n.Lease.Expires.After(time.Now().Add(inventory.LeaseTime)) {
+			m.t.Errorf("a lease that is too long: %+v", n.Lease)
+		}
+	}
+}
+
+// settleLimit bounds how long it takes until all is well.
+const settleLimit = 2 * time.Minute
+
+// settle has a worker without jobs bring everything to an end.
+func (m *metalTorture) settle() {
+	m.t.Helper()
+	began := time.Now()
+	stop := m.start(0)
+	var why []string
+	for time.Since(began) < settleLimit {
+		if why = m.unsettled(); why == nil {
+			break
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	stop()
+	if why != nil {
+		events, _ := m.v.Events(m.t.Context(), "", 60)
+		text, _ := json.MarshalIndent(events, "", " ")
+		m.t.Fatalf("not within %v: %s\n%s", settleLimit, strings.Join(why, "; "), text)
+	}
+	m.slow = max(m.slow, time.Since(began))
+	m.leftovers()
+}
+
+// unsettled says what is not at its end, by the database and by the machines.
+func (m *metalTorture) unsettled() (why []string) {
+	for _, n := range m.nodes() {
+		p, err := m.boxes[n.Name].Power(m.t.Context())
+		if n.State != inventory.Available || n.Lease != nil || n.Aside != nil || err != nil || p != testbed.Off || n.Wanted != testbed.Off ||
+			n.Image != "" || len(n.Deployment) > 0 {
+			why = append(why, fmt.Sprintf("%s: %s %s, power %v, wanted %v, lease %v, aside %v, image %q", n.Name, n.State, n.Reason, p, n.Wanted, n.Lease, n.Aside, n.Image))
+		}
+	}
+	return why
+}
+
+// leftovers finds files that no worker needs.
+func (m *metalTorture) leftovers() {
+	m.t.Helper()
+	m.ok(filepath.WalkDir(filepath.Join(m.dir, "metal"), func(path string, d fs.DirEntry, err error) error {
+		switch name := d.Name(); {
+		case err != nil || d.IsDir():
+		case name != "lock" && name != "console.log" && name != "agent.log":
+			m.t.Errorf("%s is left", path)
+		}
+		return err
+	}))
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	m.ok(err)
+	if strings.Contains(string(mounts), m.dir) {
+		m.t.Errorf("mounts are left:\n%s", mounts)
+	}
+}
+
+// history checks that no node was ever in two hands: leases by fence do not
+// overlap, nor do the agents that machines ran.
+func (m *metalTorture) history() {
+	m.t.Helper()
+	events, err := m.v.Events(m.t.Context(), "", 1_000_000)
+	m.ok(err)
+	open, fences := map[string]bool{}, map[string]int64{}
+	for _, e := range events {
+		if e.Kind != "lease" {
+			continue
+		}
+		var fence int64
+		_, number, granted := strings.Cut(e.What, "granted, fence ")
+		if _, err := fmt.Sscan(number, &fence); granted && (err != nil || open[e.Node] || fence <= fences[e.Node]) {
+			m.t.Errorf("node %s: %s (%v), and it was leased %v, fence %d", e.Node, e.What, err, open[e.Node], fences[e.Node])
+		}
+		open[e.Node] = granted
+		if granted {
+			fences[e.Node] = fence
+		}
+	}
+	if n := m.twice.Load(); n > 0 {
+		m.t.Errorf("%d times two agents worked on one machine", n)
+	}
+	m.t.Logf("leases by node: %v", fences)
+}
