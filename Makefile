@@ -14,7 +14,7 @@ HOST_PROGRAMS  = $(filter-out $(IMAGE_PROGRAMS),$(PROGRAMS))
 # The programs that imgbuild is by other names.
 ORIGINALS = disk-image-create ramdisk-image-create diskimage-builder element-info
 
-.PHONY: help build deps check test race system-test system-core proof bench bench-boot bench-config bench-refresh bench-update torture demo clean
+.PHONY: help build deps check test race system-test system-core proof bench bench-boot bench-config bench-refresh bench-update torture demo demo-metal clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -37,7 +37,7 @@ test: ## the fast tier: every change, minutes
 	$(GO) test ./...
 
 race: ## the packages in which things happen at the same time, under the race detector
-	$(GO) test -race ./internal/command ./internal/atomicfile ./internal/chunk ./internal/registry ./internal/update/fetch ./internal/imagebuild ./internal/refreshcfg ./internal/collectcfg ./pipeline/... ./testbed/...
+	$(GO) test -race ./internal/command ./internal/atomicfile ./internal/chunk ./internal/registry ./internal/update/fetch ./internal/imagebuild ./internal/refreshcfg ./internal/collectcfg ./internal/deploy/... ./internal/machineapi ./internal/store ./pipeline/... ./testbed/...
 
 system-test: build ## the system tier: boots machines
 	$(GO) test ./tests -system -timeout 60m -v -count 1
@@ -47,6 +47,9 @@ system-core: build ## the part of the system tier that continuous integration ru
 
 demo: deps build ## build, boot, test and promote the demo image
 	bin/imgpipe run ci/demo/pipeline.yaml
+
+demo-metal: deps build ## rehearse servers: deploy by PXE behind management controllers, test, upgrade (root)
+	ci/demo-metal.sh
 
 proof: build ## compare with the originals over all cases, and write the table in docs/compatibility.md
 	ci/proof.sh

@@ -10,7 +10,7 @@ packages=(
     # virtual machines
     dnsmasq-base iproute2 ipmitool libvirt-clients libvirt-daemon
     libvirt-daemon-config-network libvirt-daemon-driver-qemu
-    openssh-client ovmf qemu-guest-agent qemu-system-x86 qemu-utils
+    openipmi openssh-client ovmf qemu-guest-agent qemu-system-x86 qemu-utils
     # machines that start from the network
     ipxe ipxe-qemu
     # disks of the block-device kind: what makes them, in a machine with a

@@ -17,6 +17,8 @@ const (
 	Unconfirmed FaultKind = "unconfirmed"
 	// Stolen: somebody else has what only one can have, the console.
 	Stolen FaultKind = "stolen"
+	// Lost: the machine was taken from us, by a recovery or an operator.
+	Lost FaultKind = "lost"
 	// Broken: it answers, but not as its protocol wants it.
 	Broken FaultKind = "broken"
 	// Unsupported: it cannot do this, and no retry will help.

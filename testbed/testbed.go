@@ -5,7 +5,7 @@
 // [Machine] is the least a driver offers: power. What else a machine can do
 // is a small interface of its own, found by type assertion: [Consoled],
 // [Serial], [Addressed], [Shutdowner], [OffWaiter], [Resetter],
-// [BootSelector], [Sensed], [EventLogged]. Files and commands go through a
+// [BootSelector], [Sensed], [EventLogged], [Leased], [HealthNoter]. Files and commands go through a
 // [Shell]: [SSH] is one, which needs no driver but an address. [Network] is
 // where a machine can be reached from: the host's own network, or one that is
 // hidden in a namespace. What is wrong with a machine rather than with an
@@ -87,6 +87,21 @@ type Consoled interface {
 type Addressed interface {
 	// Address waits until the address is known or ctx ends.
 	Address(ctx context.Context) (netip.Addr, error)
+}
+
+// Leased is a machine that may be taken away from who uses it.
+type Leased interface {
+	// Held ends when the machine is lost, with a [Fault] of kind Lost as its
+	// cause, or when it is released.
+	Held() context.Context
+}
+
+// HealthNoter is a machine whose testbed wants to know what the machine says of
+// itself.
+type HealthNoter interface {
+	// NoteHealth keeps whether the installed system is well by its own checks,
+	// with a word on it.
+	NoteHealth(ctx context.Context, ok bool, detail string) error
 }
 
 // Shell runs commands on a machine that is up, and copies files.

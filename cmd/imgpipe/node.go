@@ -59,7 +59,9 @@ func nodeVerbs() []nodeVerb {
 		change("resume", func(ctx context.Context, v *inventory.Inventory, f *nodeFlags, n string) error {
 			return v.Resume(ctx, n, f.owner, false)
 		}),
-		change("inspect", func(ctx context.Context, v *inventory.Inventory, f *nodeFlags, n string) error { return v.Inspect(ctx, n, f.owner) }),
+		change("inspect", func(ctx context.Context, v *inventory.Inventory, f *nodeFlags, n string) error {
+			return v.Inspect(ctx, n, f.owner)
+		}),
 		change("clean", func(ctx context.Context, v *inventory.Inventory, f *nodeFlags, n string) error {
 			return v.Clean(ctx, n, f.owner)
 		}),

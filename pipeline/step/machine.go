@@ -37,6 +37,7 @@ type machineWith struct {
 	Node    inventory.Request // what the machine must be
 	Finish  string            // how it comes into the image: reboot or kexec; empty means reboot
 	Keys    []string          // files with public keys that images must be signed with, relative to the pipeline file
+	Notify  []string          // program with its arguments that is run for what people should know of nodes
 	Cmdline string            // added to kernel command lines, for consoles
 	// Namespace is the file of the network namespace that servers and their
 	// controllers are reached from, relative to the pipeline file; empty means the host's.
@@ -180,10 +181,13 @@ func failure(tests []evidence.Test, summary string) error {
 // test has everything that must be released.
 func (s *onMachine) test(ctx context.Context, j *pipeline.Job) (tests []evidence.Test,
 	figures []evidence.Measurement, err error) {
-	b, err := s.place.open(ctx, j)
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	opened, err := s.place.open(ctx, j)
 	if err != nil {
 		return nil, nil, err
 	}
+	b := watched{opened, end}
 	defer func() { err = errors.Join(err, b.close()) }()
 	h := &handler{}
 	url, err := b.serve(ctx, h)
@@ -201,5 +205,8 @@ func (s *onMachine) test(ctx context.Context, j *pipeline.Job) (tests []evidence
 		metadata: s.with.Metadata, dir: tmp}
 	defer func() { err = errors.Join(err, sub.release(ctx)) }()
 	tests, err = s.suite.run(ctx, sub)
+	if f, ok := errors.AsType[*testbed.Fault](context.Cause(ctx)); ok {
+		return nil, nil, f // the machine was taken away: whatever was seen is not the image's
+	}
 	return tests, sub.figures, err
 }

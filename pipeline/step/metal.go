@@ -105,7 +105,7 @@ func (b *metalBench) serve(ctx context.Context, h http.Handler) (string, error) 
 	b.site, err = metal.Open(ctx, metal.Config{
 		Inventory: b.inventory, Network: b.with.Network, Where: b.where, Dir: filepath.Join(b.env.Store.Dir, "metal"),
 		Kernel: b.with.Ramdisk + ".vmlinuz", Initrd: b.with.Ramdisk + ".initrd", Cmdline: b.with.Cmdline,
-		Images: b.env.Store.Images.Dir(), Keys: b.keys, Handler: h,
+		Images: b.env.Store.Images.Dir(), Keys: b.keys, Handler: h, Notify: b.with.Notify,
 	})
 	if err != nil {
 		return "", err
@@ -128,6 +128,10 @@ func (b *metalBench) install(ctx context.Context, o order) (machine, error) {
 	if err != nil {
 		return nil, err
 	}
+	m, err := b.begin(ctx, n, o)
+	if err != nil {
+		return nil, errors.Join(err, n.Release(ctx))
+	}
 	fmt.Fprintf(o.Job.Log, "node %s; its agent's log: %s\n", n.Name(), n.AgentLog())
 	step := o.Job.Progress.Start("deploy to " + n.Name())
 	err = n.Deploy(ctx, metal.Deployment{Image: o.Image.Digest, Seed: o.Seed, Finish: deploy.Finish(b.with.Finish), Step: func(e deploy.Event) {
@@ -137,9 +141,54 @@ func (b *metalBench) install(ctx context.Context, o order) (machine, error) {
 	}})
 	step.Done(err, "")
 	if err != nil {
-		return nil, errors.Join(err, n.Release(ctx))
+		return nil, errors.Join(err, m.Release(ctx))
 	}
-	return n, nil
+	return m, nil
+}
+
+// leased is a node on which the stage is a task: the only one there, and one of
+// so many on all nodes.
+type leased struct {
+	*metal.Node
+	inventory *inventory.Inventory
+	task      int64
+	ended     sync.Once
+}
+
+// begin waits until the task may run: others may be as many as the cap allows.
+func (b *metalBench) begin(ctx context.Context, n *metal.Node, o order) (*leased, error) {
+	m := &leased{Node: n, inventory: b.inventory}
+	var err error
+	if m.task, err = b.inventory.AddTask(ctx, inventory.Task{Run: o.Job.Run, Name: o.Job.Stage, Node: n.Name()}); err != nil {
+		return nil, err
+	}
+	lease, held := n.Lease(), n.Held()
+	for {
+		err := b.inventory.Begin(ctx, m.task, lease)
+		if command.Status(err) != command.StatusBusy {
+			return m, err
+		}
+		select {
+		case <-ctx.Done():
+			return m, fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		case <-held.Done():
+			return m, context.Cause(held)
+		case <-time.After(askEvery):
+		}
+	}
+}
+
+// Release implements testbed.Machine: the task has ended, too. That the stage
+// failed is its own business; the task was to hold the node.
+func (m *leased) Release(ctx context.Context) error {
+	var err error
+	m.ended.Do(func() {
+		err = m.inventory.Finish(context.WithoutCancel(ctx), m.task, m.Lease().Fence, "")
+		if errors.Is(err, inventory.ErrLost) { // it has ended with the lease, and failed
+			err = nil
+		}
+	})
+	return errors.Join(err, m.Node.Release(ctx))
 }
 
 // acquire waits for a node as long as waiting can help.

@@ -192,6 +192,9 @@ func (s *subject) awaitSignal(ctx context.Context, mark int64) (machineapi.Signa
 		}
 	})
 	sig, err := s.told.Signal(ctx)
+	if err == nil {
+		noteHealth(ctx, s.m, sig)
+	}
 	cancel(nil)
 	watch.Wait()
 	return sig, err

@@ -42,6 +42,9 @@ type Inventory struct {
 // New returns the inventory that is in db.
 func New(db *store.DB) *Inventory { return &Inventory{db: db} }
 
+// Time is what the inventory's clock says.
+func (v *Inventory) Time() time.Time { return v.now() }
+
 func (v *Inventory) now() time.Time {
 	if v.Now != nil {
 		return v.Now().UTC()
@@ -69,8 +72,11 @@ type Node struct {
 
 	Aside *Aside `json:"maintenance,omitempty"` // nil: it is in service
 	Image string `json:"image,omitempty"`       // digest of what was deployed last; empty: nothing, or it was wiped
-	Lease *Lease `json:"lease,omitempty"`       // nil: nobody has it
-	Fence int64  `json:"fence"`                 // of the newest lease
+	// Deployment is what was deployed last, or was to be, as Deploying got it: it
+	// has secrets. Empty: nothing, or it was wiped.
+	Deployment []byte `json:"-"`
+	Lease      *Lease `json:"lease,omitempty"` // nil: nobody has it
+	Fence      int64  `json:"fence"`           // of the newest lease
 }
 
 // Aside says that a node is in maintenance: nothing new begins on it.
@@ -136,7 +142,7 @@ func selectNode(ctx context.Context, tx *sql.Tx, name string) (*Node, error) {
 // selectNodes reads the node called name, or all when that is empty.
 func selectNodes(ctx context.Context, tx *sql.Tx, name string) ([]*Node, error) {
 	rows, err := tx.QueryContext(ctx, `SELECT name, spec, declared, hardware, state, reason, since, allowed, alive, alive_reason,
-		wanted_power, power, power_at, aside_by, aside_why, aside_fault, aside_at, image, fence FROM node WHERE ?1 = '' OR name = ?1 ORDER BY name`, name)
+		wanted_power, power, power_at, aside_by, aside_why, aside_fault, aside_at, image, deployment, fence FROM node WHERE ?1 = '' OR name = ?1 ORDER BY name`, name)
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +175,7 @@ func scanNode(rows *sql.Rows) (*Node, error) {
 	var spec, hardware, wanted, power string
 	var since, powerAt, asideAt int64
 	err := rows.Scan(&n.Name, &spec, &n.Declared, &hardware, &n.State, &n.Reason, &since, &n.Allowed, &n.Alive, &n.AliveReason,
-		&wanted, &power, &powerAt, &a.Owner, &a.Reason, &a.Fault, &asideAt, &n.Image, &n.Fence)
+		&wanted, &power, &powerAt, &a.Owner, &a.Reason, &a.Fault, &asideAt, &n.Image, &n.Deployment, &n.Fence)
 	if err != nil {
 		return nil, err
 	}

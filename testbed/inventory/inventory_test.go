@@ -102,6 +102,15 @@ func node(t testing.TB, v *Inventory, name string) *Node {
 	return n
 }
 
+// cleaned is what the keeper does with a node that is to be cleaned.
+func cleaned(ctx context.Context, v *Inventory, name, reason string) error {
+	l, err := v.Borrow(ctx, name, "keeper")
+	if err != nil {
+		return err
+	}
+	return errors.Join(v.Cleaned(ctx, l, reason), v.End(ctx, l))
+}
+
 func TestLifecycle(t *testing.T) {
 	v, _ := stocked(t)
 	ctx := t.Context()
@@ -133,16 +142,19 @@ func TestLifecycle(t *testing.T) {
 	if err := v.Move(ctx, l, Testing, ""); !errors.Is(err, ErrLost) {
 		t.Errorf("Move after End: %v; want ErrLost", err)
 	}
-	ok(t, v.Cleaned(ctx, "small", "sda: I/O error"))
+	ok(t, cleaned(ctx, v, "small", "sda: I/O error"))
 	is(CleanFailed)
 	ok(t, v.Clean(ctx, "small", "op"))
 	ok(t, v.Withdraw(ctx, "small", "op"))
-	ok(t, v.Cleaned(ctx, "small", ""))
+	ok(t, cleaned(ctx, v, "small", ""))
 	is(Inspected)
 	ok(t, v.Allow(ctx, "small", "op"))
 	is(Available)
 	ok(t, v.Inspect(ctx, "small", "op"))
-	ok(t, v.InspectionFailed(ctx, "small", "no answer"))
+	look, err := v.Borrow(ctx, "small", "inspecting")
+	ok(t, err)
+	ok(t, v.InspectionFailed(ctx, look, "no answer"))
+	ok(t, v.End(ctx, look))
 	is(InspectFailed)
 	ok(t, v.Inspect(ctx, "small", "op"))
 	is(Discovered)
@@ -208,10 +220,10 @@ func TestLeaseExpires(t *testing.T) {
 	if n.Lease != nil || n.State != Cleaning || n.Wanted != testbed.Off {
 		t.Errorf("after expiry: %s, wanted %v, %+v", n.State, n.Wanted, n.Lease)
 	}
-	ok(t, v.Cleaned(ctx, "small", ""))
+	ok(t, cleaned(ctx, v, "small", ""))
 	again, err := v.Acquire(ctx, Request{Node: "small"}, "run 2")
 	ok(t, err)
-	if again.Fence != l.Fence+1 {
+	if again.Fence <= l.Fence {
 		t.Errorf("fence %d after %d", again.Fence, l.Fence)
 	}
 	if err := v.Move(ctx, l, Deploying, ""); !errors.Is(err, ErrLost) {

@@ -184,6 +184,17 @@ func (v *Inventory) Move(ctx context.Context, l *Lease, to State, reason string)
 	})
 }
 
+// Deploying says that an image is being written to a leased node, and keeps what
+// is written, so that it can be written again: deployment is the holder's own.
+func (v *Inventory) Deploying(ctx context.Context, l *Lease, deployment []byte) error {
+	return v.held(ctx, l, func(tx *sql.Tx, n *Node) error {
+		if err := exec(ctx, tx, "UPDATE node SET deployment = ? WHERE name = ?", string(deployment), n.Name); err != nil {
+			return err
+		}
+		return v.move(ctx, tx, n, Deploying, l.Holder, "")
+	})
+}
+
 // Deployed notes which image is on a leased node's disk, by digest.
 func (v *Inventory) Deployed(ctx context.Context, l *Lease, image string) error {
 	return v.held(ctx, l, func(tx *sql.Tx, n *Node) error {
@@ -212,6 +223,23 @@ func (v *Inventory) Revoke(ctx context.Context, name, who, why string) error {
 			return nil
 		}
 		return v.end(ctx, tx, n, who, "revoked: "+why)
+	})
+}
+
+// Abandon ends the leases of a network's nodes, whose holders have all gone: who
+// calls it is the only one who gives them out.
+func (v *Inventory) Abandon(ctx context.Context, network, who, why string) error {
+	return v.db.Tx(ctx, func(tx *sql.Tx) error {
+		nodes, err := selectNodes(ctx, tx, "")
+		for _, n := range nodes {
+			if n.Lease == nil || n.Spec.Network != network {
+				continue
+			}
+			if err := v.end(ctx, tx, n, who, why); err != nil {
+				return err
+			}
+		}
+		return err
 	})
 }
 

@@ -19,8 +19,10 @@ const (
 	SetPower   Action = "set-power" // make the power as it is wanted
 	PutAside   Action = "set-aside" // maintenance for the fault, which heals when the fault does
 	Return     Action = "return"    // end the maintenance that a fault caused
-	// Redeploy fences the node, which is power off until the controller has
-	// confirmed it, and deploys the image that it had.
+	// Redeploy fences the node: it is taken from who has it, whose work fails as
+	// the testbed's fault, and is off until the controller has confirmed that.
+	// Then it is cleaned. One that nobody has, and that failed, gets what it was
+	// deployed with once more before that: it has shown then that it works again.
 	Redeploy Action = "fence-and-redeploy"
 )
 
@@ -99,6 +101,9 @@ func (r Rule) check() error {
 			return fmt.Errorf("states: there is no state %q", s)
 		}
 	}
+	if r.Do == Redeploy && r.For < Duration(time.Minute) {
+		return fmt.Errorf("do %q: for must be 1m at least: a machine that starts is silent, too", r.Do)
+	}
 	switch r.Do {
 	case LeaveAlone, Notify, SetPower, PutAside, Redeploy:
 		return nil
@@ -114,7 +119,7 @@ func (p Policy) Decide(n *Node, now time.Time) Decision {
 	if n.Aside != nil && n.Aside.Fault == "" {
 		return Decision{LeaveAlone, 0, "in maintenance by " + n.Aside.Owner}
 	}
-	if n.Aside != nil && known && bmc.OK {
+	if n.Aside != nil && known && bmc.OK && n.healed() {
 		return Decision{Return, 0, fmt.Sprintf("the controller is well again (was: %s)", n.Aside.Fault)}
 	}
 	for i, r := range p {
@@ -129,6 +134,12 @@ func (p Policy) Decide(n *Node, now time.Time) Decision {
 	}
 	return Decision{LeaveAlone, 0, "no rule is about what is observed"}
 }
+
+// healed tells whether the fault that put a node aside is gone once its
+// controller answers. One that did not do as it was told has done it by now.
+func (n *Node) healed() bool { return n.Aside.Fault != testbed.Unconfirmed || n.asWanted() }
+
+func (n *Node) asWanted() bool { return n.Wanted == testbed.Unknown || n.Wanted == n.Power }
 
 // matches tells whether everything that the rule names is so, and for long
 // enough, and says it in words.
@@ -173,7 +184,7 @@ func (r Rule) matches(n *Node, now time.Time) (string, bool) {
 		}
 	}
 	if r.Power != "" {
-		if (r.Power == "as-wanted") != (n.Wanted == testbed.Unknown || n.Wanted == n.Power) {
+		if (r.Power == "as-wanted") != n.asWanted() {
 			return "", false
 		}
 		said = append(said, fmt.Sprintf("power %v, wanted %v", n.Power, n.Wanted))

@@ -44,7 +44,7 @@ func TestAliveness(t *testing.T) {
 func TestDefaultPolicy(t *testing.T) {
 	good, bad := seen(true, "", time.Hour), func(d time.Duration) Seen { return seen(false, "", d) }
 	silent := func(d time.Duration) Seen { return seen(false, "silent: no answer", d) }
-	auto, manual := &Aside{Owner: "imgpipe", Fault: testbed.Silent}, &Aside{Owner: "eva"}
+	auto, lying, manual := &Aside{Owner: "imgpipe", Fault: testbed.Silent}, &Aside{Owner: "imgpipe", Fault: testbed.Unconfirmed}, &Aside{Owner: "eva"}
 	type obs = map[Source]Seen
 	for _, c := range []struct {
 		name          string
@@ -65,6 +65,8 @@ func TestDefaultPolicy(t *testing.T) {
 		{"controller silent", Available, testbed.Off, testbed.Off, nil, obs{BMCSource: silent(time.Minute)}, PutAside, 3},
 		{"still silent", Available, testbed.Off, testbed.Off, auto, obs{BMCSource: silent(time.Hour)}, LeaveAlone, 3},
 		{"well again", Available, testbed.Off, testbed.Off, auto, obs{BMCSource: good}, Return, 0},
+		{"it answers, and is still on", Cleaning, testbed.Off, testbed.On, lying, obs{BMCSource: good}, SetPower, 1},
+		{"it is off at last", Cleaning, testbed.Off, testbed.Off, lying, obs{BMCSource: good}, Return, 0},
 		{"well, but a person put it aside", Available, testbed.Off, testbed.On, manual, obs{BMCSource: good}, LeaveAlone, 0},
 		{"denied", Available, testbed.Off, testbed.Off, nil, obs{BMCSource: seen(false, "denied: wrong password", 0)}, PutAside, 4},
 		{"unconfirmed", Cleaning, testbed.Off, testbed.On, nil, obs{BMCSource: seen(false, "unconfirmed", 0)}, PutAside, 5},

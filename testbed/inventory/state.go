@@ -99,9 +99,15 @@ func (v *Inventory) SetHardware(ctx context.Context, name string, hardware []byt
 	})
 }
 
-// InspectionFailed notes why nothing is known about a node.
-func (v *Inventory) InspectionFailed(ctx context.Context, name, reason string) error {
-	return v.change(ctx, name, func(tx *sql.Tx, n *Node) error { return v.move(ctx, tx, n, InspectFailed, "imgpipe", reason) })
+// InspectionFailed notes why nothing is known about a leased node. One whose
+// hardware became known before that stays as it is.
+func (v *Inventory) InspectionFailed(ctx context.Context, l *Lease, reason string) error {
+	return v.held(ctx, l, func(tx *sql.Tx, n *Node) error {
+		if n.State != Discovered && n.State != InspectFailed {
+			return v.event(ctx, tx, n.Name, "state", "imgpipe", "inspected, but: %s", reason)
+		}
+		return v.move(ctx, tx, n, InspectFailed, "imgpipe", reason)
+	})
 }
 
 // Inspect asks for a node's hardware to be looked at again: after a failure, or
@@ -170,14 +176,15 @@ func (v *Inventory) Clean(ctx context.Context, name, who string) error {
 	})
 }
 
-// Cleaned notes that a node's disks are empty, or why not: an empty reason is
-// success. The node is then available again, when it is allowed.
-func (v *Inventory) Cleaned(ctx context.Context, name, reason string) error {
-	return v.change(ctx, name, func(tx *sql.Tx, n *Node) error {
+// Cleaned notes that a leased node's disks are empty, or why not: an empty reason
+// is success. The node is then available again, when it is allowed.
+func (v *Inventory) Cleaned(ctx context.Context, l *Lease, reason string) error {
+	return v.held(ctx, l, func(tx *sql.Tx, n *Node) error {
+		name := n.Name
 		if reason != "" {
 			return v.move(ctx, tx, n, CleanFailed, "imgpipe", reason)
 		}
-		if err := exec(ctx, tx, "UPDATE node SET image = '' WHERE name = ?", name); err != nil {
+		if err := exec(ctx, tx, "UPDATE node SET image = '', deployment = '' WHERE name = ?", name); err != nil {
 			return err
 		}
 		if err := v.move(ctx, tx, n, Inspected, "imgpipe", ""); err != nil {

@@ -121,7 +121,7 @@ func TestManyHolders(t *testing.T) {
 				}
 				for _, n := range []string{"large", "small"} {
 					_ = v.Observe(ctx, n, Observation{Source: BMCSource, OK: true})
-					_ = v.Cleaned(ctx, n, "")
+					_ = cleaned(ctx, v, n, "")
 				}
 			}
 		}()

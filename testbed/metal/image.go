@@ -18,7 +18,7 @@ import (
 // disk: the image's own kernel, initramfs and command line, which holds the root
 // hash. They are unpacked once, and verified by the image's digest then.
 func (s *Site) imageBoot(ctx context.Context, digest string) (*netboot.Boot, error) {
-	dir := filepath.Join(s.cfg.Dir, "boot", strings.ReplaceAll(digest, ":", "-"))
+	dir := filepath.Join(s.cfg.Dir, "boot", bootDir(digest))
 	b := &netboot.Boot{Kernel: filepath.Join(dir, "linux"), Initrd: filepath.Join(dir, "initrd")}
 	cmdline := filepath.Join(dir, "cmdline") // written last
 	text, err := os.ReadFile(cmdline)
@@ -28,6 +28,32 @@ func (s *Site) imageBoot(ctx context.Context, digest string) (*netboot.Boot, err
 	b.Cmdline = strings.TrimSpace(string(text) + " " + s.cfg.Cmdline)
 	return b, err
 }
+
+// sweep removes what was unpacked of images that no node has any more.
+func (s *Site) sweep(ctx context.Context) error {
+	nodes, err := s.cfg.Inventory.Nodes(ctx)
+	if err != nil {
+		return err
+	}
+	wanted := map[string]bool{}
+	for _, n := range nodes {
+		wanted[bootDir(n.Image)] = true
+	}
+	dir := filepath.Join(s.cfg.Dir, "boot")
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		if !wanted[e.Name()] {
+			errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func bootDir(digest string) string { return strings.ReplaceAll(digest, ":", "-") }
 
 func (s *Site) unpack(ctx context.Context, digest string, b *netboot.Boot, cmdline string) ([]byte, error) {
 	im, err := fetch.Open(ctx, "oci:"+s.cfg.Images+"@"+digest, nil)

@@ -4,14 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"os"
 	"slices"
 	"sync"
 	"time"
-
-	"golang.org/x/net/icmp"
-	"golang.org/x/net/ipv4"
 
 	"goldsmith/testbed"
 	"goldsmith/testbed/inventory"
@@ -24,12 +19,25 @@ import (
 type Keeper struct {
 	site *Site
 
-	mu   sync.Mutex // guards the fields below
-	busy map[string]bool
-	told map[string]string // what people were told last, by node
-	bmcs map[string]*ipmi.Machine
+	mu     sync.Mutex // guards the fields below
+	busy   map[string]bool
+	told   map[string]string // what people were told last, by node
+	bmcs   map[string]bmc
+	refuse map[string]refusal
 
 	wg sync.WaitGroup
+}
+
+// bmc is a session that is kept.
+type bmc struct {
+	*ipmi.Machine
+	spec inventory.BMC
+}
+
+// refusal is a node whose power does not change.
+type refusal struct {
+	pause time.Duration
+	until time.Time // it is tried again
 }
 
 // observeEvery is how often nodes are looked at. Three looks must fit into
@@ -39,9 +47,12 @@ const observeEvery = 10 * time.Second
 // lookLimit bounds one look at a node.
 const lookLimit = 30 * time.Second
 
-// NewKeeper returns a keeper of the site's nodes.
+// inspectAgain is when a node is inspected again that could not be.
+const inspectAgain = 15 * time.Minute
+
+// NewKeeper returns a keeper of the site's nodes. A site has one at a time.
 func (s *Site) NewKeeper() *Keeper {
-	return &Keeper{site: s, busy: map[string]bool{}, told: map[string]string{}, bmcs: map[string]*ipmi.Machine{}}
+	return &Keeper{site: s, busy: map[string]bool{}, told: map[string]string{}, bmcs: map[string]bmc{}, refuse: map[string]refusal{}}
 }
 
 // Survey observes every node once, and does nothing else.
@@ -58,6 +69,9 @@ func (k *Keeper) Survey(ctx context.Context) error {
 		})
 	}
 	k.wg.Wait()
+	if ctx.Err() != nil { // nobody calls Run, then
+		k.close()
+	}
 	return context.Cause(ctx)
 }
 
@@ -65,11 +79,13 @@ func (k *Keeper) Survey(ctx context.Context) error {
 // returns.
 func (k *Keeper) Run(ctx context.Context) {
 	defer k.close()
-	tick := time.NewTicker(observeEvery)
+	tick := time.NewTicker(k.site.limits.look)
 	defer tick.Stop()
 	for {
-		if err := k.round(ctx); err != nil && ctx.Err() == nil {
-			_ = k.site.cfg.Inventory.Note(ctx, "", "recovery", "imgpipe", "nodes cannot be looked after: "+err.Error())
+		if err := k.round(ctx); err == nil {
+			k.tell(ctx, "", "")
+		} else if ctx.Err() == nil {
+			k.tell(ctx, "", "nodes cannot be looked after: "+err.Error())
 		}
 		select {
 		case <-ctx.Done():
@@ -81,8 +97,8 @@ func (k *Keeper) Run(ctx context.Context) {
 
 func (k *Keeper) close() {
 	k.wg.Wait()
-	for _, m := range k.bmcs {
-		_ = m.Disconnect()
+	for name := range k.bmcs {
+		k.drop(name)
 	}
 }
 
@@ -133,17 +149,6 @@ func (k *Keeper) give(node string) {
 	delete(k.busy, node)
 }
 
-// tell notes something for people, once until it changes.
-func (k *Keeper) tell(ctx context.Context, node, what string) {
-	k.mu.Lock()
-	same := k.told[node] == what
-	k.told[node] = what
-	k.mu.Unlock()
-	if !same && what != "" {
-		_ = k.site.cfg.Inventory.Note(ctx, node, "recovery", "imgpipe", what)
-	}
-}
-
 // look observes a node and does what is to be done about it.
 func (k *Keeper) look(ctx context.Context, name string) error {
 	v := k.site.cfg.Inventory
@@ -154,7 +159,7 @@ func (k *Keeper) look(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	d := n.Policy().Decide(n, time.Now())
+	d := n.Policy().Decide(n, v.Time())
 	if err := k.act(ctx, n, d); err != nil || d.Do != inventory.LeaveAlone {
 		return err
 	}
@@ -162,7 +167,8 @@ func (k *Keeper) look(ctx context.Context, name string) error {
 		return nil
 	}
 	switch {
-	case n.State == inventory.Discovered && n.Allowed:
+	case n.State == inventory.Discovered && n.Allowed,
+		n.State == inventory.InspectFailed && n.Allowed && v.Time().Sub(n.Since) > k.site.limits.again:
 		return k.site.Inspect(ctx, name)
 	case n.State == inventory.Cleaning:
 		return k.site.Clean(ctx, name)
@@ -170,97 +176,49 @@ func (k *Keeper) look(ctx context.Context, name string) error {
 	return nil
 }
 
-// observe asks the controller, and the machine where it should be up.
-func (k *Keeper) observe(ctx context.Context, name string) error {
-	ctx, cancel := context.WithTimeout(ctx, lookLimit)
-	defer cancel()
-	n, err := k.site.cfg.Inventory.Node(ctx, name)
-	if err != nil {
-		return err
-	}
-	seen := inventory.Observation{Source: inventory.BMCSource, OK: true}
-	p, err := k.power(ctx, n)
-	if f, ok := errors.AsType[*testbed.Fault](err); ok {
-		seen.OK, seen.Detail = false, string(f.Kind)+": "+f.Error()
-	} else if err != nil {
-		return err
-	}
-	seen.Power = p
-	all := []inventory.Observation{seen}
-	if n.State == inventory.Testing {
-		o := inventory.Observation{Source: inventory.NetworkSource, OK: true}
-		if err := k.ping(ctx, n); err != nil {
-			o.OK, o.Detail = false, err.Error()
-		}
-		all = append(all, o)
-	}
-	return k.site.cfg.Inventory.Observe(context.WithoutCancel(ctx), name, all...)
-}
-
-// power asks a node's controller, over a session that is kept.
-func (k *Keeper) power(ctx context.Context, n *inventory.Node) (testbed.Power, error) {
-	m, err := k.bmc(ctx, n)
-	if err != nil {
-		return testbed.Unknown, err
-	}
-	p, err := m.Power(ctx)
-	if err != nil {
-		k.drop(n.Name)
-	}
-	return p, err
-}
-
-func (k *Keeper) bmc(ctx context.Context, n *inventory.Node) (*ipmi.Machine, error) {
-	k.mu.Lock()
-	m := k.bmcs[n.Name]
-	k.mu.Unlock()
-	if m != nil {
-		return m, nil
-	}
-	m, err := k.site.machine(ctx, n, false)
-	if err != nil {
-		return nil, err
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.bmcs[n.Name] = m
-	return m, nil
-}
-
-func (k *Keeper) drop(node string) {
-	k.mu.Lock()
-	m := k.bmcs[node]
-	delete(k.bmcs, node)
-	k.mu.Unlock()
-	if m != nil {
-		_ = m.Disconnect()
-	}
-}
-
 // act does what the policy says.
 func (k *Keeper) act(ctx context.Context, n *inventory.Node, d inventory.Decision) error {
 	v := k.site.cfg.Inventory
 	switch d.Do {
 	case inventory.SetPower:
-		return k.setPower(ctx, n)
+		return k.setPower(ctx, n, true)
 	case inventory.PutAside:
 		kind := testbed.FaultKind(firstWord(n.Observed[inventory.BMCSource].Detail))
-		return v.SetAside(ctx, n.Name, inventory.Aside{Owner: "imgpipe", Reason: d.Reason, Fault: kind})
+		err := v.SetAside(ctx, n.Name, inventory.Aside{Owner: owner, Reason: d.Reason, Fault: kind})
+		return errors.Join(err, k.notify(ctx, n, d))
 	case inventory.Return:
-		return v.Resume(ctx, n.Name, "imgpipe", true)
+		return v.Resume(ctx, n.Name, owner, true)
 	case inventory.Notify:
-		k.tell(ctx, n.Name, "needs a person: "+d.Reason)
+		return k.notify(ctx, n, d)
 	case inventory.Redeploy:
-		return k.fence(ctx, n, d.Reason)
+		return errors.Join(k.notify(ctx, n, d), k.fence(ctx, n, d.Reason))
 	default:
 		k.tell(ctx, n.Name, "")
 	}
 	return nil
 }
 
-// setPower makes the power as it is wanted. Who holds the node does that itself:
-// only what it has not done a while later is done here.
-func (k *Keeper) setPower(ctx context.Context, n *inventory.Node) error {
+// longestPause is between two tries to change a power that does not change.
+const longestPause = 5 * time.Minute
+
+// setPower makes the power as it is wanted by now. In a hurry it waits for
+// nobody: who is about to change the power knows better.
+func (k *Keeper) setPower(ctx context.Context, n *inventory.Node, patient bool) error {
+	v := k.site.cfg.Inventory
+	k.mu.Lock()
+	r := k.refuse[n.Name]
+	k.mu.Unlock()
+	if patient && v.Time().Before(r.until) {
+		return nil
+	}
+	done, err := k.site.takePower(ctx, n.Name)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if n, err = v.Node(ctx, n.Name); err != nil || n.Wanted == testbed.Unknown {
+		return err
+	}
 	m, err := k.bmc(ctx, n)
 	if err != nil {
 		return err
@@ -270,25 +228,48 @@ func (k *Keeper) setPower(ctx context.Context, n *inventory.Node) error {
 		do = m.PowerOn
 	}
 	err = do(ctx)
+	k.mu.Lock()
+	if delete(k.refuse, n.Name); err != nil {
+		r.pause = min(max(2*r.pause, k.site.limits.look), longestPause)
+		k.refuse[n.Name] = refusal{r.pause, v.Time().Add(r.pause)}
+	}
+	k.mu.Unlock()
 	o := inventory.Observation{Source: inventory.BMCSource, OK: true, Power: n.Wanted}
 	if f, ok := errors.AsType[*testbed.Fault](err); ok {
 		o = inventory.Observation{Source: inventory.BMCSource, Detail: string(f.Kind) + ": " + f.Error()}
+		if a := n.Aside; a == nil && ctx.Err() == nil {
+			// Seen here alone: the next look finds a controller that answers.
+			a = &inventory.Aside{Owner: owner, Fault: f.Kind, Reason: f.Error()}
+			err = errors.Join(err, v.SetAside(ctx, n.Name, *a))
+		}
 	} else if err != nil {
 		return err
 	}
-	return errors.Join(err, k.site.cfg.Inventory.Observe(ctx, n.Name, o))
+	return errors.Join(err, v.Observe(context.WithoutCancel(ctx), n.Name, o))
 }
 
-// fence takes a node from whoever has it, and makes sure that it is off before
-// anything else happens to it: it is then cleaned, and whoever had it deploys
-// anew, as its lease is lost.
+// fence takes a node from whoever has it, and makes sure that it is off. Then it
+// is cleaned, and whoever had it is told that it is lost. One that failed and
+// that nobody has gets what it had once more.
 func (k *Keeper) fence(ctx context.Context, n *inventory.Node, why string) error {
 	v := k.site.cfg.Inventory
-	if err := v.Revoke(ctx, n.Name, "imgpipe", "fenced: "+why); err != nil {
+	if err := v.Revoke(ctx, n.Name, owner, "fenced: "+why); err != nil {
 		return err
 	}
-	n.Wanted = testbed.Off
-	return k.setPower(ctx, n)
+	if h := k.site.holding(n.Name); h != nil && n.Lease != nil && h.node.lease.ID == n.Lease.ID {
+		h.node.lose(h.node.lost(fmt.Errorf("%w: fenced: %s", inventory.ErrLost, why)))
+	}
+	if err := v.Want(ctx, n.Name, testbed.Off, owner); err != nil {
+		return err
+	}
+	if err := k.setPower(ctx, n, false); err != nil {
+		return err
+	}
+	failed := n.State == inventory.DeployFailed || n.State == inventory.TestFailed
+	if n.Lease == nil && failed && len(n.Deployment) > 0 {
+		return k.site.Redeploy(ctx, n.Name)
+	}
+	return nil
 }
 
 func firstWord(s string) string {
@@ -298,45 +279,4 @@ func firstWord(s string) string {
 		}
 	}
 	return s
-}
-
-// pingLimit is how long a machine may take to answer.
-const pingLimit = 3 * time.Second
-
-// ping asks a machine whether it is there (ICMP echo, RFC 792).
-func (k *Keeper) ping(ctx context.Context, n *inventory.Node) error {
-	a, err := k.site.cfg.Inventory.Addresses(ctx, n.Name)
-	if err != nil {
-		return err
-	}
-	return k.site.cfg.Where.Do(func() error {
-		c, err := icmp.ListenPacket("ip4:icmp", "0.0.0.0")
-		if err != nil {
-			return err
-		}
-		defer c.Close()
-		id := os.Getpid() & 0xffff
-		msg := icmp.Message{Type: ipv4.ICMPTypeEcho, Body: &icmp.Echo{ID: id, Seq: 1, Data: []byte("goldsmith")}}
-		b, err := msg.Marshal(nil)
-		if err != nil {
-			return err
-		}
-		if err := c.SetDeadline(time.Now().Add(pingLimit)); err != nil {
-			return err
-		}
-		if _, err := c.WriteTo(b, &net.IPAddr{IP: a.IPv4.AsSlice()}); err != nil {
-			return err
-		}
-		buf := make([]byte, 1500)
-		for {
-			size, from, err := c.ReadFrom(buf)
-			if err != nil {
-				return fmt.Errorf("%v does not answer within %v", a.IPv4, pingLimit)
-			}
-			reply, err := icmp.ParseMessage(1, buf[:size])
-			if e, ok := reply.Body.(*icmp.Echo); err == nil && ok && reply.Type == ipv4.ICMPTypeEchoReply && e.ID == id && from.String() == a.IPv4.String() {
-				return nil
-			}
-		}
-	})
 }

@@ -2,21 +2,18 @@ package metal
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
-	"goldsmith/internal/command"
 	"goldsmith/internal/deploy"
 	"goldsmith/internal/seed"
 	"goldsmith/testbed"
 	"goldsmith/testbed/inventory"
 	"goldsmith/testbed/ipmi"
-	"goldsmith/testbed/netboot"
 )
 
 // Node is a leased server. It is a testbed.Machine with everything that its
@@ -28,7 +25,12 @@ type Node struct {
 	node  *inventory.Node
 	lease *inventory.Lease
 	held  context.Context // ends when the lease is lost
-	stop  func()
+	lose  context.CancelCauseFunc
+	stop  func() // ends the lease's heartbeat
+
+	// last is called when the node is off and before the lease ends; off is why
+	// it may not be off.
+	last func(ctx context.Context, off error) error
 
 	release sync.Once
 	ended   error
@@ -41,6 +43,8 @@ var _ interface {
 	testbed.BootSelector
 	testbed.Resetter
 	testbed.Shutdowner
+	testbed.Leased
+	testbed.HealthNoter
 } = (*Node)(nil)
 
 // Acquire leases a node that fits the request; see inventory.Acquire for the
@@ -55,12 +59,29 @@ func (s *Site) Acquire(ctx context.Context, r inventory.Request, holder string) 
 	if err != nil {
 		return nil, err
 	}
+	return s.hold(ctx, lease)
+}
+
+// hold makes a node of a lease; without one the lease has ended.
+func (s *Site) hold(ctx context.Context, lease *inventory.Lease) (*Node, error) {
 	n := &Node{site: s, lease: lease}
-	n.held, n.stop = s.cfg.Inventory.Keep(context.WithoutCancel(ctx), lease)
+	beats, stop := s.cfg.Inventory.Keep(context.WithoutCancel(ctx), lease)
+	n.held, n.lose = context.WithCancelCause(context.WithoutCancel(ctx))
+	after := context.AfterFunc(beats, func() { n.lose(n.lost(context.Cause(beats))) })
+	n.stop = func() {
+		after()
+		stop()
+		n.lose(context.Canceled)
+	}
+	s.put(n)
 	if err := n.open(ctx); err != nil {
 		return nil, errors.Join(err, n.Release(ctx))
 	}
 	return n, nil
+}
+
+func (n *Node) lost(why error) error {
+	return &testbed.Fault{Kind: testbed.Lost, Machine: n.lease.Node, Doing: "keep the lease", Err: why}
 }
 
 func (n *Node) open(ctx context.Context) error {
@@ -86,8 +107,11 @@ func (n *Node) observe(ctx context.Context, err error) error {
 	return errors.Join(err, n.site.cfg.Inventory.Observe(context.WithoutCancel(ctx), n.lease.Node, o))
 }
 
-// Lease is the node's lease; its context ends when the lease is lost.
-func (n *Node) Lease() (*inventory.Lease, context.Context) { return n.lease, n.held }
+// Held implements testbed.Leased.
+func (n *Node) Held() context.Context { return n.held }
+
+// Lease is the node's lease, as tasks on the node need it.
+func (n *Node) Lease() *inventory.Lease { return n.lease }
 
 // Name implements testbed.Machine.
 func (n *Node) Name() string { return n.lease.Node }
@@ -96,6 +120,14 @@ func (n *Node) Name() string { return n.lease.Node }
 func (n *Node) Address(ctx context.Context) (netip.Addr, error) {
 	a, err := n.site.cfg.Inventory.Addresses(ctx, n.lease.Node)
 	return a.IPv4, err
+}
+
+// NoteHealth implements testbed.HealthNoter. It counts until the next
+// deployment.
+func (n *Node) NoteHealth(ctx context.Context, ok bool, detail string) error {
+	o := inventory.Observation{Source: inventory.HealthSource, OK: ok, Detail: detail}
+	n.site.noteHealth(n, &o)
+	return n.site.cfg.Inventory.Observe(ctx, n.lease.Node, o)
 }
 
 // PowerOn implements testbed.Machine, and says in the inventory that the node is
@@ -110,13 +142,38 @@ func (n *Node) PowerOff(ctx context.Context) error {
 	return n.power(ctx, testbed.Off, n.Machine.PowerOff)
 }
 
+// Shutdown implements testbed.Shutdowner; the node is wanted off from then on.
+func (n *Node) Shutdown(ctx context.Context) error {
+	return n.power(ctx, testbed.Off, n.Machine.Shutdown)
+}
+
+// Reset implements testbed.Resetter.
+func (n *Node) Reset(ctx context.Context) error {
+	return n.power(ctx, testbed.On, n.Machine.Reset)
+}
+
+// power changes the node's power while the lease holds, and while nobody else
+// does.
 func (n *Node) power(ctx context.Context, want testbed.Power, do func(context.Context) error) error {
-	if err := n.site.cfg.Inventory.Power(ctx, n.lease, want); err != nil {
+	done, err := n.site.takePower(ctx, n.lease.Node)
+	if err != nil {
 		return err
 	}
-	err := do(ctx)
-	o := inventory.Observation{Source: inventory.BMCSource, OK: true, Power: want}
+	defer done()
+	switch err := n.site.cfg.Inventory.Power(ctx, n.lease, want); {
+	case errors.Is(err, inventory.ErrLost):
+		return n.lost(err)
+	case err != nil:
+		return err
+	}
+	ctx, cancel := n.whileHeld(ctx)
+	defer cancel()
+	err = do(ctx)
+	if n.held.Err() != nil { // what a command that was cut short says is not the controller's fault
+		return errors.Join(context.Cause(n.held), err)
+	}
 	if err == nil {
+		o := inventory.Observation{Source: inventory.BMCSource, OK: true, Power: want}
 		return n.site.cfg.Inventory.Observe(context.WithoutCancel(ctx), n.lease.Node, o)
 	}
 	return n.observe(ctx, err)
@@ -126,8 +183,9 @@ func (n *Node) power(ctx context.Context, want testbed.Power, do func(context.Co
 const releaseLimit = 3 * time.Minute
 
 // Release implements testbed.Machine: the node is off, its lease has ended, and
-// it waits to be cleaned. When its controller does not confirm that it is off,
-// it is put aside as what cannot be trusted, and the error says so.
+// it is to be cleaned before anybody else gets it. A node that does not go off
+// is put aside as what cannot be trusted, and the error says so. One that was
+// lost is left alone, without an error: somebody else may have it.
 func (n *Node) Release(ctx context.Context) error {
 	n.release.Do(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseLimit)
@@ -139,25 +197,33 @@ func (n *Node) Release(ctx context.Context) error {
 
 func (n *Node) giveBack(ctx context.Context) error {
 	v := n.site.cfg.Inventory
-	var errs []error
-	n.site.override(n.lease.Node, nil)
-	if n.Machine != nil {
-		err := n.Machine.Release(ctx)
-		if err == nil {
-			err = v.Observe(ctx, n.lease.Node, inventory.Observation{Source: inventory.BMCSource, OK: true, Power: testbed.Off})
-		} else {
-			err = n.observe(ctx, err)
-		}
-		if f, ok := errors.AsType[*testbed.Fault](err); ok {
-			errs = append(errs, v.SetAside(ctx, n.lease.Node, inventory.Aside{Owner: "imgpipe", Fault: f.Kind, Reason: f.Error()}))
-		}
-		errs = append(errs, err)
+	defer n.site.drop(n)
+	n.site.override(n, nil)
+	off := n.off(ctx)
+	errs := []error{off}
+	if f, ok := errors.AsType[*testbed.Fault](off); ok && f.Kind != testbed.Lost {
+		errs = append(errs, v.SetAside(ctx, n.lease.Node, inventory.Aside{Owner: owner, Fault: f.Kind, Reason: f.Error()}))
+	}
+	if n.last != nil && n.held.Err() == nil {
+		errs = append(errs, n.last(ctx, off))
 	}
 	n.stop()
-	if err := v.End(ctx, n.lease); err != nil && !errors.Is(err, inventory.ErrLost) {
-		errs = append(errs, err)
+	errs = append(errs, v.End(ctx, n.lease))
+	for i, err := range errs {
+		if errors.Is(err, inventory.ErrLost) {
+			errs[i] = nil // who works on it was told
+		}
 	}
 	return errors.Join(errs...)
+}
+
+// off switches a node off for the last time.
+func (n *Node) off(ctx context.Context) error {
+	if n.Machine == nil {
+		return nil
+	}
+	err := n.PowerOff(ctx)
+	return errors.Join(err, n.Disconnect())
 }
 
 // Deployment is what a node is to be made.
@@ -166,7 +232,7 @@ type Deployment struct {
 	Seed   seed.Seed
 	Finish deploy.Finish
 	// Step is told how the agent's steps go; nil means nobody.
-	Step func(deploy.Event)
+	Step func(deploy.Event) `json:"-"`
 }
 
 // AgentError is what a machine's agent said when it failed. It is about the
@@ -182,22 +248,41 @@ func (e *AgentError) Error() string {
 }
 
 // Deploy writes an image to the node's disk, and starts it: the node is on its
-// way into the image afterwards, but for deploy.Off.
+// way into the image afterwards, or off where that is how it finishes. When the
+// node is lost meanwhile the error is a testbed.Fault.
 func (n *Node) Deploy(ctx context.Context, d Deployment) error {
-	ctx, cancel := n.whileHeld(ctx)
-	defer cancel()
-	v := n.site.cfg.Inventory
-	if err := v.Move(ctx, n.lease, inventory.Deploying, ""); err != nil {
+	record, err := json.Marshal(d)
+	if err != nil {
 		return err
 	}
-	err := n.deploy(ctx, d)
+	n.site.noteHealth(n, nil)
+	v := n.site.cfg.Inventory
+	if err := v.Deploying(ctx, n.lease, record); err != nil {
+		return n.orLost(err)
+	}
+	held, cancel := n.whileHeld(ctx)
+	defer cancel()
+	err = n.deploy(held, d)
 	switch {
 	case err == nil:
-		return v.Move(ctx, n.lease, inventory.Testing, "")
-	case ctx.Err() != nil:
-		return err
+		err = v.Move(held, n.lease, inventory.Testing, "")
+	case held.Err() == nil:
+		err = errors.Join(err, v.Move(held, n.lease, inventory.DeployFailed, err.Error()))
 	}
-	return errors.Join(err, v.Move(ctx, n.lease, inventory.DeployFailed, err.Error()))
+	return n.orLost(err)
+}
+
+// orLost returns err, or that the node is lost when that explains it.
+func (n *Node) orLost(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case n.held.Err() != nil && !errors.Is(context.Cause(n.held), context.Canceled):
+		return context.Cause(n.held)
+	case errors.Is(err, inventory.ErrLost):
+		return n.lost(err)
+	}
+	return err
 }
 
 // whileHeld is a context that ends when the lease is lost, too.
@@ -223,118 +308,14 @@ func (n *Node) deploy(ctx context.Context, d Deployment) error {
 		return err
 	}
 	defer done()
-	inv, err := agent.Inventory(ctx)
-	if err != nil {
+	if err := agent.work(ctx); err != nil {
 		return err
-	}
-	if err := n.keepHardware(ctx, inv); err != nil {
-		return err
-	}
-	r, err := agent.Wait(ctx)
-	if err != nil {
-		return err
-	}
-	if !r.OK() {
-		return &AgentError{n.Name(), r.Step, r.Error}
 	}
 	if err := n.site.cfg.Inventory.Deployed(ctx, n.lease, d.Image); err != nil {
 		return err
 	}
+	if d.Finish == deploy.Off {
+		return n.PowerOff(ctx)
+	}
 	return n.site.Refresh(ctx) // what it starts from the network by now
 }
-
-// agentLimit is how long a machine may take from power on until its agent
-// calls: servers test their memory for minutes.
-const agentLimit = 15 * time.Minute
-
-var errNoAgent = fmt.Errorf("its agent has not called within %v", agentLimit)
-
-// startAgent starts the machine into the deploy ramdisk with a task. done ends
-// the agent's deployment.
-func (n *Node) startAgent(ctx context.Context, task deploy.Task, step func(deploy.Event)) (*Agent, func(), error) {
-	log, err := n.agentLog()
-	if err != nil {
-		return nil, nil, err
-	}
-	dep, err := n.site.agents.Assign(n.Name(), task, deploy.Options{Log: log.lines, Event: func(e deploy.Event) {
-		if step != nil {
-			step(e)
-		}
-	}})
-	if err != nil {
-		return nil, nil, errors.Join(err, log.close())
-	}
-	a := &Agent{dep, n}
-	done := func() { n.site.override(n.Name(), nil); _ = dep.Close(); _ = log.close() }
-	n.site.override(n.Name(), &netboot.Boot{Kernel: n.site.cfg.Kernel, Initrd: n.site.cfg.Initrd,
-		Cmdline: deploy.Arguments(n.site.URL()+"/deploy", dep.Token) + " BOOTIF=01-" + dashes(n.node.Spec.MACs[0]) + " " + n.site.cfg.Cmdline})
-	if err := n.intoNetwork(ctx); err != nil {
-		done()
-		return nil, nil, err
-	}
-	return a, done, nil
-}
-
-// intoNetwork starts the machine anew, from the network this time.
-func (n *Node) intoNetwork(ctx context.Context) error {
-	if err := n.PowerOff(ctx); err != nil {
-		return err
-	}
-	if err := n.observe(ctx, n.SetBoot(ctx, testbed.Boot{Device: testbed.FromNetwork, Once: true, Firmware: n.node.Spec.Firmware})); err != nil {
-		// A controller that drops the firmware's kind still chooses the device:
-		// the machine has one kind only.
-		if f, ok := errors.AsType[*testbed.Fault](err); !ok || f.Kind != testbed.Unsupported {
-			return err
-		}
-		if err := n.observe(ctx, n.SetBoot(ctx, testbed.Boot{Device: testbed.FromNetwork, Once: true})); err != nil {
-			return err
-		}
-	}
-	return n.PowerOn(ctx)
-}
-
-// Agent is the agent of a node that is being worked on.
-type Agent struct {
-	*deploy.Deployment
-	node *Node
-}
-
-// Inventory waits until the agent calls, for agentLimit: then the error is a
-// testbed.Fault.
-func (a *Agent) Inventory(ctx context.Context) (*deploy.Inventory, error) {
-	limited, cancel := context.WithTimeoutCause(ctx, agentLimit, errNoAgent)
-	defer cancel()
-	inv, err := a.Deployment.Inventory(limited)
-	if err != nil && ctx.Err() == nil && limited.Err() != nil {
-		err = &testbed.Fault{Kind: testbed.Silent, Machine: a.node.Name(), Doing: "start the deploy ramdisk",
-			Err: fmt.Errorf("%w; its console is in %s", errNoAgent, a.node.Console().Path)}
-	}
-	return inv, err
-}
-
-func (n *Node) agentLog() (*agentLog, error) {
-	dir, err := n.site.dir(n.Name())
-	if err != nil {
-		return nil, err
-	}
-	f, err := os.OpenFile(filepath.Join(dir, "agent.log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640)
-	if err != nil {
-		return nil, err
-	}
-	return &agentLog{f}, nil
-}
-
-// AgentLog is the file with everything that the node's agents said.
-func (n *Node) AgentLog() string {
-	return filepath.Join(n.site.cfg.Dir, "nodes", n.Name(), "agent.log")
-}
-
-type agentLog struct{ f *os.File }
-
-func (l *agentLog) lines(lines []deploy.Line) {
-	for _, line := range lines {
-		fmt.Fprintf(l.f, "[%9.3f] %s\n", line.Uptime, command.Plain(line.Text))
-	}
-}
-
-func (l *agentLog) close() error { return l.f.Close() }

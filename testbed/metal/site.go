@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -59,6 +60,10 @@ type Config struct {
 	Handler http.Handler
 	// Event is told what machines do on the network, one call at a time.
 	Event func(netboot.Event)
+	// Notify is a program with its arguments that is run for everything that
+	// people should know of: a Notice, JSON, is on its standard input. It is killed
+	// after half a minute. Nil means that there is none.
+	Notify []string
 }
 
 // Site is a network with its servers. It is safe for several goroutines.
@@ -69,9 +74,33 @@ type Site struct {
 	boot    *netboot.Server
 	agents  *deploy.Server
 
-	mu      sync.Mutex // guards the fields below
-	known   map[string]netboot.Machine
-	ramdisk map[string]*netboot.Boot // by node: what it starts instead of what it would
+	limits limits
+	adjust func(*ipmi.Quirks) // of tests; nil
+
+	mu    sync.Mutex // guards the fields below
+	known map[string]netboot.Machine
+	held  map[string]*holding
+	power map[string]chan struct{} // by node: has room for whoever may change its power
+	told  map[string]string        // by node: why it cannot be served
+	calls map[netip.Addr]time.Time // when an installed machine called last
+}
+
+// limits are how long things may take.
+type limits struct {
+	agent   time.Duration // from power on until the agent calls
+	silence time.Duration // of an agent that works
+	look    time.Duration // between two looks of a keeper
+	again   time.Duration // until a node is inspected again that could not be
+	notify  time.Duration // for the program that tells people
+	ping    time.Duration // for a machine to answer
+}
+
+// holding is a node that is in use by this process.
+type holding struct {
+	node   *Node
+	boot   *netboot.Boot          // what it starts instead of what it would; nil: nothing
+	agent  *deploy.Deployment     // that works on it; nil: none
+	health *inventory.Observation // what it said last; nil: nothing
 }
 
 // Open serves a site. It needs root. The caller closes it.
@@ -84,7 +113,9 @@ func Open(ctx context.Context, c Config) (*Site, error) {
 			return nil, command.BadInput(fmt.Errorf("deploy ramdisk: %w", err), "'imgbuild build' makes it of an image with the output deploy-ramdisk")
 		}
 	}
-	s := &Site{cfg: c, known: map[string]netboot.Machine{}, ramdisk: map[string]*netboot.Boot{}, agents: deploy.NewServer(nil)}
+	s := &Site{cfg: c, agents: deploy.NewServer(nil),
+		limits: limits{agentLimit, silenceLimit, observeEvery, inspectAgain, notifyLimit, pingLimit}, known: map[string]netboot.Machine{}, held: map[string]*holding{},
+		power: map[string]chan struct{}{}, told: map[string]string{}, calls: map[netip.Addr]time.Time{}}
 	if err := s.open(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -108,13 +139,17 @@ func (s *Site) open(ctx context.Context) error {
 	} else if err != nil {
 		return err
 	}
-	if err := s.Refresh(ctx); err != nil {
+	// The lock says that whoever had a node is gone.
+	if err := c.Inventory.Abandon(ctx, s.network.Name, owner, "the process that had it has ended"); err != nil {
+		return err
+	}
+	if err := errors.Join(s.Refresh(ctx), s.sweep(ctx)); err != nil {
 		return err
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/deploy/", http.StripPrefix("/deploy", s.agents))
 	if c.Handler != nil {
-		mux.Handle("/", c.Handler)
+		mux.Handle("/", s.heard(c.Handler))
 	}
 	s.boot, err = netboot.Start(ctx, netboot.Config{
 		Interface: s.network.Interface, Address: netip.PrefixFrom(s.network.Server, s.network.IPv4.Bits()), Prefix6: s.network.IPv6,
@@ -142,9 +177,15 @@ func (s *Site) event(e netboot.Event) {
 	if s.cfg.Event != nil {
 		s.cfg.Event(e)
 	}
-	if e.Machine != "" {
+	mac, err := net.ParseMAC(e.MAC)
+	switch {
+	case e.Machine != "":
 		// It is only for the history; what it means is observed elsewhere.
 		_ = s.cfg.Inventory.Note(context.Background(), e.Machine, "netboot", "network", e.What)
+	case err == nil:
+		// People see that it is there, and may declare it. Until then it gets no
+		// answer.
+		_, _ = s.cfg.Inventory.Discover(context.Background(), mac, s.network.Name)
 	}
 }
 
@@ -153,8 +194,8 @@ func (s *Site) lookup(mac net.HardwareAddr) (netboot.Machine, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m, ok := s.known[mac.String()]
-	if b := s.ramdisk[m.Name]; ok && b != nil {
-		m.Boot = b
+	if h := s.held[m.Name]; ok && h != nil && h.boot != nil {
+		m.Boot = h.boot
 	}
 	return m, ok
 }
@@ -168,7 +209,7 @@ func (s *Site) Refresh(ctx context.Context) error {
 	}
 	known := map[string]netboot.Machine{}
 	for _, n := range nodes {
-		if n.Spec.Network != s.network.Name {
+		if n.Spec.Network != s.network.Name || !n.Declared {
 			continue
 		}
 		a, err := s.cfg.Inventory.Addresses(ctx, n.Name)
@@ -177,8 +218,10 @@ func (s *Site) Refresh(ctx context.Context) error {
 		}
 		m := netboot.Machine{Name: n.Name, Address: a.IPv4}
 		if n.Spec.Boot == inventory.BootNetwork && n.Image != "" {
-			if m.Boot, err = s.imageBoot(ctx, n.Image); err != nil {
-				return fmt.Errorf("node %s: %w", n.Name, err)
+			m.Boot, err = s.imageBoot(ctx, n.Image)
+			s.tell(ctx, n.Name, err)
+			if err != nil {
+				continue // the others are served all the same
 			}
 		}
 		for _, mac := range n.Spec.MACs {
@@ -189,17 +232,6 @@ func (s *Site) Refresh(ctx context.Context) error {
 	defer s.mu.Unlock()
 	s.known = known
 	return nil
-}
-
-// override has a node start something else; nil ends that.
-func (s *Site) override(node string, b *netboot.Boot) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if b == nil {
-		delete(s.ramdisk, node)
-		return
-	}
-	s.ramdisk[node] = b
 }
 
 // dir is a node's directory.
@@ -220,7 +252,7 @@ func (s *Site) machine(ctx context.Context, n *inventory.Node, record bool) (*ip
 		return nil, err
 	}
 	c := ipmi.Config{Name: n.Name, Addr: n.Spec.BMC.Address, User: n.Spec.BMC.User, Password: password,
-		Firmware: n.Spec.Firmware, Network: s.cfg.Where}
+		Firmware: n.Spec.Firmware, Network: s.cfg.Where, Adjust: s.adjust}
 	if record {
 		c.Console = filepath.Join(dir, "console.log")
 	}

@@ -1,13 +1,19 @@
 package metal
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 
 	"goldsmith/internal/deploy"
+	"goldsmith/testbed/inventory"
 )
+
+// owner is who does in the inventory what nobody asked for.
+const owner = "imgpipe"
 
 func dashes(mac string) string { return strings.ReplaceAll(mac, ":", "-") }
 
@@ -34,58 +40,66 @@ func (n *Node) do(ctx context.Context, k deploy.Kind) error {
 		return err
 	}
 	defer done()
-	inv, err := agent.Inventory(ctx)
-	if err != nil {
-		return err
-	}
-	if err := n.keepHardware(ctx, inv); err != nil {
-		return err
-	}
-	r, err := agent.Wait(ctx)
-	switch {
-	case err != nil:
-		return err
-	case !r.OK():
-		return &AgentError{n.Name(), r.Step, r.Error}
-	}
-	return nil
+	return agent.work(ctx)
 }
 
-// work takes a node that nobody has, does f with it, and switches it off.
-func (s *Site) work(ctx context.Context, name, what string, f func(context.Context, *Node) error) error {
-	lease, err := s.cfg.Inventory.Borrow(ctx, name, what)
+// work takes a node that nobody has, does f with it, and switches it off. last
+// is told how that went, also that the node is not off, while it is still held;
+// it is not called when ctx ended or the node was lost: then it is done again.
+func (s *Site) work(ctx context.Context, name, what string, f func(context.Context, *Node) error,
+	last func(ctx context.Context, l *inventory.Lease, err error) error,
+) error {
+	lease, err := s.cfg.Inventory.Borrow(ctx, name, owner+", "+what)
 	if err != nil {
 		return err
 	}
-	n := &Node{site: s, lease: lease}
-	n.held, n.stop = s.cfg.Inventory.Keep(context.WithoutCancel(ctx), lease)
-	ctx, cancel := n.whileHeld(ctx)
+	n, err := s.hold(ctx, lease)
+	if err != nil {
+		return err // it is done again when the controller is well
+	}
+	held, cancel := n.whileHeld(ctx)
 	defer cancel()
-	err = n.open(ctx)
-	if err == nil {
-		err = f(ctx, n)
+	err = n.orLost(f(held, n))
+	if last != nil && ctx.Err() == nil {
+		n.last = func(ctx context.Context, off error) error { return last(ctx, lease, cmp.Or(err, off)) }
 	}
 	return errors.Join(err, n.Release(ctx))
 }
 
 // Inspect starts a node that nobody has into the ramdisk and notes what it has.
 func (s *Site) Inspect(ctx context.Context, name string) error {
-	err := s.work(ctx, name, "imgpipe, inspecting", func(ctx context.Context, n *Node) error { return n.do(ctx, deploy.Inspect) })
-	if err != nil && ctx.Err() == nil {
-		return errors.Join(err, s.cfg.Inventory.InspectionFailed(ctx, name, err.Error()))
-	}
-	return err
+	return s.work(ctx, name, "inspecting", func(ctx context.Context, n *Node) error { return n.do(ctx, deploy.Inspect) },
+		func(ctx context.Context, l *inventory.Lease, err error) error {
+			if err == nil {
+				return nil
+			}
+			return s.cfg.Inventory.InspectionFailed(ctx, l, err.Error())
+		})
 }
 
 // Clean wipes the disks of a node that waits for it.
 func (s *Site) Clean(ctx context.Context, name string) error {
-	err := s.work(ctx, name, "imgpipe, cleaning", func(ctx context.Context, n *Node) error { return n.do(ctx, deploy.Clean) })
-	if ctx.Err() != nil {
+	return s.work(ctx, name, "cleaning", func(ctx context.Context, n *Node) error { return n.do(ctx, deploy.Clean) },
+		func(ctx context.Context, l *inventory.Lease, err error) error {
+			reason := ""
+			if err != nil {
+				reason = err.Error()
+			}
+			return s.cfg.Inventory.Cleaned(ctx, l, reason)
+		})
+}
+
+// Redeploy writes to a node that failed, and that nobody has, what it was
+// deployed with, or should have been. When that succeeds it is as good as any,
+// and is cleaned.
+func (s *Site) Redeploy(ctx context.Context, name string) error {
+	n, err := s.cfg.Inventory.Node(ctx, name)
+	if err != nil {
 		return err
 	}
-	reason := ""
-	if err != nil {
-		reason = err.Error()
+	var d Deployment
+	if err := json.Unmarshal(n.Deployment, &d); err != nil {
+		return fmt.Errorf("node %s: what it was deployed with is not known: %w", name, err)
 	}
-	return errors.Join(err, s.cfg.Inventory.Cleaned(ctx, name, reason))
+	return s.work(ctx, name, "deploying anew", func(ctx context.Context, n *Node) error { return n.Deploy(ctx, d) }, nil)
 }
