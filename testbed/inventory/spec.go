@@ -79,9 +79,10 @@ type BMC struct {
 	// PasswordFile holds the password, its first line; the password itself is
 	// never kept. Relative to the inventory file.
 	PasswordFile string `yaml:"password-file" json:"password_file,omitempty"`
-	// Vendor names the quirks that count for it; empty means what it says of
-	// itself.
-	Vendor string `json:"vendor,omitempty"`
+	// QuirksFile says what this controller does otherwise than its vendor's
+	// others (testbed/ipmi, ParseQuirks); empty means nothing. Relative to the
+	// inventory file.
+	QuirksFile string `yaml:"quirks-file" json:"quirks_file,omitempty"`
 }
 
 // Storage is what a node's disks are to be made into.
@@ -143,8 +144,10 @@ func (f *File) check(dir string) error {
 		if !networks[s.Network] {
 			return bad("network", "network %q is not in the file", s.Network)
 		}
-		if p := s.BMC.PasswordFile; p != "" && !filepath.IsAbs(p) {
-			s.BMC.PasswordFile = filepath.Join(dir, p)
+		for _, p := range []*string{&s.BMC.PasswordFile, &s.BMC.QuirksFile} {
+			if *p != "" && !filepath.IsAbs(*p) {
+				*p = filepath.Join(dir, *p)
+			}
 		}
 		if key, err := s.normalise(); err != nil {
 			return bad(key, "%v", err)

@@ -253,6 +253,15 @@ func (s *Site) machine(ctx context.Context, n *inventory.Node, record bool) (*ip
 	}
 	c := ipmi.Config{Name: n.Name, Addr: n.Spec.BMC.Address, User: n.Spec.BMC.User, Password: password,
 		Firmware: n.Spec.Firmware, Network: s.cfg.Where, Adjust: s.adjust}
+	if file := n.Spec.BMC.QuirksFile; file != "" {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return nil, command.BadInput(fmt.Errorf("node %s: %w", n.Name, err), "")
+		}
+		if c.Adjust, err = ipmi.ParseQuirks(file, text); err != nil {
+			return nil, fmt.Errorf("node %s: %w", n.Name, err)
+		}
+	}
 	if record {
 		c.Console = filepath.Join(dir, "console.log")
 	}
