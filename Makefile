@@ -40,7 +40,7 @@ race: ## the packages in which things happen at the same time, under the race de
 	$(GO) test -race ./internal/command ./internal/atomicfile ./internal/chunk ./internal/registry ./internal/update/fetch ./internal/imagebuild ./internal/refreshcfg ./internal/collectcfg ./internal/deploy/... ./internal/machineapi ./internal/store ./pipeline/... ./testbed/...
 
 system-test: build ## the system tier: boots machines
-	$(GO) test ./tests -system -timeout 60m -v -count 1
+	$(GO) test ./tests -system -timeout 150m -v -count 1
 
 system-core: build ## the part of the system tier that continuous integration runs
 	$(GO) test ./tests -core -timeout 20m -count 1
