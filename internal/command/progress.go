@@ -14,11 +14,12 @@ import (
 
 // Event is one thing that happened, as --json prints it: one object a line.
 type Event struct {
-	Event   string  `json:"event"`             // start, done, info, error or result
+	Event   string  `json:"event"`             // start, part, done, info, error or result
 	Step    string  `json:"step,omitempty"`    // what it is about
 	Status  string  `json:"status,omitempty"`  // done: ok, cached or failed
 	Detail  string  `json:"detail,omitempty"`  // one line for people
 	Seconds float64 `json:"seconds,omitempty"` // done: how long it took, wall time
+	Percent int     `json:"percent,omitempty"` // part: how far the step is
 	Result  any     `json:"result,omitempty"`  // result: the command's own structure
 	Hint    string  `json:"hint,omitempty"`    // error: what to do about it
 	Exit    int     `json:"exit,omitempty"`    // error: the status that the program ends with
@@ -92,6 +93,7 @@ type Step struct {
 	name    string
 	started time.Time
 	outer   *Step
+	percent int // how far it is
 }
 
 // Start says that a step begins.
@@ -108,6 +110,22 @@ func (p *Progress) Start(name string) *Step {
 		d.draw()
 	}
 	return s
+}
+
+// Part says how far the step is: so many of total, which is more than 0. On a
+// terminal it is shown at once, in JSON at every tenth, elsewhere not at all.
+func (s *Step) Part(done, total int64) {
+	if total <= 0 {
+		return
+	}
+	percent := int(float64(min(done, total)) / float64(total) * 100)
+	d := s.out
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.style == jsonLines && percent/10 > s.percent/10 {
+		d.emit(Event{Event: "part", Step: s.name, Percent: percent})
+	}
+	s.percent = percent
 }
 
 // Done says how the step ended: ok, or failed when err is not nil. detail is
@@ -212,7 +230,11 @@ func (d *display) draw() {
 	if c := d.count; c.Total > 0 {
 		far = fmt.Sprintf("[%d of %d done, %d cached] ", c.Done, max(c.Total, c.Done), c.Cached)
 	}
-	fmt.Fprintf(d.w, "%s%s: %s%s … %.0fs", eraseLine, d.name, far, d.running.name, time.Since(d.running.started).Seconds())
+	part := ""
+	if d.running.percent > 0 {
+		part = fmt.Sprintf(" %d %%", d.running.percent)
+	}
+	fmt.Fprintf(d.w, "%s%s: %s%s%s … %.0fs", eraseLine, d.name, far, d.running.name, part, time.Since(d.running.started).Seconds())
 }
 
 func (d *display) tick() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"goldsmith/pipeline"
 	"goldsmith/testbed"
 	"goldsmith/testbed/inventory"
+	"goldsmith/testbed/machinetest"
 	"goldsmith/testbed/metal"
 )
 
@@ -133,17 +135,40 @@ func (b *metalBench) install(ctx context.Context, o order) (machine, error) {
 		return nil, errors.Join(err, n.Release(ctx))
 	}
 	fmt.Fprintf(o.Job.Log, "node %s; its agent's log: %s\n", n.Name(), n.AgentLog())
-	step := o.Job.Progress.Start("deploy to " + n.Name())
-	err = n.Deploy(ctx, metal.Deployment{Image: o.Image.Digest, Seed: o.Seed, Finish: deploy.Finish(b.with.Finish), Step: func(e deploy.Event) {
-		if e.State != deploy.Progress {
-			fmt.Fprintf(o.Job.Log, "deploy %s %s %s\n", e.Step, e.State, e.Error)
-		}
-	}})
+	name := "deploy to " + n.Name()
+	step := o.Job.Progress.Start(name)
+	agent := agentSteps{progress: o.Job.Progress.Within(name), log: o.Job.Log, steps: map[string]*command.Step{}}
+	err = n.Deploy(ctx, metal.Deployment{Image: o.Image.Digest, Seed: o.Seed, Finish: deploy.Finish(b.with.Finish), Step: agent.event})
 	step.Done(err, "")
 	if err != nil {
 		return nil, errors.Join(err, m.Release(ctx))
 	}
 	return m, nil
+}
+
+// agentSteps shows how the agent's steps go.
+type agentSteps struct {
+	progress *command.Progress
+	log      io.Writer
+	steps    map[string]*command.Step
+}
+
+// event is called by one goroutine at a time.
+func (a agentSteps) event(e deploy.Event) {
+	step := a.steps[e.Step]
+	switch {
+	case e.State == deploy.Begin:
+		a.steps[e.Step] = a.progress.Start(e.Step)
+	case step == nil: // it began before we listened
+	case e.State == deploy.Progress:
+		step.Part(e.Done, e.Total)
+		return
+	case e.State == deploy.End:
+		step.Done(nil, "")
+	case e.State == deploy.Failed:
+		step.Done(errors.New(e.Error), "")
+	}
+	fmt.Fprintf(a.log, "deploy %s %s %s\n", e.Step, e.State, machinetest.OneLine(e.Error))
 }
 
 // leased is a node on which the stage is a task: the only one there, and one of
