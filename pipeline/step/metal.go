@@ -183,13 +183,10 @@ type leased struct {
 // begin waits until the task may run: others may be as many as the cap allows.
 func (b *metalBench) begin(ctx context.Context, n *metal.Node, o order) (*leased, error) {
 	m := &leased{Node: n, inventory: b.inventory}
-	var err error
-	if m.task, err = b.inventory.AddTask(ctx, inventory.Task{Run: o.Job.Run, Name: o.Job.Stage, Node: n.Name()}); err != nil {
-		return nil, err
-	}
 	lease, held := n.Lease(), n.Held()
 	for {
-		err := b.inventory.Begin(ctx, m.task, lease)
+		var err error
+		m.task, err = b.inventory.BeginTask(ctx, inventory.Task{Run: o.Job.Run, Name: o.Job.Stage, Node: n.Name()}, lease)
 		if command.Status(err) != command.StatusBusy {
 			return m, err
 		}

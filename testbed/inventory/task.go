@@ -40,22 +40,27 @@ type Task struct {
 // already, so there are no circles.
 func (v *Inventory) AddTask(ctx context.Context, t Task) (id int64, err error) {
 	err = v.db.Tx(ctx, func(tx *sql.Tx) error {
-		r, err := tx.ExecContext(ctx, "INSERT INTO task (run, name, node, state, created) VALUES (?, ?, ?, ?, ?)",
-			t.Run, t.Name, t.Node, TaskTodo, store.Millis(v.now()))
-		if err != nil {
-			return err
-		}
-		if id, err = r.LastInsertId(); err != nil {
-			return err
-		}
-		for _, n := range t.Needs {
-			if err := exec(ctx, tx, "INSERT INTO task_need (task, needs) VALUES (?, ?)", id, n); err != nil {
-				return fmt.Errorf("task %s needs task %d, which is not there: %w", t.Name, n, err)
-			}
-		}
-		return v.block(ctx, tx)
+		id, err = v.addTask(ctx, tx, t)
+		return err
 	})
 	return id, err
+}
+
+func (v *Inventory) addTask(ctx context.Context, tx *sql.Tx, t Task) (id int64, err error) {
+	r, err := tx.ExecContext(ctx, "INSERT INTO task (run, name, node, state, created) VALUES (?, ?, ?, ?, ?)",
+		t.Run, t.Name, t.Node, TaskTodo, store.Millis(v.now()))
+	if err != nil {
+		return 0, err
+	}
+	if id, err = r.LastInsertId(); err != nil {
+		return 0, err
+	}
+	for _, n := range t.Needs {
+		if err := exec(ctx, tx, "INSERT INTO task_need (task, needs) VALUES (?, ?)", id, n); err != nil {
+			return 0, fmt.Errorf("task %s needs task %d, which is not there: %w", t.Name, n, err)
+		}
+	}
+	return id, v.block(ctx, tx)
 }
 
 // Tasks returns a run's tasks, or all that have not ended when run is empty, in
@@ -155,26 +160,40 @@ func allDone(t *Task, done map[int64]bool) bool {
 // a node. When it may not begin now the error is a command.Busy one that says
 // why.
 func (v *Inventory) Begin(ctx context.Context, id int64, l *Lease) error {
-	return v.db.Tx(ctx, func(tx *sql.Tx) error {
-		tasks, err := selectTasks(ctx, tx, unfinished)
-		if err != nil {
+	return v.db.Tx(ctx, func(tx *sql.Tx) error { return v.beginIfReady(ctx, tx, id, l) })
+}
+
+// BeginTask adds a task and marks it as running, both or neither: nothing waits
+// afterwards for somebody who may be gone.
+func (v *Inventory) BeginTask(ctx context.Context, t Task, l *Lease) (id int64, err error) {
+	err = v.db.Tx(ctx, func(tx *sql.Tx) error {
+		if id, err = v.addTask(ctx, tx, t); err != nil {
 			return err
 		}
-		nodes, err := selectNodes(ctx, tx, "")
-		if err != nil {
-			return err
-		}
-		limit, err := v.limit(ctx, tx)
-		if err != nil {
-			return err
-		}
-		for _, t := range Ready(tasks, aliveOf(nodes), limit) {
-			if t.ID == id {
-				return v.begin(ctx, tx, t, l, nodes)
-			}
-		}
-		return command.Busy(fmt.Errorf("task %d: cannot begin: %s", id, whyNot(tasks, id, limit)), "")
+		return v.beginIfReady(ctx, tx, id, l)
 	})
+	return id, err
+}
+
+func (v *Inventory) beginIfReady(ctx context.Context, tx *sql.Tx, id int64, l *Lease) error {
+	tasks, err := selectTasks(ctx, tx, unfinished)
+	if err != nil {
+		return err
+	}
+	nodes, err := selectNodes(ctx, tx, "")
+	if err != nil {
+		return err
+	}
+	limit, err := v.limit(ctx, tx)
+	if err != nil {
+		return err
+	}
+	for _, t := range Ready(tasks, aliveOf(nodes), limit) {
+		if t.ID == id {
+			return v.begin(ctx, tx, t, l, nodes)
+		}
+	}
+	return command.Busy(fmt.Errorf("task %d: cannot begin: %s", id, whyNot(tasks, id, limit)), "")
 }
 
 func (v *Inventory) begin(ctx context.Context, tx *sql.Tx, t *Task, l *Lease, nodes []*Node) error {
@@ -248,9 +267,10 @@ func (v *Inventory) endTask(ctx context.Context, tx *sql.Tx, t *Task, s TaskStat
 	return v.event(ctx, tx, t.Node, "task", t.Run, "%s %s%s", t.Name, s, reason)
 }
 
-// failTasks ends what runs on a node.
+// failTasks ends what was begun on a node under a lease that ends now, also where
+// it waits since the node was dead for a while.
 func (v *Inventory) failTasks(ctx context.Context, tx *sql.Tx, node, why string) error {
-	tasks, err := selectTasks(ctx, tx, "node = ? AND state = ?", node, TaskRunning)
+	tasks, err := selectTasks(ctx, tx, "node = ? AND started > 0 AND state IN ('running', 'blocked', 'todo')", node)
 	for _, t := range tasks {
 		if err := v.endTask(ctx, tx, t, TaskFailed, "the lease has ended: "+why); err != nil {
 			return err

@@ -74,6 +74,27 @@ func TestDeadNode(t *testing.T) {
 	if got := states(); got != "done failed todo running todo" {
 		t.Errorf("the lease is lost: %s", got)
 	}
+	// What was begun ends with the lease, also where it waits by then.
+	ok(t, v.Cleaned(ctx, mustBorrow(t, v, "small"), ""))
+	free(t, v, "small")
+	again, err := v.Acquire(ctx, Request{Node: "small"}, "run 2")
+	ok(t, err)
+	id, err := v.BeginTask(ctx, Task{Run: "2", Name: "deploy", Node: "small"}, again)
+	if command.Status(err) == command.StatusBusy { // the cap is 2, and one runs
+		t.Fatal(err)
+	}
+	ok(t, err)
+	if _, err := v.BeginTask(ctx, Task{Run: "2", Name: "second", Node: "small"}, again); command.Status(err) != command.StatusBusy {
+		t.Errorf("a second task on the node: %v", err)
+	}
+	ok(t, v.Observe(ctx, "small", Observation{Source: BMCSource, Detail: "silent: no answer"}))
+	ok(t, v.Observe(ctx, "small", Observation{Source: BMCSource, OK: true}))
+	ok(t, v.End(ctx, again))
+	left, err := v.Tasks(ctx, "2")
+	ok(t, err)
+	if len(left) != 1 || left[0].ID != id || left[0].State != TaskFailed {
+		t.Errorf("left after the lease: %+v", left)
+	}
 	if err := v.Begin(ctx, add("again", "small"), l); !errors.Is(err, ErrLost) {
 		t.Errorf("a task begins under a lost lease: %v", err)
 	}
@@ -144,4 +165,17 @@ func TestManyHolders(t *testing.T) {
 			t.Errorf("%s: a lease has outlived its time: %+v", n.Name, n.Lease)
 		}
 	}
+}
+
+func mustBorrow(t *testing.T, v *Inventory, node string) *Lease {
+	t.Helper()
+	l, err := v.Borrow(t.Context(), node, "test")
+	ok(t, err)
+	return l
+}
+
+// free ends whatever lease a node has.
+func free(t *testing.T, v *Inventory, node string) {
+	t.Helper()
+	ok(t, v.Revoke(t.Context(), node, "test", "test"))
 }

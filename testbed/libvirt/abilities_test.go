@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -38,6 +39,7 @@ func volumes(t *testing.T, b *Bed, p golibvirt.StoragePool) []string {
 	for _, v := range vols {
 		names = append(names, v.Name)
 	}
+	slices.Sort(names) // libvirtd has no order
 	return names
 }
 

@@ -2,6 +2,7 @@ package metal
 
 import (
 	"context"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -128,6 +129,11 @@ func TestBrokenImage(t *testing.T) {
 	other := r.acquire(inventory.Request{Node: "n2"})
 	r.ok(other.Deploy(t.Context(), deployment()))
 	r.is("n2", inventory.Testing)
+	// It starts the ramdisk, which cleans it.
+	mac, _ := net.ParseMAC(f.Nodes[0].MACs[0])
+	if m, ok := r.site.lookup(mac); !ok || m.Boot != nil {
+		t.Errorf("a node with a broken image: %v, starts %+v", ok, m.Boot)
+	}
 }
 
 // Whoever sends packets cannot end us with one.

@@ -214,14 +214,15 @@ func (s *Site) Refresh(ctx context.Context) error {
 		}
 		a, err := s.cfg.Inventory.Addresses(ctx, n.Name)
 		if err != nil {
-			return err
+			s.tell(ctx, n.Name, err)
+			continue // the others are served all the same
 		}
 		m := netboot.Machine{Name: n.Name, Address: a.IPv4}
 		if n.Spec.Boot == inventory.BootNetwork && n.Image != "" {
 			m.Boot, err = s.imageBoot(ctx, n.Image)
 			s.tell(ctx, n.Name, err)
-			if err != nil {
-				continue // the others are served all the same
+			if err != nil { // the others are served all the same, and it can be cleaned
+				m.Boot = nil
 			}
 		}
 		for _, mac := range n.Spec.MACs {
