@@ -90,7 +90,8 @@ func (m Measurement) amount() string {
 
 // Machine is what the tests ran on.
 type Machine struct {
-	Driver      string `json:"driver"`                // such as libvirt
+	Driver      string `json:"driver"`                // libvirt or metal
+	Name        string `json:"name,omitempty"`        // of a server: the inventory's
 	Firmware    string `json:"firmware,omitempty"`    // uefi or bios
 	Accelerator string `json:"accelerator,omitempty"` // of a virtual machine: kvm or tcg
 }

@@ -2,6 +2,7 @@ package step
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"goldsmith/internal/command"
+	"goldsmith/internal/evidence"
 	"goldsmith/internal/seed"
 	"goldsmith/pipeline"
 	"goldsmith/testbed"
@@ -114,8 +116,17 @@ func (b *libvirtBench) install(ctx context.Context, o order) (machine, error) {
 	if err != nil { // not a typed nil
 		return nil, err
 	}
-	return m, nil
+	return virtual{m, evidence.Machine{Driver: "libvirt", Firmware: cmp.Or(b.with.Firmware, string(testbed.UEFI)),
+		Accelerator: testbed.Accelerator(ctx)}}, nil
 }
+
+// virtual is a machine of libvirt.
+type virtual struct {
+	*libvirt.Machine
+	what evidence.Machine
+}
+
+func (v virtual) describe(context.Context) evidence.Machine { return v.what }
 
 func (b *libvirtBench) close() error {
 	if b.server != nil {

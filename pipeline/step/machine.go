@@ -1,7 +1,6 @@
 package step
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +17,7 @@ import (
 	"goldsmith/pipeline"
 	"goldsmith/testbed"
 	"goldsmith/testbed/inventory"
+	"goldsmith/testbed/machinetest"
 )
 
 // machineWith are the parameters of a stage that works on a machine. Zero
@@ -42,6 +42,10 @@ type machineWith struct {
 	// Namespace is the file of the network namespace that servers and their
 	// controllers are reached from, relative to the pipeline file; empty means the host's.
 	Namespace string
+
+	// Snoozes is a file with tests whose failure does not count for a while,
+	// relative to the pipeline file; empty means none.
+	Snoozes string
 }
 
 // suite is what is done with a machine, and what that says about the image.
@@ -67,6 +71,8 @@ type onMachine struct {
 	with  machineWith
 	place place
 	suite suite
+
+	snoozes *machinetest.Snoozes
 }
 
 // newOnMachine makes the step of a stage out of its parameters, which w points
@@ -85,7 +91,17 @@ func newOnMachine(env Env, p *pipeline.Pipeline, stage string, w *machineWith, n
 			return nil, bad("metadata", "with.metadata: %s is made for each machine and cannot be given", key)
 		}
 	}
-	return &onMachine{env, name, *w, pl, s}, nil
+	step := &onMachine{env: env, name: name, with: *w, place: pl, suite: s}
+	if w.Snoozes != "" {
+		file := w.Snoozes
+		if !filepath.IsAbs(file) {
+			file = filepath.Join(filepath.Dir(env.File), file)
+		}
+		if step.snoozes, err = machinetest.ReadSnoozes(file); err != nil {
+			return nil, err
+		}
+	}
+	return step, nil
 }
 
 // newSmoke tests that the machine configures itself, and what the elements'
@@ -116,18 +132,19 @@ func (s *onMachine) Run(ctx context.Context, j *pipeline.Job) (*pipeline.Outcome
 	if err := needImage(j); err != nil {
 		return nil, err
 	}
+	for _, z := range s.snoozes.Expired(time.Now()) {
+		j.Progress.Info("the snooze of %s has ended on %s: %s", z.Test, z.Until, z.URL)
+	}
 	e := &evidence.Evidence{
 		Kind: s.with.Machine + "-" + s.name, Subject: j.Image, Run: j.Run, Stage: j.Stage, Attempt: j.Attempt, Started: time.Now().UTC(),
 	}
-	e.Machine = evidence.Machine{
-		Driver: s.with.Machine, Firmware: cmp.Or(s.with.Firmware, string(testbed.UEFI)), Accelerator: testbed.Accelerator(ctx),
-	}
+	e.Machine.Driver = s.with.Machine
 	tests, note, err := s.prepare(ctx, j)
 	if note != "" {
 		return &pipeline.Outcome{Notes: []string{note}}, nil
 	}
 	if err == nil && tests == nil {
-		tests, e.Measurements, err = s.test(ctx, j)
+		tests, err = s.test(ctx, j, e)
 	}
 	if err != nil {
 		// The testbed failed, not the image: that proves nothing about it.
@@ -178,35 +195,39 @@ func failure(tests []evidence.Test, summary string) error {
 	return errors.New(summary)
 }
 
-// test has everything that must be released.
-func (s *onMachine) test(ctx context.Context, j *pipeline.Job) (tests []evidence.Test,
-	figures []evidence.Measurement, err error) {
+// test has everything that must be released. It says in the evidence what was
+// measured, and on what.
+func (s *onMachine) test(ctx context.Context, j *pipeline.Job, e *evidence.Evidence) (tests []evidence.Test, err error) {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	opened, err := s.place.open(ctx, j)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	b := watched{opened, end}
 	defer func() { err = errors.Join(err, b.close()) }()
 	h := &handler{}
 	url, err := b.serve(ctx, h)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	// What machine and tests need for this attempt only, secrets among it.
 	tmp, err := s.env.Store.scratch("smoke-")
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer os.RemoveAll(tmp)
 	h.set(machineapi.New(url, s.env.Store.Images.Dir()))
 	sub := &subject{env: s.env, job: j, bench: b, api: h.get(), driver: s.with.Machine, suite: s.name,
-		metadata: s.with.Metadata, dir: tmp}
+		metadata: s.with.Metadata, dir: tmp, snoozes: s.snoozes}
 	defer func() { err = errors.Join(err, sub.release(ctx)) }()
 	tests, err = s.suite.run(ctx, sub)
 	if f, ok := errors.AsType[*testbed.Fault](context.Cause(ctx)); ok {
-		return nil, nil, f // the machine was taken away: whatever was seen is not the image's
+		return nil, f // the machine was taken away: whatever was seen is not the image's
 	}
-	return tests, sub.figures, err
+	e.Measurements = sub.figures
+	if d, ok := sub.m.(described); ok {
+		e.Machine = d.describe(ctx)
+	}
+	return tests, err
 }

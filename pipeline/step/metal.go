@@ -13,6 +13,7 @@ import (
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/deploy"
+	"goldsmith/internal/evidence"
 	database "goldsmith/internal/store"
 	"goldsmith/pipeline"
 	"goldsmith/testbed"
@@ -198,6 +199,15 @@ func (b *metalBench) begin(ctx context.Context, n *metal.Node, o order) (*leased
 		case <-time.After(askEvery):
 		}
 	}
+}
+
+// describe implements described.
+func (m *leased) describe(ctx context.Context) evidence.Machine {
+	e := evidence.Machine{Driver: "metal", Name: m.Name()}
+	if n, err := m.inventory.Node(context.WithoutCancel(ctx), m.Name()); err == nil {
+		e.Firmware = string(n.Spec.Firmware)
+	}
+	return e
 }
 
 // Release implements testbed.Machine: the task has ended, too. That the stage

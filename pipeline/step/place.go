@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"goldsmith/internal/evidence"
 	"goldsmith/internal/registry"
 	"goldsmith/internal/seed"
 	"goldsmith/pipeline"
@@ -43,6 +44,11 @@ type machine interface {
 	testbed.Machine
 	testbed.Consoled
 	testbed.Addressed
+}
+
+// described is a machine that can say what evidence was gathered on.
+type described interface {
+	describe(ctx context.Context) evidence.Machine
 }
 
 // order is what a machine is to be.

@@ -151,6 +151,7 @@ func (s *subject) runTests(ctx context.Context, img *registry.Image, dir string)
 	chosen, skipped := machinetest.Selection{Platform: s.driver}.Select(tests)
 	r := &machinetest.Runner{
 		Shell: s.ssh, Console: s.m.Console(), Platform: s.driver, Dir: filepath.Join(s.job.Dir, dir), Progress: s.job.Progress,
+		Snoozes: s.snoozes,
 		Host: func(ctx context.Context, path string, more []string, out io.Writer) error {
 			return s.bench.network().Exec(ctx, command.Exec{Args: []string{path}, Dir: "/", Env: slices.Concat(os.Environ(), env, more),
 				Log: io.MultiWriter(out, s.job.Log)})

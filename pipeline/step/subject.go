@@ -49,6 +49,7 @@ type subject struct {
 	suite    string         // its name
 	metadata map[string]any // the stage's
 	dir      string         // private to this attempt
+	snoozes  *machinetest.Snoozes
 	// follows: the machine is told from where its image is, learns by which
 	// digest, and can be updated. Set before install.
 	follows bool

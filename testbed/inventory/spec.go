@@ -89,7 +89,7 @@ type BMC struct {
 type Storage struct {
 	Level string `json:"level,omitempty"` // single or raid1; empty means single
 	Disks int    `json:"disks,omitempty"` // at least so many; 0 means what the level needs
-	Size  Bytes  `json:"size,omitempty"`  // of the result, at least
+	Size  Bytes  `json:"size,omitempty"`  // of each disk, at least
 }
 
 // The ways to start.

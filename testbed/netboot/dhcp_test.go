@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/iana"
@@ -174,5 +175,25 @@ func TestBadConfig(t *testing.T) {
 		if err == nil || !strings.Contains(command.HintOf(err), want) {
 			t.Errorf("Start = %v, hint %q; want %q", err, command.HintOf(err), want)
 		}
+	}
+}
+
+// What a machine does again and again is told once, and no number of machines
+// fills the memory.
+func TestEventsAreBounded(t *testing.T) {
+	told := 0
+	s := &Server{cfg: Config{Event: func(Event) { told++ }}, recent: map[Event]time.Time{}}
+	for range 50 {
+		s.event(testMAC, "node1", "starts from the network")
+	}
+	s.event(testMAC, "node1", "is told to start its own disk")
+	if told != 2 {
+		t.Errorf("told %d times; want 2", told)
+	}
+	for i := range 3 * maxRecent {
+		s.event(net.HardwareAddr{2, 0, 0, 0, byte(i >> 8), byte(i)}, "", "asks for an address")
+	}
+	if told > maxRecent || len(s.recent) > maxRecent {
+		t.Errorf("told %d times, %d remembered", told, len(s.recent))
 	}
 }

@@ -23,6 +23,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -111,8 +112,8 @@ type Server struct {
 	ra       *advertiser
 	wg       sync.WaitGroup
 
-	events  sync.Mutex // held while Event is called; guards unknown
-	unknown map[string]time.Time
+	events sync.Mutex // held while Event is called; guards recent
+	recent map[Event]time.Time
 }
 
 // Names of iPXE's programs.
@@ -127,7 +128,7 @@ const maxLoader = 4 << 20
 // Start begins to serve. It needs root, for the ports. The caller closes the
 // server.
 func Start(ctx context.Context, c Config) (*Server, error) {
-	s := &Server{cfg: c, unknown: map[string]time.Time{}}
+	s := &Server{cfg: c, recent: map[Event]time.Time{}}
 	if err := s.configure(); err != nil {
 		return nil, err
 	}
@@ -250,26 +251,30 @@ func (s *Server) key(mac net.HardwareAddr) string {
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
-// Limits of what is remembered of machines that nobody knows: any number of
-// them may knock.
+// Limits of what is remembered: any number of machines may knock, and any
+// number of times.
 const (
-	maxUnknown   = 1024
-	unknownAgain = time.Minute
+	maxRecent  = 1024
+	eventPause = time.Minute
 )
 
+// event tells what a machine does; the same again within a minute is not told,
+// nor what more machines do than can be remembered.
 func (s *Server) event(mac net.HardwareAddr, name, format string, args ...any) {
 	if s.cfg.Event == nil {
 		return
 	}
+	e := Event{MAC: mac.String(), Machine: name, What: fmt.Sprintf(format, args...)}
 	s.events.Lock()
 	defer s.events.Unlock()
-	if name == "" {
-		last, seen := s.unknown[mac.String()]
-		if now := time.Now(); !seen && len(s.unknown) >= maxUnknown || seen && now.Sub(last) < unknownAgain {
-			return
-		} else {
-			s.unknown[mac.String()] = now
-		}
+	now := time.Now()
+	if last, ok := s.recent[e]; ok && now.Sub(last) < eventPause {
+		return
 	}
-	s.cfg.Event(Event{MAC: mac.String(), Machine: name, What: fmt.Sprintf(format, args...)})
+	maps.DeleteFunc(s.recent, func(_ Event, last time.Time) bool { return now.Sub(last) >= eventPause })
+	if len(s.recent) >= maxRecent {
+		return
+	}
+	s.recent[e] = now
+	s.cfg.Event(e)
 }
