@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -138,9 +137,6 @@ func (o *powerOptions) boot(words []string) (*testbed.Boot, error) {
 // passwordVariable holds a BMC's password where no file does.
 const passwordVariable = "IMGPIPE_BMC_PASSWORD"
 
-// maxPassword is far more than any BMC takes, in bytes.
-const maxPassword = 4096
-
 // password reads it from a file, without the end of its line, or from the
 // environment.
 func password(file string) (string, error) {
@@ -150,20 +146,7 @@ func password(file string) (string, error) {
 		}
 		return "", command.Usage("no password given", "use --password-file, or the environment variable "+passwordVariable)
 	}
-	f, err := os.Open(file)
-	if err != nil {
-		return "", unreadable(file, err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxPassword))
-	if err != nil {
-		return "", unreadable(file, err)
-	}
-	b = bytes.TrimRight(b, "\r\n")
-	if len(b) == 0 || bytes.ContainsAny(b, "\x00\n") {
-		return "", command.BadInput(fmt.Errorf("%s: not a password", file), "it must hold one line")
-	}
-	return string(b), nil
+	return ipmi.ReadPassword(file)
 }
 
 // unreadable is a file that was named and cannot be read.

@@ -115,20 +115,24 @@ func (s *Server) change(sum Sum, f func(*Session) error) error {
 func (s *Server) changed(sum Sum) <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.watched(sum).changed
+}
+
+// watched is who waits for a session and wants to know of it. s.mu is held.
+func (s *Server) watched(sum Sum) *watch {
 	w := s.watch[sum]
 	if w == nil { // a store that outlived a server has it
 		w = &watch{changed: make(chan struct{}), tell: &sync.Mutex{}}
 		s.watch[sum] = w
 	}
-	return w.changed
+	return w
 }
 
 // told calls f with who wants to know of a session, and nobody else at the same
 // time for that session.
 func (s *Server) told(sum Sum, f func(Options) error) error {
-	s.changed(sum) // makes a watch where there is none
 	s.mu.Lock()
-	w := *s.watch[sum]
+	w := *s.watched(sum)
 	s.mu.Unlock()
 	w.tell.Lock()
 	defer w.tell.Unlock()

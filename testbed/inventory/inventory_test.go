@@ -83,8 +83,18 @@ func stocked(t testing.TB) (*Inventory, *clock) {
 		ok(t, v.Observe(ctx, name, Observation{Source: BMCSource, OK: true, Power: testbed.Off}))
 		ok(t, v.Allow(ctx, name, "test"))
 	}
-	ok(t, v.SetHardware(ctx, "small", []byte(`{"arch":"amd64","cpu":{"count":2},"memory":4294967296,"disks":[{"size":100000000000}]}`)))
-	ok(t, v.SetHardware(ctx, "large", []byte(`{"arch":"amd64","cpu":{"count":16},"memory":68719476736,"disks":[{"size":1000000000000},{"size":1000000000000}]}`)))
+	for name, found := range map[string]string{
+		"small": `{"arch":"amd64","cpu":{"count":2},"memory":4294967296,"disks":[{"size":100000000000}]}`,
+		"large": `{"arch":"amd64","cpu":{"count":16},"memory":68719476736,"disks":[{"size":1000000000000},{"size":1000000000000}]}`,
+	} {
+		l, err := v.Borrow(ctx, name, "inspecting")
+		ok(t, err)
+		ok(t, v.SetHardware(ctx, l, []byte(found)))
+		ok(t, v.End(ctx, l))
+		if err := v.SetHardware(ctx, l, []byte(found)); !errors.Is(err, ErrLost) {
+			t.Errorf("SetHardware after End: %v", err)
+		}
+	}
 	return v, c
 }
 
@@ -123,7 +133,7 @@ func TestLifecycle(t *testing.T) {
 	is(Available)
 	l, err := v.Acquire(ctx, Request{}, "run 1")
 	ok(t, err)
-	if l.Node != "small" || l.Fence != 1 {
+	if l.Node != "small" || l.Fence != 2 {
 		t.Errorf("granted %+v; want the smallest node", l)
 	}
 	is(Leased)
@@ -164,7 +174,7 @@ func TestLifecycle(t *testing.T) {
 	for _, e := range events {
 		all = append(all, e.Who+" "+e.What)
 	}
-	for _, want := range []string{"test added", "run 1 granted, fence 1", "run 1 sha256:1 is deployed", "imgpipe clean-failed: sda: I/O error", "op withdrawn"} {
+	for _, want := range []string{"test added", "run 1 granted, fence 2", "run 1 sha256:1 is deployed", "imgpipe clean-failed: sda: I/O error", "op withdrawn"} {
 		if !strings.Contains(strings.Join(all, "\n"), want) {
 			t.Errorf("no event %q in\n%s", want, strings.Join(all, "\n"))
 		}

@@ -82,15 +82,15 @@ func (v *Inventory) change(ctx context.Context, name string, f func(tx *sql.Tx, 
 	})
 }
 
-// SetHardware keeps what the deploy ramdisk found, and with that a node is
-// inspected; one that is allowed is then available.
-func (v *Inventory) SetHardware(ctx context.Context, name string, hardware []byte) error {
-	return v.change(ctx, name, func(tx *sql.Tx, n *Node) error {
-		if err := exec(ctx, tx, "UPDATE node SET hardware = ? WHERE name = ?", string(hardware), name); err != nil {
+// SetHardware keeps what the deploy ramdisk found on a leased node, and with that
+// it is inspected; one that is allowed is then available.
+func (v *Inventory) SetHardware(ctx context.Context, l *Lease, hardware []byte) error {
+	return v.held(ctx, l, func(tx *sql.Tx, n *Node) error {
+		if err := exec(ctx, tx, "UPDATE node SET hardware = ? WHERE name = ?", string(hardware), n.Name); err != nil {
 			return err
 		}
 		if n.State != Discovered && n.State != InspectFailed {
-			return v.event(ctx, tx, name, "state", "agent", "inspected again")
+			return v.event(ctx, tx, n.Name, "state", "agent", "inspected again")
 		}
 		if err := v.move(ctx, tx, n, Inspected, "agent", ""); err != nil {
 			return err

@@ -9,7 +9,6 @@
 package metal
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -18,7 +17,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -244,7 +242,7 @@ func (s *Site) dir(node string) (string, error) {
 // machine logs in to a node's controller; record says whether its console is
 // recorded, which only one session of a controller can do.
 func (s *Site) machine(ctx context.Context, n *inventory.Node, record bool) (*ipmi.Machine, error) {
-	password, err := readPassword(n.Spec.BMC.PasswordFile)
+	password, err := ipmi.ReadPassword(n.Spec.BMC.PasswordFile)
 	if err != nil {
 		return nil, fmt.Errorf("node %s: %w", n.Name, err)
 	}
@@ -267,18 +265,4 @@ func (s *Site) machine(ctx context.Context, n *inventory.Node, record bool) (*ip
 		c.Console = filepath.Join(dir, "console.log")
 	}
 	return ipmi.Open(ctx, c)
-}
-
-// readPassword is a file's first line.
-func readPassword(file string) (string, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return "", command.BadInput(err, "it holds the controller's password, one line")
-	}
-	defer f.Close()
-	line := bufio.NewScanner(f)
-	if !line.Scan() || strings.TrimSpace(line.Text()) == "" {
-		return "", command.BadInput(fmt.Errorf("%s: it is empty", file), "it holds the controller's password, one line")
-	}
-	return strings.TrimSpace(line.Text()), nil
 }

@@ -30,7 +30,7 @@ func (n *Node) keepHardware(ctx context.Context, inv *deploy.Inventory) error {
 	if err != nil {
 		return err
 	}
-	return n.site.cfg.Inventory.SetHardware(ctx, n.lease.Node, b)
+	return n.site.cfg.Inventory.SetHardware(ctx, n.lease, b)
 }
 
 // do starts the agent for one task that is not a deployment.
