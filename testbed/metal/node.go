@@ -28,10 +28,6 @@ type Node struct {
 	lose  context.CancelCauseFunc
 	stop  func() // ends the lease's heartbeat
 
-	// last is called when the node is off and before the lease ends; off is why
-	// it may not be off.
-	last func(ctx context.Context, off error) error
-
 	release sync.Once
 	ended   error
 }
@@ -186,16 +182,20 @@ const releaseLimit = 3 * time.Minute
 // it is to be cleaned before anybody else gets it. A node that does not go off
 // is put aside as what cannot be trusted, and the error says so. One that was
 // lost is left alone, without an error: somebody else may have it.
-func (n *Node) Release(ctx context.Context) error {
+func (n *Node) Release(ctx context.Context) error { return n.end(ctx, nil) }
+
+// end is Release; last, when it is not nil, is told while the node is still held
+// whether it went off.
+func (n *Node) end(ctx context.Context, last func(ctx context.Context, off error) error) error {
 	n.release.Do(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseLimit)
 		defer cancel()
-		n.ended = n.giveBack(ctx)
+		n.ended = n.giveBack(ctx, last)
 	})
 	return n.ended
 }
 
-func (n *Node) giveBack(ctx context.Context) error {
+func (n *Node) giveBack(ctx context.Context, last func(ctx context.Context, off error) error) error {
 	v := n.site.cfg.Inventory
 	defer n.site.drop(n)
 	n.site.override(n, nil)
@@ -204,8 +204,8 @@ func (n *Node) giveBack(ctx context.Context) error {
 	if f, ok := errors.AsType[*testbed.Fault](off); ok && f.Kind != testbed.Lost {
 		errs = append(errs, v.SetAside(ctx, n.lease.Node, inventory.Aside{Owner: owner, Fault: f.Kind, Reason: f.Error()}))
 	}
-	if n.last != nil && n.held.Err() == nil {
-		errs = append(errs, n.last(ctx, off))
+	if last != nil && n.held.Err() == nil {
+		errs = append(errs, last(ctx, off))
 	}
 	n.stop()
 	errs = append(errs, v.End(ctx, n.lease))

@@ -60,10 +60,10 @@ func (s *Site) work(ctx context.Context, name, what string, f func(context.Conte
 	held, cancel := n.whileHeld(ctx)
 	defer cancel()
 	err = n.orLost(f(held, n))
-	if last != nil && ctx.Err() == nil {
-		n.last = func(ctx context.Context, off error) error { return last(ctx, lease, cmp.Or(err, off)) }
+	if last == nil || ctx.Err() != nil {
+		return errors.Join(err, n.Release(ctx))
 	}
-	return errors.Join(err, n.Release(ctx))
+	return errors.Join(err, n.end(ctx, func(ctx context.Context, off error) error { return last(ctx, lease, cmp.Or(err, off)) }))
 }
 
 // Inspect starts a node that nobody has into the ramdisk and notes what it has.
