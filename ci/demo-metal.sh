@@ -1,9 +1,12 @@
 #!/bin/bash
 # Rehearses servers on this host: QEMU machines behind management controllers,
-# in a network namespace of their own, get an image by PXE, are tested and
-# upgraded by imgpipe. After "make build", as root.
+# in a network namespace of their own, get an image by PXE and are tested by
+# imgpipe. After "make build", as root.
 #
-#   ci/demo-metal.sh
+#   ci/demo-metal.sh [--upgrade]
+#
+# With --upgrade a server gets a signed image instead, is upgraded to the next one
+# under load, and goes back: the better part of an hour without virtualisation.
 set -eu -o pipefail
 cd "$(dirname "$0")/.."
 dir=$PWD/.goldsmith/rehearsal
@@ -62,6 +65,18 @@ END
     ipmi_sim -n -c "$dir/sim.conf" -f ci/demo-metal/sim.emu -s "$dir/sim" >"$dir/sim.log" 2>&1 &
 }
 
+# trust makes a key, and an element that has machines trust it: they take images
+# only that are signed by a key that their own image brings.
+trust() {
+    local element=.goldsmith/elements/rehearsal-trust
+    [ -e .goldsmith/keys/release.key ] || bin/imgbuild keys release .goldsmith/keys
+    mkdir -p "$element/static/usr/share/goldsmith/trust"
+    cp .goldsmith/keys/release.pub "$element/static/usr/share/goldsmith/trust/rehearsal.pub"
+    echo install-static >"$element/element-deps"
+    printf '# rehearsal-trust\n\nThe key of this rehearsal.\n' >"$element/README.md"
+    export ELEMENTS_PATH=$PWD/elements:$PWD/.goldsmith/elements
+}
+
 if [ "${1:-}" = rack ]; then
     rack
     exit
@@ -85,5 +100,11 @@ ln -sfn "/proc/$rack/ns/net" "$dir/netns"
 bin/imgpipe node apply ci/demo-metal/inventory.yaml
 bin/imgpipe node allow metal1
 bin/imgpipe node allow metal2
-bin/imgpipe run ci/demo-metal/pipeline.yaml
+if [ "${1:-}" = --upgrade ]; then
+    trust
+    bin/imgpipe run ci/demo-metal/signed.yaml
+    bin/imgpipe run ci/demo-metal/upgrade.yaml
+else
+    bin/imgpipe run ci/demo-metal/pipeline.yaml
+fi
 bin/imgpipe node ls
