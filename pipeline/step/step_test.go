@@ -84,7 +84,7 @@ func TestParameters(t *testing.T) {
 		"stages:\n- {name: s, uses: build}":                                                                  "p.yaml:4: stage s: with.definition is missing: name the image definition to build",
 		"stages:\n- {name: s, uses: build, with: {definition: no.yaml}}":                                     "p.yaml:4: stage s: image definition no.yaml is not there",
 		"stages:\n- name: s\n  uses: smoke\n  with:\n    machin: libvirt":                                    `p.yaml:7: unknown field "machin"`,
-		"stages:\n- {name: s, uses: smoke, with: {snoozes: nothere.yaml}}": `nothere.yaml: no such file`,
+		"stages:\n- {name: s, uses: smoke, with: {snoozes: nothere.yaml}}":                                   `nothere.yaml: no such file`,
 		"stages:\n- {name: s, uses: smoke, with: {machine: cloud}}":                                          `p.yaml:4: stage s: with.machine "cloud": expected libvirt or metal`,
 		"stages:\n- {name: s, uses: smoke, with: {uri: 'qemu:///system'}}":                                   "p.yaml:4: stage s: with.listen is missing: the address of this host that machines of qemu:///system can reach",
 		"stages:\n- {name: s, uses: smoke, with: {metadata: {instance-id: x}}}":                              "p.yaml:4: stage s: with.metadata: instance-id is made for each machine and cannot be given",
