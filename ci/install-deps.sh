@@ -18,6 +18,8 @@ packages=(
     debootstrap e2fsprogs linux-image-amd64 lvm2 tar xfsprogs
     # smoke tests
     jq redis-tools
+    # the database of more than one machine
+    postgresql
     # what tests run with: the race detector needs a C compiler
     gcc libc6-dev libcap2-bin procps time
     # what tests hold our formats against

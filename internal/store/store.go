@@ -1,9 +1,12 @@
-// Package store is imgpipe's database: one SQLite file whose tables are the
-// truth about nodes, leases, tasks and what happened to them.
+// Package store is imgpipe's database, whose tables are the truth about runs,
+// tasks, nodes, leases and what happened to them: a SQLite file, or PostgreSQL
+// where one machine is outgrown.
 //
-// It knows how to open, migrate and lock the file; what the tables mean is said
-// in schema/, and by the packages that read and write them. Times in it are
-// milliseconds since 1970, UTC.
+// It knows how to open, migrate and lock the database, and hides how the two
+// differ: queries are written for SQLite, with '?' for arguments. On both, one
+// transaction writes at a time, so that what it has read stays true until it
+// commits. What the tables mean is said in schema/, and by the packages that
+// read and write them. Times in it are milliseconds since 1970, UTC.
 package store
 
 import (
@@ -34,26 +37,33 @@ var schema embed.FS
 
 // DB is an open database. It is safe for several goroutines and processes.
 type DB struct {
-	write *sql.DB // one connection: SQLite has one writer
+	write *sql.DB // one connection of a SQLite file: it has one writer
 	read  *sql.DB
+	where string // file name or URL
+	pg    bool
+	watch watch
 }
 
 // busy is how long a writer waits for another process's transaction.
 const busy = 10 * time.Second
 
-// Open opens the database file and brings its tables up to date; a file that is
-// not there is made, mode 0600. A file that a newer program made is refused, as
-// is one on a network file system, where SQLite's locks do not hold. The caller
-// closes the DB.
-func Open(ctx context.Context, file string) (*DB, error) {
-	file, err := filepath.Abs(file)
+// Open opens a database and brings its tables up to date. where is a file, which
+// is made, mode 0600, when it is not there; or a URL as PostgreSQL's programs
+// take it (postgres://user@host/name). A database that a newer program made is
+// refused, as is a file on a network file system, where SQLite's locks do not
+// hold. The caller closes the DB.
+func Open(ctx context.Context, where string) (*DB, error) {
+	if isPostgres(where) {
+		return openPostgres(ctx, where)
+	}
+	file, err := filepath.Abs(where)
 	if err != nil {
 		return nil, err
 	}
 	if err := prepare(file); err != nil {
 		return nil, err
 	}
-	db := &DB{}
+	db := &DB{where: file}
 	if db.write, err = connect(file, "immediate"); err == nil {
 		db.write.SetMaxOpenConns(1)
 		db.read, err = connect(file, "deferred")
@@ -67,6 +77,12 @@ func Open(ctx context.Context, file string) (*DB, error) {
 	}
 	return db, nil
 }
+
+// Where is what the database was opened by, a file's name made absolute.
+func (db *DB) Where() string { return db.where }
+
+// Postgres tells whether the database is PostgreSQL.
+func (db *DB) Postgres() bool { return db.pg }
 
 // prepare makes the file, which others must not read.
 func prepare(file string) error {
@@ -107,16 +123,16 @@ func explain(file string, err error) error {
 	return err
 }
 
-// migrate applies what the file has not seen yet. PRAGMA user_version counts.
+// migrate applies what the database has not seen yet.
 func (db *DB) migrate(ctx context.Context) error {
 	names, err := fs.Glob(schema, "schema/*.sql")
 	if err != nil {
 		return err
 	}
 	slices.Sort(names)
-	return db.Tx(ctx, func(tx *sql.Tx) error {
-		var have int
-		if err := tx.QueryRowContext(ctx, "PRAGMA user_version").Scan(&have); err != nil {
+	return db.Tx(ctx, func(tx *Tx) error {
+		have, err := tx.version(ctx)
+		if err != nil {
 			return err
 		}
 		if have > len(names) {
@@ -128,10 +144,10 @@ func (db *DB) migrate(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			if _, err := tx.ExecContext(ctx, string(text)); err != nil {
+			if _, err := tx.tx.ExecContext(ctx, tx.definition(string(text))); err != nil {
 				return fmt.Errorf("%s: %w", name, err)
 			}
-			if _, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", have+i+1)); err != nil {
+			if err := tx.setVersion(ctx, have+i+1); err != nil {
 				return err
 			}
 		}
@@ -139,28 +155,9 @@ func (db *DB) migrate(ctx context.Context) error {
 	})
 }
 
-// Tx calls f in a transaction that may write; others wait meanwhile. When f
-// fails nothing of it stays.
-func (db *DB) Tx(ctx context.Context, f func(*sql.Tx) error) error { return in(ctx, db.write, f) }
-
-// View calls f in a transaction that sees one state of the database. f must
-// only read.
-func (db *DB) View(ctx context.Context, f func(*sql.Tx) error) error { return in(ctx, db.read, f) }
-
-func in(ctx context.Context, pool *sql.DB, f func(*sql.Tx) error) error {
-	tx, err := pool.BeginTx(ctx, nil)
-	if err != nil {
-		return err
-	}
-	defer tx.Rollback() //nolint:errcheck // does nothing after a commit
-	if err := f(tx); err != nil {
-		return err
-	}
-	return tx.Commit()
-}
-
 // Close closes the database. It may be called twice.
 func (db *DB) Close() error {
+	db.watch.stop()
 	var errs []error
 	for _, p := range []*sql.DB{db.read, db.write} {
 		if p != nil {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"goldsmith/internal/command"
+	"goldsmith/internal/store"
 )
 
 // Network is a network that nodes are in, with what was made for it.
@@ -103,7 +104,7 @@ func (s NetworkSpec) parse() (Network, error) {
 
 // setNetworks keeps the networks of a file, and makes what it leaves out: once,
 // so that addresses stay.
-func (v *Inventory) setNetworks(ctx context.Context, tx *sql.Tx, f *File) error {
+func (v *Inventory) setNetworks(ctx context.Context, tx *store.Tx, f *File) error {
 	if err := v.setting(ctx, tx, "cap", fmt.Sprint(f.cap())); err != nil {
 		return err
 	}
@@ -135,8 +136,8 @@ func (v *Inventory) setNetworks(ctx context.Context, tx *sql.Tx, f *File) error 
 
 // subnet returns the /64 of the site that a network has, or the first that none
 // has had: the order of a file does not move addresses.
-func (v *Inventory) subnet(ctx context.Context, tx *sql.Tx, site netip.Prefix, network string) (netip.Prefix, error) {
-	rows, err := tx.QueryContext(ctx, "SELECT value FROM setting WHERE name LIKE 'network %'")
+func (v *Inventory) subnet(ctx context.Context, tx *store.Tx, site netip.Prefix, network string) (netip.Prefix, error) {
+	rows, err := tx.Query(ctx, "SELECT value FROM setting WHERE name LIKE 'network %'")
 	if err != nil {
 		return netip.Prefix{}, err
 	}
@@ -180,14 +181,14 @@ func (f *File) cap() int {
 	return f.Cap
 }
 
-func (v *Inventory) setting(ctx context.Context, tx *sql.Tx, name, value string) error {
-	_, err := tx.ExecContext(ctx, "INSERT INTO setting (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", name, value)
+func (v *Inventory) setting(ctx context.Context, tx *store.Tx, name, value string) error {
+	_, err := tx.Exec(ctx, "INSERT INTO setting (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", name, value)
 	return err
 }
 
 // limit is how many tasks may run at once.
-func (v *Inventory) limit(ctx context.Context, tx *sql.Tx) (n int, err error) {
-	err = tx.QueryRowContext(ctx, "SELECT value FROM setting WHERE name = 'cap'").Scan(&n)
+func (v *Inventory) limit(ctx context.Context, tx *store.Tx) (n int, err error) {
+	err = tx.QueryRow(ctx, "SELECT value FROM setting WHERE name = 'cap'").Scan(&n)
 	if errors.Is(err, sql.ErrNoRows) {
 		return DefaultCap, nil
 	}
@@ -200,9 +201,9 @@ type site struct {
 	Secret []byte
 }
 
-func (v *Inventory) site(ctx context.Context, tx *sql.Tx) (s site, err error) {
+func (v *Inventory) site(ctx context.Context, tx *store.Tx) (s site, err error) {
 	var text string
-	err = tx.QueryRowContext(ctx, "SELECT value FROM setting WHERE name = 'site'").Scan(&text)
+	err = tx.QueryRow(ctx, "SELECT value FROM setting WHERE name = 'site'").Scan(&text)
 	if err == nil {
 		return s, json.Unmarshal([]byte(text), &s)
 	}
@@ -229,8 +230,8 @@ type Addresses struct {
 // Network returns a network by its name; the empty name is the only one there
 // is.
 func (v *Inventory) Network(ctx context.Context, name string) (n Network, err error) {
-	err = v.db.View(ctx, func(tx *sql.Tx) error {
-		rows, err := tx.QueryContext(ctx, "SELECT value FROM setting WHERE name LIKE 'network %' AND (?1 = '' OR name = 'network ' || ?1)", name)
+	err = v.db.View(ctx, func(tx *store.Tx) error {
+		rows, err := tx.Query(ctx, "SELECT value FROM setting WHERE name LIKE 'network %' AND (?1 = '' OR name = 'network ' || ?1)", name)
 		if err != nil {
 			return err
 		}
@@ -252,9 +253,9 @@ func (v *Inventory) Network(ctx context.Context, name string) (n Network, err er
 // Addresses returns a node's addresses. Its IPv4 address is the lowest that is
 // free when it is asked for the first time, and its own from then on.
 func (v *Inventory) Addresses(ctx context.Context, node string) (a Addresses, err error) {
-	err = v.change(ctx, node, func(tx *sql.Tx, n *Node) error {
+	err = v.change(ctx, node, func(tx *store.Tx, n *Node) error {
 		var text string
-		err := tx.QueryRowContext(ctx, "SELECT value FROM setting WHERE name = ?", "network "+n.Spec.Network).Scan(&text)
+		err := tx.QueryRow(ctx, "SELECT value FROM setting WHERE name = ?", "network "+n.Spec.Network).Scan(&text)
 		if err != nil {
 			return fmt.Errorf("node %s: network %q is not known: %w", node, n.Spec.Network, err)
 		}
@@ -268,8 +269,8 @@ func (v *Inventory) Addresses(ctx context.Context, node string) (a Addresses, er
 	return a, err
 }
 
-func (v *Inventory) lend(ctx context.Context, tx *sql.Tx, node string, n Network) (netip.Addr, error) {
-	rows, err := tx.QueryContext(ctx, "SELECT address, node FROM address WHERE network = ?", n.Name)
+func (v *Inventory) lend(ctx context.Context, tx *store.Tx, node string, n Network) (netip.Addr, error) {
+	rows, err := tx.Query(ctx, "SELECT address, node FROM address WHERE network = ?", n.Name)
 	if err != nil {
 		return netip.Addr{}, err
 	}
@@ -296,7 +297,7 @@ func (v *Inventory) lend(ctx context.Context, tx *sql.Tx, node string, n Network
 		if taken[a] {
 			continue
 		}
-		_, err := tx.ExecContext(ctx, `INSERT INTO address (network, address, node) VALUES (?, ?, ?)
+		_, err := tx.Exec(ctx, `INSERT INTO address (network, address, node) VALUES (?, ?, ?)
 			ON CONFLICT (network, node) DO UPDATE SET address = excluded.address`, n.Name, a.String(), node)
 		return a, err
 	}

@@ -98,7 +98,7 @@ func unknown(name string) error {
 
 // Nodes returns all nodes, by name.
 func (v *Inventory) Nodes(ctx context.Context) (nodes []*Node, err error) {
-	err = v.db.View(ctx, func(tx *sql.Tx) error {
+	err = v.db.View(ctx, func(tx *store.Tx) error {
 		nodes, err = selectNodes(ctx, tx, "")
 		return err
 	})
@@ -107,7 +107,7 @@ func (v *Inventory) Nodes(ctx context.Context) (nodes []*Node, err error) {
 
 // Node returns one node. The error wraps ErrUnknown when it is not there.
 func (v *Inventory) Node(ctx context.Context, name string) (n *Node, err error) {
-	err = v.db.View(ctx, func(tx *sql.Tx) error {
+	err = v.db.View(ctx, func(tx *store.Tx) error {
 		n, err = selectNode(ctx, tx, name)
 		return err
 	})
@@ -128,7 +128,7 @@ func (v *Inventory) ByMAC(ctx context.Context, mac net.HardwareAddr) (*Node, err
 	return nil, unknown(mac.String())
 }
 
-func selectNode(ctx context.Context, tx *sql.Tx, name string) (*Node, error) {
+func selectNode(ctx context.Context, tx *store.Tx, name string) (*Node, error) {
 	nodes, err := selectNodes(ctx, tx, name)
 	if err == nil && len(nodes) == 0 {
 		err = unknown(name)
@@ -140,8 +140,8 @@ func selectNode(ctx context.Context, tx *sql.Tx, name string) (*Node, error) {
 }
 
 // selectNodes reads the node called name, or all when that is empty.
-func selectNodes(ctx context.Context, tx *sql.Tx, name string) ([]*Node, error) {
-	rows, err := tx.QueryContext(ctx, `SELECT name, spec, declared, hardware, state, reason, since, allowed, alive, alive_reason,
+func selectNodes(ctx context.Context, tx *store.Tx, name string) ([]*Node, error) {
+	rows, err := tx.Query(ctx, `SELECT name, spec, declared, hardware, state, reason, since, allowed, alive, alive_reason,
 		wanted_power, power, power_at, aside_by, aside_why, aside_fault, aside_at, image, deployment, fence FROM node WHERE ?1 = '' OR name = ?1 ORDER BY name`, name)
 	if err != nil {
 		return nil, err
@@ -194,8 +194,8 @@ func scanNode(rows *sql.Rows) (*Node, error) {
 	return n, nil
 }
 
-func addObservations(ctx context.Context, tx *sql.Tx, name string, nodes map[string]*Node) error {
-	rows, err := tx.QueryContext(ctx, "SELECT node, source, ok, detail, at, since FROM observation WHERE ?1 = '' OR node = ?1", name)
+func addObservations(ctx context.Context, tx *store.Tx, name string, nodes map[string]*Node) error {
+	rows, err := tx.Query(ctx, "SELECT node, source, ok, detail, at, since FROM observation WHERE ?1 = '' OR node = ?1", name)
 	if err != nil {
 		return err
 	}
@@ -245,9 +245,9 @@ type Event struct {
 // Events returns what happened to a node, or to all when node is empty, oldest
 // first: at most limit, the newest of them.
 func (v *Inventory) Events(ctx context.Context, node string, limit int) (events []Event, err error) {
-	err = v.db.View(ctx, func(tx *sql.Tx) error {
-		rows, err := tx.QueryContext(ctx, `SELECT id, at, node, kind, who, what FROM
-			(SELECT * FROM event WHERE ?1 = '' OR node = ?1 ORDER BY id DESC LIMIT ?2) ORDER BY id`, node, limit)
+	err = v.db.View(ctx, func(tx *store.Tx) error {
+		rows, err := tx.Query(ctx, `SELECT id, at, node, kind, who, what FROM
+			(SELECT * FROM event WHERE ?1 = '' OR node = ?1 ORDER BY id DESC LIMIT ?2) AS newest ORDER BY id`, node, limit)
 		if err != nil {
 			return err
 		}
@@ -268,29 +268,17 @@ func (v *Inventory) Events(ctx context.Context, node string, limit int) (events 
 
 // Note adds an event about a node from outside of the inventory.
 func (v *Inventory) Note(ctx context.Context, node, kind, who, what string) error {
-	return v.db.Tx(ctx, func(tx *sql.Tx) error { return v.event(ctx, tx, node, kind, who, "%s", what) })
+	return v.db.Tx(ctx, func(tx *store.Tx) error { return v.event(ctx, tx, node, kind, who, "%s", what) })
 }
 
 // maxEvent bounds what others may have said in an event, in bytes.
 const maxEvent = 2000
 
-func (v *Inventory) event(ctx context.Context, tx *sql.Tx, node, kind, who, format string, args ...any) error {
+func (v *Inventory) event(ctx context.Context, tx *store.Tx, node, kind, who, format string, args ...any) error {
 	what := strings.ToValidUTF8(fmt.Sprintf(format, args...), "?")
 	if len(what) > maxEvent {
 		what = strings.ToValidUTF8(what[:maxEvent], "") + "…"
 	}
-	_, err := tx.ExecContext(ctx, "INSERT INTO event (at, node, kind, who, what) VALUES (?, ?, ?, ?, ?)", store.Millis(v.now()), node, kind, who, what)
+	_, err := tx.Exec(ctx, "INSERT INTO event (at, node, kind, who, what) VALUES (?, ?, ?, ?, ?)", store.Millis(v.now()), node, kind, who, what)
 	return err
-}
-
-// exec runs a statement that must change one row.
-func exec(ctx context.Context, tx *sql.Tx, query string, args ...any) error {
-	r, err := tx.ExecContext(ctx, query, args...)
-	if err != nil {
-		return err
-	}
-	if n, err := r.RowsAffected(); err != nil || n != 1 {
-		return fmt.Errorf("%d rows were changed; expected one (%w)", n, err)
-	}
-	return nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/store"
+	"goldsmith/internal/store/storetest"
 	"goldsmith/testbed"
 )
 
@@ -58,7 +59,7 @@ func parse(t testing.TB, text string) (*File, error) {
 
 func empty(t testing.TB) (*Inventory, *clock) {
 	t.Helper()
-	db, err := store.Open(context.Background(), filepath.Join(t.TempDir(), "db"))
+	db, err := store.Open(context.Background(), storetest.Where(t, kind))
 	if err != nil {
 		t.Fatal(err)
 	}

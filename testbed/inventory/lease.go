@@ -2,7 +2,6 @@ package inventory
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"time"
@@ -39,7 +38,7 @@ const (
 // none does.
 func (v *Inventory) Acquire(ctx context.Context, r Request, holder string) (*Lease, error) {
 	var l *Lease
-	err := v.db.Tx(ctx, func(tx *sql.Tx) error {
+	err := v.db.Tx(ctx, func(tx *store.Tx) error {
 		if err := v.expire(ctx, tx); err != nil {
 			return err
 		}
@@ -65,7 +64,7 @@ func (v *Inventory) Acquire(ctx context.Context, r Request, holder string) (*Lea
 // that a person put aside is not touched.
 func (v *Inventory) Borrow(ctx context.Context, name, holder string) (*Lease, error) {
 	var l *Lease
-	err := v.db.Tx(ctx, func(tx *sql.Tx) error {
+	err := v.db.Tx(ctx, func(tx *store.Tx) error {
 		if err := v.expire(ctx, tx); err != nil {
 			return err
 		}
@@ -84,7 +83,7 @@ func (v *Inventory) Borrow(ctx context.Context, name, holder string) (*Lease, er
 	return l, err
 }
 
-func (v *Inventory) grant(ctx context.Context, tx *sql.Tx, n *Node, holder string) (*Lease, error) {
+func (v *Inventory) grant(ctx context.Context, tx *store.Tx, n *Node, holder string) (*Lease, error) {
 	l, err := v.hand(ctx, tx, n, holder)
 	if err != nil {
 		return nil, err
@@ -93,25 +92,23 @@ func (v *Inventory) grant(ctx context.Context, tx *sql.Tx, n *Node, holder strin
 }
 
 // hand makes a lease.
-func (v *Inventory) hand(ctx context.Context, tx *sql.Tx, n *Node, holder string) (*Lease, error) {
+func (v *Inventory) hand(ctx context.Context, tx *store.Tx, n *Node, holder string) (*Lease, error) {
 	now := v.now().Truncate(time.Millisecond)
 	l := &Lease{Node: n.Name, Holder: holder, Fence: n.Fence + 1, Granted: now, Expires: now.Add(LeaseTime)}
-	if err := exec(ctx, tx, "UPDATE node SET fence = ? WHERE name = ?", l.Fence, n.Name); err != nil {
+	if err := tx.One(ctx, "UPDATE node SET fence = ? WHERE name = ?", l.Fence, n.Name); err != nil {
 		return nil, err
 	}
-	res, err := tx.ExecContext(ctx, "INSERT INTO lease (node, holder, fence, granted, expires) VALUES (?, ?, ?, ?, ?)",
+	var err error
+	l.ID, err = tx.Insert(ctx, "INSERT INTO lease (node, holder, fence, granted, expires) VALUES (?, ?, ?, ?, ?)",
 		l.Node, l.Holder, l.Fence, store.Millis(l.Granted), store.Millis(l.Expires))
 	if err != nil {
-		return nil, err
-	}
-	if l.ID, err = res.LastInsertId(); err != nil {
 		return nil, err
 	}
 	return l, v.event(ctx, tx, n.Name, "lease", holder, "granted, fence %d", l.Fence)
 }
 
-func selectLeases(ctx context.Context, tx *sql.Tx, where string, args ...any) ([]*Lease, error) {
-	rows, err := tx.QueryContext(ctx, "SELECT id, node, holder, fence, granted, expires FROM lease WHERE "+where+" ORDER BY id", args...)
+func selectLeases(ctx context.Context, tx *store.Tx, where string, args ...any) ([]*Lease, error) {
+	rows, err := tx.Query(ctx, "SELECT id, node, holder, fence, granted, expires FROM lease WHERE "+where+" ORDER BY id", args...)
 	if err != nil {
 		return nil, err
 	}
@@ -131,8 +128,8 @@ func selectLeases(ctx context.Context, tx *sql.Tx, where string, args ...any) ([
 
 // held calls f when the lease still holds; otherwise the error is ErrLost. A
 // lease that has expired is lost, also when nobody has noticed yet.
-func (v *Inventory) held(ctx context.Context, l *Lease, f func(tx *sql.Tx, n *Node) error) error {
-	return v.change(ctx, l.Node, func(tx *sql.Tx, n *Node) error {
+func (v *Inventory) held(ctx context.Context, l *Lease, f func(tx *store.Tx, n *Node) error) error {
+	return v.change(ctx, l.Node, func(tx *store.Tx, n *Node) error {
 		if n.Lease == nil || n.Lease.ID != l.ID || !v.now().Before(n.Lease.Expires) {
 			return fmt.Errorf("node %s: %w", l.Node, ErrLost)
 		}
@@ -142,9 +139,9 @@ func (v *Inventory) held(ctx context.Context, l *Lease, f func(tx *sql.Tx, n *No
 
 // Beat prolongs a lease.
 func (v *Inventory) Beat(ctx context.Context, l *Lease) error {
-	return v.held(ctx, l, func(tx *sql.Tx, _ *Node) error {
+	return v.held(ctx, l, func(tx *store.Tx, _ *Node) error {
 		l.Expires = v.now().Add(LeaseTime).Truncate(time.Millisecond)
-		return exec(ctx, tx, "UPDATE lease SET expires = ? WHERE id = ?", store.Millis(l.Expires), l.ID)
+		return tx.One(ctx, "UPDATE lease SET expires = ? WHERE id = ?", store.Millis(l.Expires), l.ID)
 	})
 }
 
@@ -176,7 +173,7 @@ func (v *Inventory) Keep(ctx context.Context, l *Lease) (held context.Context, s
 
 // Move changes the state of a leased node: what its holder does with it.
 func (v *Inventory) Move(ctx context.Context, l *Lease, to State, reason string) error {
-	return v.held(ctx, l, func(tx *sql.Tx, n *Node) error {
+	return v.held(ctx, l, func(tx *store.Tx, n *Node) error {
 		if !to.held() && to != DeployFailed && to != TestFailed {
 			return fmt.Errorf("node %s: a lease's holder cannot make it %s", n.Name, to)
 		}
@@ -187,8 +184,8 @@ func (v *Inventory) Move(ctx context.Context, l *Lease, to State, reason string)
 // Deploying says that an image is being written to a leased node, and keeps what
 // is written, so that it can be written again: deployment is the holder's own.
 func (v *Inventory) Deploying(ctx context.Context, l *Lease, deployment []byte) error {
-	return v.held(ctx, l, func(tx *sql.Tx, n *Node) error {
-		if err := exec(ctx, tx, "UPDATE node SET deployment = ? WHERE name = ?", string(deployment), n.Name); err != nil {
+	return v.held(ctx, l, func(tx *store.Tx, n *Node) error {
+		if err := tx.One(ctx, "UPDATE node SET deployment = ? WHERE name = ?", string(deployment), n.Name); err != nil {
 			return err
 		}
 		return v.move(ctx, tx, n, Deploying, l.Holder, "")
@@ -197,8 +194,8 @@ func (v *Inventory) Deploying(ctx context.Context, l *Lease, deployment []byte) 
 
 // Deployed notes which image is on a leased node's disk, by digest.
 func (v *Inventory) Deployed(ctx context.Context, l *Lease, image string) error {
-	return v.held(ctx, l, func(tx *sql.Tx, n *Node) error {
-		if err := exec(ctx, tx, "UPDATE node SET image = ? WHERE name = ?", image, n.Name); err != nil {
+	return v.held(ctx, l, func(tx *store.Tx, n *Node) error {
+		if err := tx.One(ctx, "UPDATE node SET image = ? WHERE name = ?", image, n.Name); err != nil {
 			return err
 		}
 		return v.event(ctx, tx, n.Name, "state", l.Holder, "%s is deployed", image)
@@ -207,18 +204,18 @@ func (v *Inventory) Deployed(ctx context.Context, l *Lease, image string) error 
 
 // Power says how the holder wants a leased node's power.
 func (v *Inventory) Power(ctx context.Context, l *Lease, p testbed.Power) error {
-	return v.held(ctx, l, func(tx *sql.Tx, n *Node) error { return v.want(ctx, tx, n, p, l.Holder) })
+	return v.held(ctx, l, func(tx *store.Tx, n *Node) error { return v.want(ctx, tx, n, p, l.Holder) })
 }
 
 // End gives a node back. It is to be off and cleaned then, unless it is in a
 // state of failure that says why.
 func (v *Inventory) End(ctx context.Context, l *Lease) error {
-	return v.held(ctx, l, func(tx *sql.Tx, n *Node) error { return v.end(ctx, tx, n, l.Holder, "given back") })
+	return v.held(ctx, l, func(tx *store.Tx, n *Node) error { return v.end(ctx, tx, n, l.Holder, "given back") })
 }
 
 // Revoke ends a node's lease whoever has it.
 func (v *Inventory) Revoke(ctx context.Context, name, who, why string) error {
-	return v.change(ctx, name, func(tx *sql.Tx, n *Node) error {
+	return v.change(ctx, name, func(tx *store.Tx, n *Node) error {
 		if n.Lease == nil {
 			return nil
 		}
@@ -229,7 +226,7 @@ func (v *Inventory) Revoke(ctx context.Context, name, who, why string) error {
 // Abandon ends the leases of a network's nodes, whose holders have all gone: who
 // calls it is the only one who gives them out.
 func (v *Inventory) Abandon(ctx context.Context, network, who, why string) error {
-	return v.db.Tx(ctx, func(tx *sql.Tx) error {
+	return v.db.Tx(ctx, func(tx *store.Tx) error {
 		nodes, err := selectNodes(ctx, tx, "")
 		for _, n := range nodes {
 			if n.Lease == nil || n.Spec.Network != network {
@@ -243,8 +240,8 @@ func (v *Inventory) Abandon(ctx context.Context, network, who, why string) error
 	})
 }
 
-func (v *Inventory) end(ctx context.Context, tx *sql.Tx, n *Node, who, why string) error {
-	if err := exec(ctx, tx, "UPDATE lease SET ended = ?, why = ? WHERE id = ?", store.Millis(v.now()), why, n.Lease.ID); err != nil {
+func (v *Inventory) end(ctx context.Context, tx *store.Tx, n *Node, who, why string) error {
+	if err := tx.One(ctx, "UPDATE lease SET ended = ?, why = ? WHERE id = ?", store.Millis(v.now()), why, n.Lease.ID); err != nil {
 		return err
 	}
 	if err := v.event(ctx, tx, n.Name, "lease", who, "%s's lease has ended: %s", n.Lease.Holder, why); err != nil {
@@ -265,10 +262,10 @@ func (v *Inventory) end(ctx context.Context, tx *sql.Tx, n *Node, who, why strin
 
 // Expire ends the leases whose time is over and returns the nodes.
 func (v *Inventory) Expire(ctx context.Context) error {
-	return v.db.Tx(ctx, func(tx *sql.Tx) error { return v.expire(ctx, tx) })
+	return v.db.Tx(ctx, func(tx *store.Tx) error { return v.expire(ctx, tx) })
 }
 
-func (v *Inventory) expire(ctx context.Context, tx *sql.Tx) error {
+func (v *Inventory) expire(ctx context.Context, tx *store.Tx) error {
 	late, err := selectLeases(ctx, tx, "ended = 0 AND expires <= ?", store.Millis(v.now()))
 	if err != nil {
 		return err

@@ -2,7 +2,6 @@ package inventory
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
 	"time"
 
@@ -67,7 +66,7 @@ func Aliveness(n *Node, now time.Time) (alive bool, reason string) {
 // tasks and all that depend on them are blocked in the same transaction, and
 // the other way round when it is back.
 func (v *Inventory) Observe(ctx context.Context, name string, observed ...Observation) error {
-	return v.change(ctx, name, func(tx *sql.Tx, n *Node) error {
+	return v.change(ctx, name, func(tx *store.Tx, n *Node) error {
 		now := v.now()
 		for _, o := range observed {
 			if err := v.keep(ctx, tx, n, o, now); err != nil {
@@ -78,19 +77,19 @@ func (v *Inventory) Observe(ctx context.Context, name string, observed ...Observ
 	})
 }
 
-func (v *Inventory) keep(ctx context.Context, tx *sql.Tx, n *Node, o Observation, now time.Time) error {
+func (v *Inventory) keep(ctx context.Context, tx *store.Tx, n *Node, o Observation, now time.Time) error {
 	s := Seen{OK: o.OK, Detail: o.Detail, At: now, Since: now}
 	if old, ok := n.Observed[o.Source]; ok && old.OK == o.OK {
 		s.Since = old.Since
 	}
 	n.Observed[o.Source] = s
-	_, err := tx.ExecContext(ctx, `INSERT INTO observation (node, source, ok, detail, at, since) VALUES (?, ?, ?, ?, ?, ?)
+	_, err := tx.Exec(ctx, `INSERT INTO observation (node, source, ok, detail, at, since) VALUES (?, ?, ?, ?, ?, ?)
 		ON CONFLICT (node, source) DO UPDATE SET ok = excluded.ok, detail = excluded.detail, at = excluded.at, since = excluded.since`,
 		n.Name, o.Source, o.OK, o.Detail, store.Millis(s.At), store.Millis(s.Since))
 	if err != nil || o.Power == testbed.Unknown {
 		return err
 	}
-	if err := exec(ctx, tx, "UPDATE node SET power = ?, power_at = ? WHERE name = ?", powerText(o.Power), store.Millis(now), n.Name); err != nil {
+	if err := tx.One(ctx, "UPDATE node SET power = ?, power_at = ? WHERE name = ?", powerText(o.Power), store.Millis(now), n.Name); err != nil {
 		return err
 	}
 	if o.Power == n.Power {
@@ -100,12 +99,12 @@ func (v *Inventory) keep(ctx context.Context, tx *sql.Tx, n *Node, o Observation
 	return v.event(ctx, tx, n.Name, "power", "bmc", "observed %s", o.Power)
 }
 
-func (v *Inventory) conclude(ctx context.Context, tx *sql.Tx, n *Node, now time.Time) error {
+func (v *Inventory) conclude(ctx context.Context, tx *store.Tx, n *Node, now time.Time) error {
 	alive, reason := Aliveness(n, now)
 	if alive == n.Alive && (alive || reason == n.AliveReason) {
 		return nil
 	}
-	if err := exec(ctx, tx, "UPDATE node SET alive = ?, alive_reason = ? WHERE name = ?", alive, reason, n.Name); err != nil {
+	if err := tx.One(ctx, "UPDATE node SET alive = ?, alive_reason = ? WHERE name = ?", alive, reason, n.Name); err != nil {
 		return err
 	}
 	if alive == n.Alive {
@@ -124,7 +123,7 @@ func (v *Inventory) conclude(ctx context.Context, tx *sql.Tx, n *Node, now time.
 // Review draws the conclusions again for all nodes: what nobody observes any
 // more grows stale. Leases whose time is over end.
 func (v *Inventory) Review(ctx context.Context) error {
-	return v.db.Tx(ctx, func(tx *sql.Tx) error {
+	return v.db.Tx(ctx, func(tx *store.Tx) error {
 		if err := v.expire(ctx, tx); err != nil {
 			return err
 		}

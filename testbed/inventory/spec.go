@@ -2,7 +2,6 @@ package inventory
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -213,7 +212,7 @@ func (s *Spec) normalise() (key string, err error) {
 // declared earlier and this one does not have are removed, unless somebody has
 // them: then nothing is changed. Discovered nodes stay.
 func (v *Inventory) Apply(ctx context.Context, f *File, who string) error {
-	return v.db.Tx(ctx, func(tx *sql.Tx) error {
+	return v.db.Tx(ctx, func(tx *store.Tx) error {
 		old, err := selectNodes(ctx, tx, "")
 		if err != nil {
 			return err
@@ -247,11 +246,11 @@ func (f *File) declares(macs []string) bool {
 }
 
 // remove forgets a node that nobody has; what happened to it is kept.
-func (v *Inventory) remove(ctx context.Context, tx *sql.Tx, n *Node, who string) error {
+func (v *Inventory) remove(ctx context.Context, tx *store.Tx, n *Node, who string) error {
 	if n.Lease != nil {
 		return command.Busy(fmt.Errorf("node %s: %s has it", n.Name, n.Lease.Holder), "wait for it, or end its lease with 'imgpipe node release'")
 	}
-	if err := exec(ctx, tx, "DELETE FROM node WHERE name = ?", n.Name); err != nil {
+	if err := tx.One(ctx, "DELETE FROM node WHERE name = ?", n.Name); err != nil {
 		return err
 	}
 	return v.event(ctx, tx, n.Name, "operator", who, "removed")
@@ -264,7 +263,7 @@ func (v *Inventory) Discover(ctx context.Context, mac net.HardwareAddr, network 
 	s := Spec{Name: "node-" + strings.ReplaceAll(mac.String(), ":", ""), Arch: "amd64", MACs: []string{mac.String()}, Network: network,
 		Boot: BootLocal, Storage: Storage{Level: "single"}}
 	var n *Node
-	err := v.db.Tx(ctx, func(tx *sql.Tx) error {
+	err := v.db.Tx(ctx, func(tx *store.Tx) error {
 		nodes, err := selectNodes(ctx, tx, "")
 		if err != nil {
 			return err
@@ -283,13 +282,13 @@ func (v *Inventory) Discover(ctx context.Context, mac net.HardwareAddr, network 
 	return n, err
 }
 
-func (v *Inventory) put(ctx context.Context, tx *sql.Tx, old *Node, s Spec, declared bool, who string) error {
+func (v *Inventory) put(ctx context.Context, tx *store.Tx, old *Node, s Spec, declared bool, who string) error {
 	text, err := json.Marshal(s)
 	if err != nil {
 		return err
 	}
 	if old == nil {
-		_, err := tx.ExecContext(ctx, "INSERT INTO node (name, spec, declared, state, since) VALUES (?, ?, ?, ?, ?)",
+		_, err := tx.Exec(ctx, "INSERT INTO node (name, spec, declared, state, since) VALUES (?, ?, ?, ?, ?)",
 			s.Name, string(text), declared, Discovered, store.Millis(v.now()))
 		if err != nil {
 			return err
@@ -300,7 +299,7 @@ func (v *Inventory) put(ctx context.Context, tx *sql.Tx, old *Node, s Spec, decl
 	if err != nil || string(before) == string(text) && old.Declared == declared {
 		return err
 	}
-	if err := exec(ctx, tx, "UPDATE node SET spec = ?, declared = ? WHERE name = ?", string(text), declared, s.Name); err != nil {
+	if err := tx.One(ctx, "UPDATE node SET spec = ?, declared = ? WHERE name = ?", string(text), declared, s.Name); err != nil {
 		return err
 	}
 	return v.event(ctx, tx, s.Name, "operator", who, "declared anew")

@@ -2,7 +2,6 @@ package inventory
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
 	"slices"
 
@@ -57,11 +56,11 @@ var next = map[State][]State{
 func Next(from, to State) bool { return slices.Contains(next[from], to) }
 
 // move changes the state in a transaction.
-func (v *Inventory) move(ctx context.Context, tx *sql.Tx, n *Node, to State, who, reason string) error {
+func (v *Inventory) move(ctx context.Context, tx *store.Tx, n *Node, to State, who, reason string) error {
 	if !Next(n.State, to) {
 		return command.Busy(fmt.Errorf("node %s is %s: it cannot become %s", n.Name, n.State, to), "'imgpipe node show "+n.Name+"' says what happened to it")
 	}
-	if err := exec(ctx, tx, "UPDATE node SET state = ?, reason = ?, since = ? WHERE name = ?", to, reason, store.Millis(v.now()), n.Name); err != nil {
+	if err := tx.One(ctx, "UPDATE node SET state = ?, reason = ?, since = ? WHERE name = ?", to, reason, store.Millis(v.now()), n.Name); err != nil {
 		return err
 	}
 	n.State, n.Reason = to, reason
@@ -72,8 +71,8 @@ func (v *Inventory) move(ctx context.Context, tx *sql.Tx, n *Node, to State, who
 }
 
 // change loads a node in a writing transaction and calls f.
-func (v *Inventory) change(ctx context.Context, name string, f func(tx *sql.Tx, n *Node) error) error {
-	return v.db.Tx(ctx, func(tx *sql.Tx) error {
+func (v *Inventory) change(ctx context.Context, name string, f func(tx *store.Tx, n *Node) error) error {
+	return v.db.Tx(ctx, func(tx *store.Tx) error {
 		n, err := selectNode(ctx, tx, name)
 		if err != nil {
 			return err
@@ -85,8 +84,8 @@ func (v *Inventory) change(ctx context.Context, name string, f func(tx *sql.Tx, 
 // SetHardware keeps what the deploy ramdisk found on a leased node, and with that
 // it is inspected; one that is allowed is then available.
 func (v *Inventory) SetHardware(ctx context.Context, l *Lease, hardware []byte) error {
-	return v.held(ctx, l, func(tx *sql.Tx, n *Node) error {
-		if err := exec(ctx, tx, "UPDATE node SET hardware = ? WHERE name = ?", string(hardware), n.Name); err != nil {
+	return v.held(ctx, l, func(tx *store.Tx, n *Node) error {
+		if err := tx.One(ctx, "UPDATE node SET hardware = ? WHERE name = ?", string(hardware), n.Name); err != nil {
 			return err
 		}
 		if n.State != Discovered && n.State != InspectFailed {
@@ -102,7 +101,7 @@ func (v *Inventory) SetHardware(ctx context.Context, l *Lease, hardware []byte) 
 // InspectionFailed notes why nothing is known about a leased node. One whose
 // hardware became known before that stays as it is.
 func (v *Inventory) InspectionFailed(ctx context.Context, l *Lease, reason string) error {
-	return v.held(ctx, l, func(tx *sql.Tx, n *Node) error {
+	return v.held(ctx, l, func(tx *store.Tx, n *Node) error {
 		if n.State != Discovered && n.State != InspectFailed {
 			return v.event(ctx, tx, n.Name, "state", "imgpipe", "inspected, but: %s", reason)
 		}
@@ -113,7 +112,7 @@ func (v *Inventory) InspectionFailed(ctx context.Context, l *Lease, reason strin
 // Inspect asks for a node's hardware to be looked at again: after a failure, or
 // when it was changed.
 func (v *Inventory) Inspect(ctx context.Context, name, who string) error {
-	return v.change(ctx, name, func(tx *sql.Tx, n *Node) error {
+	return v.change(ctx, name, func(tx *store.Tx, n *Node) error {
 		if n.State == Discovered {
 			return nil
 		}
@@ -122,7 +121,7 @@ func (v *Inventory) Inspect(ctx context.Context, name, who string) error {
 }
 
 // offer makes an inspected node available when it is allowed.
-func (v *Inventory) offer(ctx context.Context, tx *sql.Tx, n *Node, who string) error {
+func (v *Inventory) offer(ctx context.Context, tx *store.Tx, n *Node, who string) error {
 	if n.State != Inspected || !n.Allowed {
 		return nil
 	}
@@ -131,12 +130,12 @@ func (v *Inventory) offer(ctx context.Context, tx *sql.Tx, n *Node, who string) 
 
 // Allow lets a node be used.
 func (v *Inventory) Allow(ctx context.Context, name, who string) error {
-	return v.change(ctx, name, func(tx *sql.Tx, n *Node) error {
+	return v.change(ctx, name, func(tx *store.Tx, n *Node) error {
 		if n.Allowed {
 			return nil
 		}
 		n.Allowed = true
-		if err := exec(ctx, tx, "UPDATE node SET allowed = 1 WHERE name = ?", name); err != nil {
+		if err := tx.One(ctx, "UPDATE node SET allowed = 1 WHERE name = ?", name); err != nil {
 			return err
 		}
 		if err := v.event(ctx, tx, name, "operator", who, "allowed"); err != nil {
@@ -148,11 +147,11 @@ func (v *Inventory) Allow(ctx context.Context, name, who string) error {
 
 // Withdraw keeps a node from being used again; who has it keeps it.
 func (v *Inventory) Withdraw(ctx context.Context, name, who string) error {
-	return v.change(ctx, name, func(tx *sql.Tx, n *Node) error {
+	return v.change(ctx, name, func(tx *store.Tx, n *Node) error {
 		if !n.Allowed {
 			return nil
 		}
-		if err := exec(ctx, tx, "UPDATE node SET allowed = 0 WHERE name = ?", name); err != nil {
+		if err := tx.One(ctx, "UPDATE node SET allowed = 0 WHERE name = ?", name); err != nil {
 			return err
 		}
 		if err := v.event(ctx, tx, name, "operator", who, "withdrawn"); err != nil {
@@ -168,7 +167,7 @@ func (v *Inventory) Withdraw(ctx context.Context, name, who string) error {
 // Clean asks for a node's disks to be wiped: one that failed, or that nobody
 // has.
 func (v *Inventory) Clean(ctx context.Context, name, who string) error {
-	return v.change(ctx, name, func(tx *sql.Tx, n *Node) error {
+	return v.change(ctx, name, func(tx *store.Tx, n *Node) error {
 		if n.Lease != nil {
 			return command.Busy(fmt.Errorf("node %s: %s has it", name, n.Lease.Holder), "end the lease first")
 		}
@@ -179,12 +178,12 @@ func (v *Inventory) Clean(ctx context.Context, name, who string) error {
 // Cleaned notes that a leased node's disks are empty, or why not: an empty reason
 // is success. The node is then available again, when it is allowed.
 func (v *Inventory) Cleaned(ctx context.Context, l *Lease, reason string) error {
-	return v.held(ctx, l, func(tx *sql.Tx, n *Node) error {
+	return v.held(ctx, l, func(tx *store.Tx, n *Node) error {
 		name := n.Name
 		if reason != "" {
 			return v.move(ctx, tx, n, CleanFailed, "imgpipe", reason)
 		}
-		if err := exec(ctx, tx, "UPDATE node SET image = '', deployment = '' WHERE name = ?", name); err != nil {
+		if err := tx.One(ctx, "UPDATE node SET image = '', deployment = '' WHERE name = ?", name); err != nil {
 			return err
 		}
 		if err := v.move(ctx, tx, n, Inspected, "imgpipe", ""); err != nil {
@@ -200,11 +199,11 @@ func (v *Inventory) SetAside(ctx context.Context, name string, a Aside) error {
 	if a.Owner == "" || a.Reason == "" {
 		return command.Usage("maintenance needs an owner and a reason", "")
 	}
-	return v.change(ctx, name, func(tx *sql.Tx, n *Node) error {
+	return v.change(ctx, name, func(tx *store.Tx, n *Node) error {
 		if n.Aside != nil && a.Fault != "" {
 			return nil
 		}
-		err := exec(ctx, tx, "UPDATE node SET aside_by = ?, aside_why = ?, aside_fault = ?, aside_at = ? WHERE name = ?",
+		err := tx.One(ctx, "UPDATE node SET aside_by = ?, aside_why = ?, aside_fault = ?, aside_at = ? WHERE name = ?",
 			a.Owner, a.Reason, a.Fault, store.Millis(v.now()), name)
 		if err != nil {
 			return err
@@ -216,11 +215,11 @@ func (v *Inventory) SetAside(ctx context.Context, name string, a Aside) error {
 // Resume ends maintenance. heal is true when it is not a person who ends it:
 // then only what a fault caused is ended.
 func (v *Inventory) Resume(ctx context.Context, name, who string, heal bool) error {
-	return v.change(ctx, name, func(tx *sql.Tx, n *Node) error {
+	return v.change(ctx, name, func(tx *store.Tx, n *Node) error {
 		if n.Aside == nil || heal && n.Aside.Fault == "" {
 			return nil
 		}
-		if err := exec(ctx, tx, "UPDATE node SET aside_by = '', aside_why = '', aside_fault = '', aside_at = 0 WHERE name = ?", name); err != nil {
+		if err := tx.One(ctx, "UPDATE node SET aside_by = '', aside_why = '', aside_fault = '', aside_at = 0 WHERE name = ?", name); err != nil {
 			return err
 		}
 		return v.event(ctx, tx, name, "operator", who, "in service again")
@@ -230,15 +229,15 @@ func (v *Inventory) Resume(ctx context.Context, name, who string, heal bool) err
 // Want says how a node's power is to be. Those who hold its power make it so,
 // and again when it changes by itself.
 func (v *Inventory) Want(ctx context.Context, name string, p testbed.Power, who string) error {
-	return v.change(ctx, name, func(tx *sql.Tx, n *Node) error { return v.want(ctx, tx, n, p, who) })
+	return v.change(ctx, name, func(tx *store.Tx, n *Node) error { return v.want(ctx, tx, n, p, who) })
 }
 
-func (v *Inventory) want(ctx context.Context, tx *sql.Tx, n *Node, p testbed.Power, who string) error {
+func (v *Inventory) want(ctx context.Context, tx *store.Tx, n *Node, p testbed.Power, who string) error {
 	if n.Wanted == p {
 		return nil
 	}
 	n.Wanted = p
-	if err := exec(ctx, tx, "UPDATE node SET wanted_power = ? WHERE name = ?", powerText(p), n.Name); err != nil {
+	if err := tx.One(ctx, "UPDATE node SET wanted_power = ? WHERE name = ?", powerText(p), n.Name); err != nil {
 		return err
 	}
 	return v.event(ctx, tx, n.Name, "power", who, "wanted %s", p)

@@ -2,7 +2,6 @@ package inventory
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
 	"strings"
 
@@ -39,24 +38,21 @@ type Task struct {
 // AddTask adds a task and returns its number. What it needs must be there
 // already, so there are no circles.
 func (v *Inventory) AddTask(ctx context.Context, t Task) (id int64, err error) {
-	err = v.db.Tx(ctx, func(tx *sql.Tx) error {
+	err = v.db.Tx(ctx, func(tx *store.Tx) error {
 		id, err = v.addTask(ctx, tx, t)
 		return err
 	})
 	return id, err
 }
 
-func (v *Inventory) addTask(ctx context.Context, tx *sql.Tx, t Task) (id int64, err error) {
-	r, err := tx.ExecContext(ctx, "INSERT INTO task (run, name, node, state, created) VALUES (?, ?, ?, ?, ?)",
+func (v *Inventory) addTask(ctx context.Context, tx *store.Tx, t Task) (id int64, err error) {
+	id, err = tx.Insert(ctx, "INSERT INTO task (run, name, node, state, created) VALUES (?, ?, ?, ?, ?)",
 		t.Run, t.Name, t.Node, TaskTodo, store.Millis(v.now()))
 	if err != nil {
 		return 0, err
 	}
-	if id, err = r.LastInsertId(); err != nil {
-		return 0, err
-	}
 	for _, n := range t.Needs {
-		if err := exec(ctx, tx, "INSERT INTO task_need (task, needs) VALUES (?, ?)", id, n); err != nil {
+		if err := tx.One(ctx, "INSERT INTO task_need (task, needs) VALUES (?, ?)", id, n); err != nil {
 			return 0, fmt.Errorf("task %s needs task %d, which is not there: %w", t.Name, n, err)
 		}
 	}
@@ -66,7 +62,7 @@ func (v *Inventory) addTask(ctx context.Context, tx *sql.Tx, t Task) (id int64, 
 // Tasks returns a run's tasks, or all that have not ended when run is empty, in
 // the order in which they were added.
 func (v *Inventory) Tasks(ctx context.Context, run string) (tasks []*Task, err error) {
-	err = v.db.View(ctx, func(tx *sql.Tx) error {
+	err = v.db.View(ctx, func(tx *store.Tx) error {
 		where := "run = ?"
 		if run == "" {
 			where = "? = '' AND state IN ('todo', 'blocked', 'running')"
@@ -77,8 +73,8 @@ func (v *Inventory) Tasks(ctx context.Context, run string) (tasks []*Task, err e
 	return tasks, err
 }
 
-func selectTasks(ctx context.Context, tx *sql.Tx, where string, args ...any) ([]*Task, error) {
-	rows, err := tx.QueryContext(ctx, "SELECT id, run, name, node, state, reason, fence FROM task WHERE "+where+" ORDER BY id", args...)
+func selectTasks(ctx context.Context, tx *store.Tx, where string, args ...any) ([]*Task, error) {
+	rows, err := tx.Query(ctx, "SELECT id, run, name, node, state, reason, fence FROM task WHERE "+where+" ORDER BY id", args...)
 	if err != nil {
 		return nil, err
 	}
@@ -99,8 +95,8 @@ func selectTasks(ctx context.Context, tx *sql.Tx, where string, args ...any) ([]
 	return tasks, addNeeds(ctx, tx, byID)
 }
 
-func addNeeds(ctx context.Context, tx *sql.Tx, tasks map[int64]*Task) error {
-	rows, err := tx.QueryContext(ctx, "SELECT task, needs FROM task_need ORDER BY task, needs")
+func addNeeds(ctx context.Context, tx *store.Tx, tasks map[int64]*Task) error {
+	rows, err := tx.Query(ctx, "SELECT task, needs FROM task_need ORDER BY task, needs")
 	if err != nil {
 		return err
 	}
@@ -160,13 +156,13 @@ func allDone(t *Task, done map[int64]bool) bool {
 // a node. When it may not begin now the error is a command.Busy one that says
 // why.
 func (v *Inventory) Begin(ctx context.Context, id int64, l *Lease) error {
-	return v.db.Tx(ctx, func(tx *sql.Tx) error { return v.beginIfReady(ctx, tx, id, l) })
+	return v.db.Tx(ctx, func(tx *store.Tx) error { return v.beginIfReady(ctx, tx, id, l) })
 }
 
 // BeginTask adds a task and marks it as running, both or neither: nothing waits
 // afterwards for somebody who may be gone.
 func (v *Inventory) BeginTask(ctx context.Context, t Task, l *Lease) (id int64, err error) {
-	err = v.db.Tx(ctx, func(tx *sql.Tx) error {
+	err = v.db.Tx(ctx, func(tx *store.Tx) error {
 		if id, err = v.addTask(ctx, tx, t); err != nil {
 			return err
 		}
@@ -175,7 +171,7 @@ func (v *Inventory) BeginTask(ctx context.Context, t Task, l *Lease) (id int64, 
 	return id, err
 }
 
-func (v *Inventory) beginIfReady(ctx context.Context, tx *sql.Tx, id int64, l *Lease) error {
+func (v *Inventory) beginIfReady(ctx context.Context, tx *store.Tx, id int64, l *Lease) error {
 	tasks, err := selectTasks(ctx, tx, unfinished)
 	if err != nil {
 		return err
@@ -196,7 +192,7 @@ func (v *Inventory) beginIfReady(ctx context.Context, tx *sql.Tx, id int64, l *L
 	return command.Busy(fmt.Errorf("task %d: cannot begin: %s", id, whyNot(tasks, id, limit)), "")
 }
 
-func (v *Inventory) begin(ctx context.Context, tx *sql.Tx, t *Task, l *Lease, nodes []*Node) error {
+func (v *Inventory) begin(ctx context.Context, tx *store.Tx, t *Task, l *Lease, nodes []*Node) error {
 	fence := int64(0)
 	if t.Node != "" {
 		for _, n := range nodes {
@@ -209,7 +205,7 @@ func (v *Inventory) begin(ctx context.Context, tx *sql.Tx, t *Task, l *Lease, no
 			fence = l.Fence
 		}
 	}
-	err := exec(ctx, tx, "UPDATE task SET state = ?, fence = ?, started = ? WHERE id = ?", TaskRunning, fence, store.Millis(v.now()), t.ID)
+	err := tx.One(ctx, "UPDATE task SET state = ?, fence = ?, started = ? WHERE id = ?", TaskRunning, fence, store.Millis(v.now()), t.ID)
 	if err != nil {
 		return err
 	}
@@ -241,7 +237,7 @@ func whyNot(tasks []*Task, id int64, limit int) string {
 // Finish ends a running task; an empty reason is success. A task that runs
 // under another fence by now is not ours: the error is ErrLost.
 func (v *Inventory) Finish(ctx context.Context, id, fence int64, reason string) error {
-	return v.db.Tx(ctx, func(tx *sql.Tx) error {
+	return v.db.Tx(ctx, func(tx *store.Tx) error {
 		tasks, err := selectTasks(ctx, tx, "id = ?", id)
 		if err != nil {
 			return err
@@ -257,8 +253,8 @@ func (v *Inventory) Finish(ctx context.Context, id, fence int64, reason string) 
 	})
 }
 
-func (v *Inventory) endTask(ctx context.Context, tx *sql.Tx, t *Task, s TaskState, reason string) error {
-	if err := exec(ctx, tx, "UPDATE task SET state = ?, reason = ?, ended = ? WHERE id = ?", s, reason, store.Millis(v.now()), t.ID); err != nil {
+func (v *Inventory) endTask(ctx context.Context, tx *store.Tx, t *Task, s TaskState, reason string) error {
+	if err := tx.One(ctx, "UPDATE task SET state = ?, reason = ?, ended = ? WHERE id = ?", s, reason, store.Millis(v.now()), t.ID); err != nil {
 		return err
 	}
 	if reason != "" {
@@ -269,7 +265,7 @@ func (v *Inventory) endTask(ctx context.Context, tx *sql.Tx, t *Task, s TaskStat
 
 // failTasks ends what was begun on a node under a lease that ends now, also where
 // it waits since the node was dead for a while.
-func (v *Inventory) failTasks(ctx context.Context, tx *sql.Tx, node, why string) error {
+func (v *Inventory) failTasks(ctx context.Context, tx *store.Tx, node, why string) error {
 	tasks, err := selectTasks(ctx, tx, "node = ? AND started > 0 AND state IN ('running', 'blocked', 'todo')", node)
 	for _, t := range tasks {
 		if err := v.endTask(ctx, tx, t, TaskFailed, "the lease has ended: "+why); err != nil {
@@ -309,7 +305,7 @@ func Blocked(tasks []*Task, alive map[string]bool) map[int64]string {
 // block brings the tasks into line with which nodes are alive: in the same
 // transaction as what changed that. A task that was running on a dead node may
 // have been half done, and begins again when the node is back.
-func (v *Inventory) block(ctx context.Context, tx *sql.Tx) error {
+func (v *Inventory) block(ctx context.Context, tx *store.Tx) error {
 	tasks, err := selectTasks(ctx, tx, unfinished)
 	if err != nil {
 		return err
@@ -337,8 +333,8 @@ func (v *Inventory) block(ctx context.Context, tx *sql.Tx) error {
 
 // setTask changes a task that is not running afterwards: whoever ran it has
 // lost it.
-func (v *Inventory) setTask(ctx context.Context, tx *sql.Tx, t *Task, s TaskState, reason string) error {
-	if err := exec(ctx, tx, "UPDATE task SET state = ?, reason = ?, fence = 0 WHERE id = ?", s, reason, t.ID); err != nil {
+func (v *Inventory) setTask(ctx context.Context, tx *store.Tx, t *Task, s TaskState, reason string) error {
+	if err := tx.One(ctx, "UPDATE task SET state = ?, reason = ?, fence = 0 WHERE id = ?", s, reason, t.ID); err != nil {
 		return err
 	}
 	if reason != "" {
