@@ -35,7 +35,7 @@ const layers = `
 `
 
 // testOnly are packages that nothing but tests may import.
-var testOnly = []string{"internal/testenv", "testbed/testbedtest", "tests"}
+var testOnly = []string{"internal/testenv", "internal/store/storetest", "testbed/testbedtest", "tests"}
 
 // parse reads every Go file of the tree: package directory → files.
 func parse(t *testing.T) map[string]map[string]*ast.File {

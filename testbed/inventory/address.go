@@ -187,7 +187,7 @@ func (v *Inventory) setting(ctx context.Context, tx *store.Tx, name, value strin
 }
 
 // limit is how many tasks may run at once.
-func (v *Inventory) limit(ctx context.Context, tx *store.Tx) (n int, err error) {
+func Cap(ctx context.Context, tx *store.Tx) (n int, err error) {
 	err = tx.QueryRow(ctx, "SELECT value FROM setting WHERE name = 'cap'").Scan(&n)
 	if errors.Is(err, sql.ErrNoRows) {
 		return DefaultCap, nil

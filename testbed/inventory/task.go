@@ -18,7 +18,7 @@ const (
 	TaskTodo    TaskState = "todo"
 	TaskBlocked TaskState = "blocked"
 	TaskRunning TaskState = "running"
-	TaskDone    TaskState = "done"
+	TaskDone    TaskState = "passed"
 	TaskFailed  TaskState = "failed"
 )
 
@@ -180,7 +180,7 @@ func (v *Inventory) beginIfReady(ctx context.Context, tx *store.Tx, id int64, l 
 	if err != nil {
 		return err
 	}
-	limit, err := v.limit(ctx, tx)
+	limit, err := Cap(ctx, tx)
 	if err != nil {
 		return err
 	}
