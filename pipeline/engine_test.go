@@ -116,7 +116,7 @@ func TestEngineTimeoutAndCancel(t *testing.T) {
 	})
 	e := engine(t, map[string]Step{"build": slow})
 	p := stages("build")
-	p.Stages[0].Timeout = "20ms"
+	p.Stages[0].Timeout = 20 * time.Millisecond
 	_, err := e.Run(t.Context(), p, "p.yaml")
 	if err == nil || err.Error() != "run 1: stage build failed: did not end within 20ms" {
 		t.Errorf("timeout: %v", err)
@@ -233,9 +233,9 @@ func TestDamagedRecords(t *testing.T) {
 func TestLoadErrors(t *testing.T) {
 	const head = "apiVersion: goldsmith/v1\nname: t\n"
 	for in, want := range map[string]string{
-		"name: t\n":                              `f:1: apiVersion "": this program reads "goldsmith/v1"`,
+		"name: t\n":                              "f:1: apiVersion \"\": this program reads \"goldsmith/v1\"\nf:1: no stages",
 		head:                                     "f:1: no stages",
-		head + "foo: 1":                          `f:3: unknown field "foo"`,
+		head + "foo: 1":                          "f:1: no stages\nf:3: unknown field \"foo\"",
 		head + "stages:\n- {name: a, uses: x}\n": `f:4: stage a: uses "x": expected one of fake`,
 		head + "stages:\n- {name: a, uses: fake}\n- {name: a, uses: fake}\n":               "f:5: stage a: there are two",
 		head + "stages:\n- {name: a, uses: fake, needs: [b]}\n":                            "f:4: stage a needs b, which is not in the file",

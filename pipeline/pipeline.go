@@ -3,7 +3,9 @@
 // the run.
 //
 // The model: a [Pipeline] is data, stages that need each other and channels
-// that demand evidence. A [Run] is the record of one passage through it. What
+// that demand evidence. It is read from a file and the values of its inputs
+// ([Parse]); after that nothing is open: matrices are multiplied out,
+// references replaced, and stages that a condition leaves out say so. A [Run] is the record of one passage through it. What
 // happens next is decided by [Plan], a pure function of the two; [Engine.Run]
 // asks it, does what it says, records what came of it, and asks again, until
 // the run has ended. A stage's work is a [Step], named in the file by "uses";
@@ -18,37 +20,70 @@ import (
 	"maps"
 	"regexp"
 	"slices"
-	"strings"
 	"time"
 
 	"gopkg.in/yaml.v3"
 
+	"goldsmith/internal/evidence"
 	"goldsmith/internal/yamlfile"
 )
 
 // APIVersion is the pipeline file's apiVersion.
 const APIVersion = "goldsmith/v1"
 
-// Pipeline is a pipeline file (docs/formats.md).
+// Pipeline is a pipeline file (docs/formats.md) with its inputs put in.
 type Pipeline struct {
-	APIVersion string `yaml:"apiVersion"`
+	APIVersion string
 	Name       string
-	Stages     []Stage
-	Channels   []Channel
+	// Inputs are the values of all inputs that the file declares.
+	Inputs map[string]string
+	// Group is what runs have in common of which a newer one supersedes the
+	// older, when Supersede is set; empty means that no run does.
+	Group     string
+	Supersede bool
+	Timeout   time.Duration // of a run; 0 means no limit but those of its stages
+	Stages    []Stage       // in the file's order, matrices multiplied out
+	Channels  []Channel
 
-	file *yamlfile.File
+	file    *yamlfile.File
+	content []byte
 }
 
-// Stage is one stage of a pipeline.
+// Stage is one stage of a pipeline: of a matrix, one cell.
 type Stage struct {
 	Name string
-	Uses string // the step that does its work
-	// Needs are the stages that must have passed before; nil means the stage
-	// written before this one, an empty list none.
-	Needs   []string
-	With    yaml.Node // the step's own parameters
-	Timeout string    // such as "10m"; empty means DefaultTimeout
+	// Template is the name in the file; it is Name without a matrix.
+	Template string
+	Uses     string // the step that does its work
+	// Needs are stages by name. A pipeline that was read from a file has here
+	// what counts: a stage that is left out is replaced by what it needs. In
+	// others nil means the stage before this one, an empty list none.
+	Needs []string
+	If    Condition // empty means IfPassed
+	// Skip says why the stage is left out of the run, whatever comes; empty: it
+	// is not. Who needs it needs what it needs in its place.
+	Skip       string
+	Matrix     map[string]string // the cell, axis by axis
+	With       yaml.Node         // the step's own parameters
+	Timeout    time.Duration     // of an attempt; 0 means DefaultTimeout
+	Retry      map[evidence.Class]int
+	RetryDelay time.Duration // before a further attempt
+	Requires   []string      // what a worker must have: "kvm", "arch=amd64"
+	Artifacts  []Artifact    // the first that fits a file counts
+
+	at int // its place in the file
 }
+
+// Condition says of which ends of its needs a stage is run. They are asked when
+// all of them have ended. Of a need that a condition left out nothing is asked.
+type Condition string
+
+// The conditions.
+const (
+	IfPassed Condition = "passed" // all have passed
+	IfFailed Condition = "failed" // one has not
+	IfAlways Condition = "always"
+)
 
 // Channel is a tag that images are promoted to, and the evidence it demands.
 type Channel struct {
@@ -56,93 +91,10 @@ type Channel struct {
 	Requires []string // kinds of evidence, such as libvirt-smoke
 }
 
-// DefaultTimeout ends a stage that names no timeout.
+// DefaultTimeout ends an attempt at a stage that names no timeout.
 const DefaultTimeout = 30 * time.Minute
 
 var nameRE = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
-
-// Load reads and checks a pipeline file. steps are the names that "uses" may
-// have. Errors name the file and the line.
-func Load(file string, steps []string) (*Pipeline, error) {
-	p := &Pipeline{}
-	f, err := yamlfile.Read(file, p)
-	if err != nil {
-		return nil, err
-	}
-	p.file = f
-	return p, p.check(steps)
-}
-
-func (p *Pipeline) check(steps []string) error {
-	f := p.file
-	if p.APIVersion != APIVersion {
-		return f.Errorf([]any{"apiVersion"}, "apiVersion %q: this program reads %q", p.APIVersion, APIVersion)
-	}
-	if !nameRE.MatchString(p.Name) {
-		return f.Errorf([]any{"name"}, "name %q: lower case letters, digits and '-' only", p.Name)
-	}
-	if len(p.Stages) == 0 {
-		return f.Errorf([]any{"stages"}, "no stages")
-	}
-	seen := map[string]bool{}
-	for i, s := range p.Stages {
-		at := func(key string) []any { return []any{"stages", i, key} }
-		switch {
-		case !nameRE.MatchString(s.Name):
-			return f.Errorf(at("name"), "stage name %q: lower case letters, digits and '-' only", s.Name)
-		case seen[s.Name]:
-			return f.Errorf(at("name"), "stage %s: there are two", s.Name)
-		case !slices.Contains(steps, s.Uses):
-			return f.Errorf(at("uses"), "stage %s: uses %q: expected one of %s", s.Name, s.Uses, strings.Join(steps, ", "))
-		}
-		seen[s.Name] = true
-		if _, err := s.timeout(); err != nil {
-			return f.Errorf(at("timeout"), "stage %s: %v", s.Name, err)
-		}
-	}
-	if err := p.checkNeeds(); err != nil {
-		return err
-	}
-	return p.checkChannels()
-}
-
-func (p *Pipeline) checkNeeds() error {
-	for i, s := range p.Stages {
-		for j, n := range s.Needs {
-			if p.stage(n) == nil {
-				return p.file.Errorf([]any{"stages", i, "needs", j}, "stage %s needs %s, which is not in the file", s.Name, n)
-			}
-		}
-	}
-	// Depth-first search: a stage that is met while it is still open is part
-	// of a circle.
-	const open, done = 1, 2
-	state := map[string]int{}
-	var visit func(i int) error
-	visit = func(i int) error {
-		s := p.Stages[i]
-		switch state[s.Name] {
-		case open:
-			return p.file.Errorf([]any{"stages", i}, "stage %s needs itself, directly or through others", s.Name)
-		case done:
-			return nil
-		}
-		state[s.Name] = open
-		for _, n := range p.needs(i) {
-			if err := visit(p.position(n)); err != nil {
-				return err
-			}
-		}
-		state[s.Name] = done
-		return nil
-	}
-	for i := range p.Stages {
-		if err := visit(i); err != nil {
-			return err
-		}
-	}
-	return nil
-}
 
 func (p *Pipeline) checkChannels() error {
 	seen := map[string]bool{}
@@ -172,8 +124,13 @@ func (p *Pipeline) DecodeWith(stage string, v any) error {
 
 // Errorf reports a wrong parameter of a stage, by file and line.
 func (p *Pipeline) Errorf(stage, key, format string, args ...any) error {
-	return p.file.Errorf([]any{"stages", p.position(stage), "with", key}, "stage %s: %s", stage, fmt.Sprintf(format, args...))
+	s := p.stage(stage)
+	return p.file.Errorf([]any{"stages", s.at, "with", key}, "stage %s: %s", stage, fmt.Sprintf(format, args...))
 }
+
+// Content is the file that the pipeline was read from, byte for byte: with
+// Inputs it gives the same pipeline elsewhere.
+func (p *Pipeline) Content() []byte { return p.content }
 
 // Channel returns the channel called name, or nil.
 func (p *Pipeline) Channel(name string) *Channel {
@@ -225,12 +182,8 @@ func (p *Pipeline) before(i int) []string {
 }
 
 func (s *Stage) timeout() (time.Duration, error) {
-	if s.Timeout == "" {
+	if s.Timeout == 0 {
 		return DefaultTimeout, nil
 	}
-	d, err := time.ParseDuration(s.Timeout)
-	if err != nil || d <= 0 {
-		return 0, fmt.Errorf("timeout %q: expected a duration such as 90s or 10m", s.Timeout)
-	}
-	return d, nil
+	return s.Timeout, nil
 }

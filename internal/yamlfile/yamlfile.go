@@ -35,8 +35,18 @@ type File struct {
 }
 
 // Read decodes the file at path into the structure v points to. Every error
-// is a bad input error that names the file and, where there is one, the line.
+// is a bad input error that names the file and, where there is one, the line;
+// it holds all [Problems] of the file that can be told from each other.
 func Read(path string, v any) (*File, error) {
+	b, err := Content(path)
+	if err != nil {
+		return nil, err
+	}
+	return Parse(path, b, v)
+}
+
+// Content returns what is in a file that a person wrote: at most 1 MiB.
+func Content(path string) ([]byte, error) {
 	fi, err := os.Stat(path)
 	if err != nil {
 		return nil, unreadable(path, err)
@@ -48,7 +58,7 @@ func Read(path string, v any) (*File, error) {
 	if err != nil {
 		return nil, unreadable(path, err)
 	}
-	return Parse(path, b, v)
+	return b, nil
 }
 
 // unreadable says why a file cannot be read: "no such file or directory",
@@ -65,23 +75,40 @@ func unreadable(path string, err error) error {
 
 // Parse is Read for content that is already in memory.
 func Parse(path string, content []byte, v any) (*File, error) {
+	f, err := ParsePartly(path, content, v)
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// ParsePartly is Parse for a caller that goes on looking for what else is
+// wrong: the file comes with the error where it is YAML, and v holds what is
+// right of it.
+func ParsePartly(path string, content []byte, v any) (*File, error) {
 	f := &File{Path: path, content: content}
+	if len(content) > maxSize {
+		return nil, f.problem(0, "not a YAML file", "expected a text file of at most 1 MiB")
+	}
 	if err := yaml.Unmarshal(content, &f.root); err != nil {
 		return nil, f.bad(err)
 	}
 	if n := emptyItem(&f.root); n != nil {
-		return nil, command.BadInput(fmt.Errorf("%s:%d: an item of the list is empty", path, n.Line), "")
+		return nil, f.problem(n.Line, "an item of the list is empty", "")
 	}
 	dec := yaml.NewDecoder(bytes.NewReader(content))
 	dec.KnownFields(true)
 	if err := dec.Decode(v); err != nil {
 		if errors.Is(err, io.EOF) {
-			return nil, command.BadInput(fmt.Errorf("%s: empty", path), "")
+			return nil, f.problem(0, "empty", "")
 		}
-		return nil, f.bad(err)
+		if _, ok := errors.AsType[*yaml.TypeError](err); !ok {
+			return nil, f.bad(err)
+		}
+		return f, f.bad(err)
 	}
 	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return nil, command.BadInput(fmt.Errorf("%s: more than one YAML document", path), "keep the first one only")
+		return nil, f.problem(0, "more than one YAML document", "keep the first one only")
 	}
 	return f, nil
 }
@@ -106,31 +133,41 @@ var (
 	noValue = regexp.MustCompile("^cannot unmarshal !!(\\S+) (?:`(.*)` )?into (\\S+)$")
 )
 
-// bad turns the YAML library's error, which may list several, into one line
-// about the first.
+// fieldsHint is what to do about a value of the wrong form.
+const fieldsHint = "docs/formats.md describes every field"
+
+// bad turns the YAML library's error, which may list several, into ours.
 func (f *File) bad(err error) error {
-	line, msg := yaml11.LibraryError(err, f.content)
-	if te, ok := errors.AsType[*yaml.TypeError](err); ok && len(te.Errors) > 0 {
-		line, msg = 0, te.Errors[0]
+	te, ok := errors.AsType[*yaml.TypeError](err)
+	if !ok || len(te.Errors) == 0 {
+		line, msg := yaml11.LibraryError(err, f.content)
+		return f.problem(line, inWords(msg), fieldsHint)
+	}
+	var all []error
+	for _, msg := range te.Errors {
+		line := 0
 		if m := atLine.FindStringSubmatch(msg); m != nil {
 			line, _ = strconv.Atoi(m[1])
 			msg = m[2]
 		}
+		all = append(all, f.problem(line, inWords(msg), fieldsHint))
 	}
+	return Join(all...)
+}
+
+// inWords says the library's message as people do.
+func inWords(msg string) string {
 	msg, _, _ = strings.Cut(msg, "\n")
-	where := f.Path
-	if line > 0 {
-		where = fmt.Sprintf("%s:%d", f.Path, line)
-	}
 	if m := noField.FindStringSubmatch(msg); m != nil {
-		msg = fmt.Sprintf("unknown field %q", m[1])
-	} else if m := noValue.FindStringSubmatch(msg); m != nil {
+		return fmt.Sprintf("unknown field %q", m[1])
+	}
+	if m := noValue.FindStringSubmatch(msg); m != nil {
 		msg = fmt.Sprintf("expected %s, found %s", kind(m[3]), kind(m[1]))
 		if m[2] != "" {
 			msg += fmt.Sprintf(" %q", m[2])
 		}
 	}
-	return command.BadInput(fmt.Errorf("%s: %s", where, msg), "docs/formats.md describes every field")
+	return msg
 }
 
 // kind says a YAML or Go type in words.
@@ -153,11 +190,12 @@ func kind(t string) string {
 // Errorf reports a wrong value at the place that keys lead to: field names
 // (string) and list positions (int) from the document's top.
 func (f *File) Errorf(keys []any, format string, args ...any) error {
-	where := f.Path
-	if line := f.line(keys); line > 0 {
-		where = fmt.Sprintf("%s:%d", f.Path, line)
-	}
-	return command.BadInput(fmt.Errorf("%s: %s", where, fmt.Sprintf(format, args...)), "")
+	return f.problem(f.line(keys), fmt.Sprintf(format, args...), "")
+}
+
+// ErrorAt is Errorf for a line that is known.
+func (f *File) ErrorAt(line int, format string, args ...any) error {
+	return f.problem(line, fmt.Sprintf(format, args...), "")
 }
 
 // Line is the line of the value that keys and indexes lead to, or of the last
@@ -210,28 +248,32 @@ func resolve(n *yaml.Node) *yaml.Node {
 func (f *File) Decode(n *yaml.Node, v any) error {
 	m := resolve(n)
 	if m.Kind != yaml.MappingNode {
-		return command.BadInput(fmt.Errorf("%s:%d: expected a mapping", f.Path, n.Line), "")
+		return f.problem(n.Line, "expected a mapping", "")
 	}
 	// First, since the library notices a mapping that is merged into itself.
-	if err := m.Decode(v); err != nil {
-		return f.bad(err)
+	err := m.Decode(v)
+	if err != nil {
+		err = f.bad(err)
+		if len(Of(err)) == 0 || Of(err)[0].Line == 0 {
+			return err
+		}
 	}
 	known := fields(v)
-	if key := unknown(m, known); key != nil {
-		return command.BadInput(fmt.Errorf("%s:%d: unknown field %q", f.Path, key.Line, key.Value),
-			"known are "+strings.Join(known, ", "))
+	all := []error{err}
+	for _, key := range unknown(m, known, nil) {
+		all = append(all, f.problem(key.Line, fmt.Sprintf("unknown field %q", key.Value), "known are "+strings.Join(known, ", ")))
 	}
-	return nil
+	return Join(all...)
 }
 
-// unknown returns a key of a mapping, or of one that is merged into it
-// ("<<: *name"), that is not among those known, or nil.
-func unknown(m *yaml.Node, known []string) *yaml.Node {
+// unknown adds the keys of a mapping, or of those that are merged into it
+// ("<<: *name"), that are not among those known.
+func unknown(m *yaml.Node, known []string, found []*yaml.Node) []*yaml.Node {
 	for i := 0; i+1 < len(m.Content); i += 2 {
 		key, value := m.Content[i], resolve(m.Content[i+1])
 		if key.Tag != "!!merge" {
-			if !slices.Contains(known, key.Value) {
-				return key
+			if !slices.Contains(known, key.Value) && len(found) < maxProblems {
+				found = append(found, key)
 			}
 			continue
 		}
@@ -240,12 +282,10 @@ func unknown(m *yaml.Node, known []string) *yaml.Node {
 			merged = value.Content
 		}
 		for _, n := range merged {
-			if k := unknown(resolve(n), known); k != nil {
-				return k
-			}
+			found = unknown(resolve(n), known, found)
 		}
 	}
-	return nil
+	return found
 }
 
 // fields returns the keys that a structure takes, as the YAML library names
