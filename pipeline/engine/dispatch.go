@@ -36,9 +36,9 @@ const SweepEvery = 5 * time.Second
 
 // River's own settings. Its jobs are short: they plan, and no more.
 const (
-	advanceLimit = 30 * time.Second  // for one job
-	rescueAfter  = 60 * time.Second  // a job whose process died is done again
-	fetchEvery   = time.Second       // what other processes asked for
+	advanceLimit = 30 * time.Second // for one job
+	rescueAfter  = 60 * time.Second // a job whose process died is done again
+	fetchEvery   = time.Second      // what other processes asked for
 	fetchPause   = 5 * time.Millisecond
 	advancers    = 4
 )

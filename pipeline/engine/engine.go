@@ -87,11 +87,9 @@ func (e *Engine) enqueue(ctx context.Context, at time.Time, runs ...int64) {
 // Submission is a run to be made.
 type Submission struct {
 	Pipeline *pipeline.Pipeline
-	File     string            // where the pipeline was read, absolute
-	Source   []byte            // the file's bytes
-	Inputs   map[string]string // nil: none
-	Author   string            // of what is built; never counts as one who approves
-	Actor    string            // who submits
+	File     string // where the pipeline was read, absolute
+	Author   string // of what is built; never counts as one who approves
+	Actor    string // who submits
 	// Host names the only worker that may work on it; empty means any.
 	Host string
 }
@@ -103,13 +101,13 @@ func (e *Engine) Submit(ctx context.Context, s Submission) (id int64, err error)
 	if err != nil {
 		return 0, err
 	}
-	inputs, err := json.Marshal(s.Inputs)
+	inputs, err := json.Marshal(s.Pipeline.Inputs)
 	if err != nil {
 		return 0, err
 	}
 	var older []int64
 	err = e.db.Tx(ctx, func(tx *store.Tx) error {
-		source, err := putContent(ctx, tx, s.Source)
+		source, err := putContent(ctx, tx, s.Pipeline.Content())
 		if err != nil {
 			return err
 		}

@@ -226,7 +226,11 @@ func (l *planner) stage(i int) bool {
 	case pipeline.Failed:
 		why, ok := l.retry(st, t)
 		if ok {
-			l.do(Action{Do: Retry, Stage: st.Name, Reason: why, NotBefore: t.Ended.Add(st.RetryDelay)})
+			a := Action{Do: Retry, Stage: st.Name, Reason: why}
+			if st.RetryDelay > 0 {
+				a.NotBefore = l.s.At.Add(st.RetryDelay)
+			}
+			l.do(a)
 		}
 		return ok
 	case pipeline.Todo:

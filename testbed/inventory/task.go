@@ -3,6 +3,7 @@ package inventory
 import (
 	"context"
 	"fmt"
+	"math"
 	"strings"
 
 	"goldsmith/internal/command"
@@ -21,6 +22,12 @@ const (
 	TaskDone    TaskState = "passed"
 	TaskFailed  TaskState = "failed"
 )
+
+// ended tells whether nothing will come of a task any more. The engine of
+// pipelines has more states than those above.
+func (s TaskState) ended() bool {
+	return s != TaskTodo && s != "ready" && s != TaskBlocked && s != TaskRunning
+}
 
 // Task is something to be done, on a node or on none.
 type Task struct {
@@ -96,7 +103,14 @@ func selectTasks(ctx context.Context, tx *store.Tx, where string, args ...any) (
 }
 
 func addNeeds(ctx context.Context, tx *store.Tx, tasks map[int64]*Task) error {
-	rows, err := tx.Query(ctx, "SELECT task, needs FROM task_need ORDER BY task, needs")
+	if len(tasks) == 0 {
+		return nil
+	}
+	lo, hi := int64(math.MaxInt64), int64(0)
+	for id := range tasks {
+		lo, hi = min(lo, id), max(hi, id)
+	}
+	rows, err := tx.Query(ctx, "SELECT task, needs FROM task_need WHERE task BETWEEN ? AND ? ORDER BY task, needs", lo, hi)
 	if err != nil {
 		return err
 	}
@@ -114,7 +128,39 @@ func addNeeds(ctx context.Context, tx *store.Tx, tasks map[int64]*Task) error {
 }
 
 // unfinished are the tasks that have not ended, and those that they need.
-const unfinished = `state IN ('todo', 'blocked', 'running') OR id IN (SELECT needs FROM task_need)`
+const unfinished = `state IN ('todo', 'ready', 'blocked', 'running')
+	OR id IN (SELECT needs FROM task_need WHERE task IN (SELECT id FROM task WHERE state IN ('todo', 'ready', 'blocked', 'running')))`
+
+// Bind says that a task that is running is done on a leased node from now on. A
+// node that has another task already is refused.
+func (v *Inventory) Bind(ctx context.Context, task int64, l *Lease) error {
+	return v.held(ctx, l, func(tx *store.Tx, n *Node) error {
+		var others int
+		if err := tx.QueryRow(ctx, "SELECT COUNT(*) FROM task WHERE node = ? AND state = 'running' AND id <> ?", n.Name, task).Scan(&others); err != nil {
+			return err
+		}
+		if others > 0 {
+			return command.Busy(fmt.Errorf("node %s has another task", n.Name), "")
+		}
+		r, err := tx.Exec(ctx, "UPDATE task SET node = ?, fence = ? WHERE id = ? AND state = 'running'", n.Name, l.Fence, task)
+		if err != nil {
+			return err
+		}
+		if k, err := r.RowsAffected(); err != nil || k != 1 {
+			return fmt.Errorf("task %d is not running any more: %w", task, ErrLost)
+		}
+		return nil
+	})
+}
+
+// Unbind is the reverse of Bind. A task that was taken away from the lease is
+// left as it is.
+func (v *Inventory) Unbind(ctx context.Context, task int64, l *Lease) error {
+	return v.db.Tx(ctx, func(tx *store.Tx) error {
+		_, err := tx.Exec(ctx, "UPDATE task SET node = '', fence = 0 WHERE id = ? AND node = ? AND fence = ?", task, l.Node, l.Fence)
+		return err
+	})
+}
 
 // Ready returns the tasks that may begin now, in their order: everything that
 // they need is done, their node is alive and has nothing else running, and no
@@ -282,7 +328,7 @@ func Blocked(tasks []*Task, alive map[string]bool) map[int64]string {
 	for changed := true; changed; {
 		changed = false
 		for _, t := range tasks {
-			if t.State == TaskDone || t.State == TaskFailed || why[t.ID] != "" {
+			if t.State.ended() || why[t.ID] != "" {
 				continue
 			}
 			reason := ""
