@@ -21,6 +21,7 @@ import (
 	"slices"
 
 	"goldsmith/internal/element"
+	"goldsmith/internal/yamlfile"
 	"goldsmith/pipeline"
 )
 
@@ -56,15 +57,33 @@ var constructors = map[string]func(Env, *pipeline.Pipeline, string) (pipeline.St
 func Names() []string { return slices.Sorted(maps.Keys(constructors)) }
 
 // New makes the step of every stage, and so checks the parameters of all of
-// them before the first one runs.
+// them before the first one runs. The error has all that is wrong with them
+// (yamlfile.Problems); what is wrong with several cells of a matrix, once.
 func New(env Env, p *pipeline.Pipeline) (map[string]pipeline.Step, error) {
 	steps := map[string]pipeline.Step{}
+	type place struct {
+		template string
+		line     int
+	}
+	seen := map[place]bool{}
+	var errs []error
 	for _, s := range p.Stages {
 		st, err := constructors[s.Uses](env, p, s.Name)
-		if err != nil {
-			return nil, err
+		if err == nil {
+			steps[s.Name] = st
+			continue
 		}
-		steps[s.Name] = st
+		at := place{s.Template, 0}
+		if of := yamlfile.Of(err); len(of) > 0 {
+			at.line = of[0].Line
+		}
+		if !seen[at] {
+			errs = append(errs, err)
+		}
+		seen[at] = true
+	}
+	if err := yamlfile.Join(errs...); err != nil {
+		return nil, err
 	}
 	return steps, nil
 }
