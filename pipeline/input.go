@@ -10,8 +10,6 @@ import (
 	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
-
-	"goldsmith/internal/yamlfile"
 )
 
 // Input is a value that a run is given: the commit it is about, for example. It
@@ -177,6 +175,3 @@ func (r *reader) checkWhen(at []any, when map[string][]string) {
 		}
 	}
 }
-
-// problems is what was found wrong so far.
-func (r *reader) problems() error { return yamlfile.Join(r.errs...) }
