@@ -27,7 +27,7 @@ const layers = `
 	internal/qcow2 internal/vmdk internal/tarball internal/template internal/hook internal/layer internal/download internal/deb internal/pkginstall internal/svcmap internal/dibargs internal/registry internal/trust internal/filelist internal/sbom internal/erofs internal/ext4 internal/fat internal/iso9660 internal/uki internal/initramfs internal/blockdevice internal/store internal/machineapi pipeline testbed
 	internal/applycfg internal/apt internal/rootfs internal/sourcerepo internal/update/fetch internal/lint internal/report internal/disk internal/baseimage internal/seed internal/vm internal/store/storetest testbed/testbedtest testbed/lan testbed/netboot testbed/inventory testbed/machinetest
 	internal/bootstrap internal/schema
-	internal/refreshcfg internal/collectcfg internal/imagebuild internal/imagediff internal/update internal/deploy/agent testbed/ipmi testbed/libvirt testbed/qemu testbed/vbmc
+	internal/refreshcfg internal/collectcfg internal/imagebuild internal/imagediff internal/update internal/deploy/agent testbed/ipmi testbed/libvirt testbed/qemu testbed/vbmc pipeline/engine
 	testbed/metal
 	pipeline/step
 	cmd/applycfg cmd/refreshcfg cmd/collectcfg cmd/imgbuild cmd/imgagent cmd/imginit cmd/imgpipe cmd/imgtools cmd/imgupdate

@@ -1,15 +1,12 @@
-// Package pipeline drives an image from a commit to a promotion: it reads a
-// pipeline file, decides what happens next, runs stages and keeps a record of
-// the run.
+// Package pipeline is what a pipeline is: a file that names stages and channels,
+// the record of a run through it, and what a stage's work is to the engine.
 //
-// The model: a [Pipeline] is data, stages that need each other and channels
-// that demand evidence. It is read from a file and the values of its inputs
-// ([Parse]); after that nothing is open: matrices are multiplied out,
-// references replaced, and stages that a condition leaves out say so. A [Run] is the record of one passage through it. What
-// happens next is decided by [Plan], a pure function of the two; [Engine.Run]
-// asks it, does what it says, records what came of it, and asks again, until
-// the run has ended. A stage's work is a [Step], named in the file by "uses";
-// the engine is given a table of them and knows neither libvirt nor HTTP.
+// A [Pipeline] is data, stages that need each other and channels that demand
+// evidence. It is read from a file and the values of its inputs ([Parse]); after
+// that nothing is open: matrices are multiplied out, references replaced, and
+// stages that a condition leaves out say so. A [Run] is the record of one
+// passage through it, which pipeline/engine makes. A stage's work is a [Step],
+// named in the file by "uses".
 //
 // A stage never converts or edits an image: it names the image by digest, and
 // what passed is what is promoted.
@@ -17,7 +14,6 @@ package pipeline
 
 import (
 	"fmt"
-	"maps"
 	"regexp"
 	"slices"
 	"time"
@@ -151,39 +147,4 @@ func (p *Pipeline) stage(name string) *Stage {
 		return &p.Stages[i]
 	}
 	return nil
-}
-
-// needs returns what the stage at position i needs.
-func (p *Pipeline) needs(i int) []string {
-	switch s := p.Stages[i]; {
-	case s.Needs != nil:
-		return s.Needs
-	case i > 0:
-		return []string{p.Stages[i-1].Name}
-	}
-	return nil
-}
-
-// before returns every stage that the stage at position i needs, directly or
-// through others, in the file's order.
-func (p *Pipeline) before(i int) []string {
-	set := map[string]bool{}
-	var visit func(i int)
-	visit = func(i int) {
-		for _, n := range p.needs(i) {
-			if !set[n] {
-				set[n] = true
-				visit(p.position(n))
-			}
-		}
-	}
-	visit(i)
-	return slices.SortedFunc(maps.Keys(set), func(a, b string) int { return p.position(a) - p.position(b) })
-}
-
-func (s *Stage) timeout() (time.Duration, error) {
-	if s.Timeout == 0 {
-		return DefaultTimeout, nil
-	}
-	return s.Timeout, nil
 }

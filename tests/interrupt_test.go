@@ -97,13 +97,11 @@ func afterwards(t *testing.T, dir string) {
 	time.Sleep(time.Second)
 	// A run that fails early is enough to see what became of the others.
 	program{[]string{"imgpipe", "run", "--dir", dir, "testdata/unproven.yaml"}, nil}.run(t)
-	runs, err := pipeline.Runs(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	runs := records(t, dir)
 	for _, r := range runs[:len(runs)-1] {
-		if r.Status != pipeline.Interrupted {
-			t.Errorf("run %s is %s; want interrupted", r.ID, r.Status)
+		// What was killed can be gone on with.
+		if r.Status != pipeline.Cancelled && r.Status != pipeline.Running {
+			t.Errorf("run %s is %s; want cancelled or running", r.ID, r.Status)
 		}
 	}
 	for _, pattern := range []string{"build-*", "smoke-*"} {

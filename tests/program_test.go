@@ -31,7 +31,7 @@ func rounds(t *testing.T) int {
 }
 
 // built is the path of a program that "make build" made; "" is where they are.
-func built(t *testing.T, name string) string {
+func built(t testing.TB, name string) string {
 	t.Helper()
 	path, err := filepath.Abs(filepath.Join("../bin", name))
 	if err != nil {

@@ -27,6 +27,20 @@ var (
 	seed    = flag.Uint64("seed", 1, "seed of the torture tier's random moments")
 )
 
+// records are those of a store's runs, oldest first, as imgpipe prints them.
+func records(t testing.TB, dir string) []*pipeline.Run {
+	t.Helper()
+	out, err := exec.Command(built(t, "imgpipe"), "status", "--json", "-n", "1000", "--dir", dir).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s struct{ Runs []*pipeline.Run }
+	if err := json.Unmarshal(out, &s); err != nil || len(s.Runs) == 0 {
+		t.Fatalf("no runs: %v\n%s", err, out)
+	}
+	return s.Runs
+}
+
 func statuses(r *pipeline.Run) string {
 	var out []string
 	for _, s := range r.Stages {
@@ -66,10 +80,7 @@ func TestFailingPipeline(t *testing.T) {
 			t.Errorf("the output lacks %q", want)
 		}
 	}
-	r, err := pipeline.ReadRun(dir, "1")
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := records(t, dir)[0]
 	if got, want := statuses(r), "build=passed smoke=failed promote=skipped"; got != want {
 		t.Errorf("stages: %s; want %s", got, want)
 	}
@@ -110,10 +121,7 @@ func TestUnprovenAndBuiltTwice(t *testing.T) {
 		if got := tags(t, dir); len(got) > 0 {
 			t.Errorf("tags moved: %v", got)
 		}
-		r, err := pipeline.ReadRun(dir, "1")
-		if err != nil {
-			t.Fatal(err)
-		}
+		r := records(t, dir)[0]
 		images = append(images, r.Stages[0].Image)
 	}
 	if images[0] != images[1] || images[0] == "" {

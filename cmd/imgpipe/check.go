@@ -91,7 +91,7 @@ func check(file string, set inputs) (*pipeline.Pipeline, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = steps(file, p, nil)
+	_, err = makeSteps(step.Env{}, file, p)
 	return p, err
 }
 

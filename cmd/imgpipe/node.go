@@ -8,13 +8,11 @@ import (
 	"fmt"
 	"os"
 	"os/user"
-	"path/filepath"
 	"slices"
 	"text/tabwriter"
 	"time"
 
 	"goldsmith/internal/command"
-	"goldsmith/internal/store"
 	"goldsmith/testbed/inventory"
 )
 
@@ -135,7 +133,7 @@ func runNode(ctx context.Context, io command.IO, f *nodeFlags, args []string) er
 
 // openInventory opens the inventory of a directory; done closes it.
 func openInventory(ctx context.Context, dir string) (v *inventory.Inventory, done func(), err error) {
-	db, err := store.Open(ctx, filepath.Join(dir, "imgpipe.db"))
+	db, err := openDatabase(ctx, dir)
 	if err != nil {
 		return nil, nil, err
 	}

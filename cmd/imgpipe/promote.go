@@ -29,13 +29,13 @@ file: that of the last run, unless --pipeline names another.`,
 			dirFlag(fs, &dir)
 			fs.StringVar(&file, "pipeline", "", "read the channel's requirements from `file`")
 		},
-		Run: func(_ context.Context, io command.IO, args []string) error {
+		Run: func(ctx context.Context, io command.IO, args []string) error {
 			if len(args) != 2 {
 				return command.Usage("promote needs an image and a channel", "imgpipe promote sha256:5e2f0c production")
 			}
 			if file == "" {
 				var err error
-				if file, err = lastFile(dir); err != nil {
+				if file, err = lastFile(ctx, dir); err != nil {
 					return err
 				}
 			}
@@ -80,13 +80,20 @@ func channels(p *pipeline.Pipeline) string {
 }
 
 // lastFile is the pipeline file of the newest run.
-func lastFile(dir string) (string, error) {
-	runs, err := pipeline.Runs(dir)
+func lastFile(ctx context.Context, dir string) (string, error) {
+	o, err := knownOffice(ctx, dir)
 	if err != nil {
 		return "", err
+	}
+	var runs []*pipeline.Run
+	if o != nil {
+		defer o.close()
+		if runs, err = o.engine.Runs(ctx, 1); err != nil {
+			return "", err
+		}
 	}
 	if len(runs) == 0 {
 		return "", command.Usage(dir+": no run yet, and so no image", "'imgpipe run' makes one; --dir names another directory")
 	}
-	return runs[len(runs)-1].File, nil
+	return runs[0].File, nil
 }

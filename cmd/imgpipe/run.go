@@ -1,27 +1,44 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
+	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
+	"time"
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/element"
 	"goldsmith/pipeline"
+	"goldsmith/pipeline/engine"
 	"goldsmith/pipeline/step"
 )
 
-// defaultDir is where runs and images are kept.
-const defaultDir = ".goldsmith"
+// runFlags are those of run and retry.
+type runFlags struct {
+	dir    string
+	set    inputs
+	json   bool
+	jobs   int
+	have   list
+	author string
+	detach bool
+}
 
-func dirFlag(fs *flag.FlagSet, dir *string) {
-	fs.StringVar(dir, "dir", defaultDir, "keep runs, images and evidence in `directory`")
+func (f *runFlags) declare(fs *flag.FlagSet) {
+	dirFlag(fs, &f.dir)
+	fs.BoolVar(&f.json, "json", false, "print events and the run's record as JSON, one object a line")
+	fs.IntVar(&f.jobs, "jobs", max(1, runtime.NumCPU()/2), "work on so many stages at once")
+	fs.Var(&f.have, "capability", "this machine has what stages `NAME` in requires; may be given several times")
 }
 
 func runCommand() *command.Command {
-	var dir string
-	var asJSON bool
+	var f runFlags
 	return &command.Command{
 		Name:  "run",
 		Args:  "PIPELINE.yaml",
@@ -31,70 +48,232 @@ Runs the stages of a pipeline file in the order that their needs give. Where
 one fails, those that need it are skipped. Each attempt at a stage leaves its log, console,
 journal and test results (JUnit) below .goldsmith/runs/ID/STAGE/ATTEMPT;
 images and what was proved about them are in .goldsmith/oci, an OCI image
-layout.`,
-		Example: `imgpipe run ci/demo/pipeline.yaml`,
+layout.
+
+A run that was killed goes on with 'imgpipe retry ID': what has passed is kept.
+With --detach the run is made, and left to 'imgpipe serve' or a worker.`,
+		Example: `imgpipe run ci/demo/pipeline.yaml
+imgpipe run --set commit=$(git rev-parse HEAD) --author "$(git log -1 --format=%ae)" pipeline.yaml`,
 		Flags: func(fs *flag.FlagSet) {
-			dirFlag(fs, &dir)
-			fs.BoolVar(&asJSON, "json", false, "print events and the run's record as JSON, one object a line")
+			f.declare(fs)
+			setFlag(fs, &f.set)
+			fs.StringVar(&f.author, "author", "", "who made what is built: `NAME` never counts as one who approves; empty: the user")
+			fs.BoolVar(&f.detach, "detach", false, "leave the run to a server or worker")
 		},
 		Run: func(ctx context.Context, io command.IO, args []string) error {
 			if len(args) != 1 {
 				return command.Usage("run needs one pipeline file", "imgpipe run ci/demo/pipeline.yaml")
 			}
-			progress := command.NewProgress("imgpipe", io, asJSON)
-			defer progress.Close()
-			r, err := run(ctx, args[0], dir, progress)
-			if err != nil {
-				progress.Error(err)
-			}
-			if r != nil && !asJSON {
-				report(progress, dir, r)
-			}
-			if r != nil {
-				progress.Result(r)
-			}
-			return err
+			return begin(ctx, io, &f, args[0])
 		},
 	}
 }
 
-// run passes through a pipeline. There is a record of it unless nothing was
-// begun.
-func run(ctx context.Context, file, dir string, progress *command.Progress) (*pipeline.Run, error) {
-	p, err := pipeline.Load(file, step.Names())
-	if err != nil {
-		return nil, err
-	}
-	if _, err := steps(file, p, nil); err != nil {
-		return nil, err // before anything is made
-	}
-	store, err := step.OpenStore(dir)
-	if err != nil {
-		return nil, err
-	}
-	made, err := steps(file, p, store)
-	if err != nil {
-		return nil, err
-	}
-	abs, err := filepath.Abs(file)
-	if err != nil {
-		return nil, err
-	}
-	e := pipeline.Engine{Dir: dir, Steps: made, Progress: progress, Sweep: store.Sweep}
-	return e.Run(ctx, p, abs)
+// begin makes a run of a file and sees it through.
+func begin(ctx context.Context, io command.IO, f *runFlags, file string) error {
+	return shown(io, f, func(progress *command.Progress) (*pipeline.Run, error) {
+		p, err := pipeline.LoadWith(file, f.set, step.Names())
+		if err != nil {
+			return nil, err
+		}
+		if _, err := makeSteps(step.Env{}, file, p); err != nil {
+			return nil, err // before anything is made
+		}
+		abs, err := filepath.Abs(file)
+		if err != nil {
+			return nil, err
+		}
+		o, err := openOffice(ctx, f.dir)
+		if err != nil {
+			return nil, err
+		}
+		defer o.close()
+		sub := engine.Submission{Pipeline: p, File: abs, Author: cmp.Or(f.author, caller()), Actor: caller()}
+		if f.detach {
+			id, err := o.engine.Submit(ctx, sub)
+			if err != nil {
+				return nil, err
+			}
+			progress.Info("run %d is made", id)
+			return o.engine.Run(ctx, id)
+		}
+		have, err := o.check(ctx, file, p, f.have)
+		if err != nil {
+			return nil, err
+		}
+		sub.Host = workerName()
+		w := engine.WorkerInfo{Name: sub.Host, Slots: f.jobs, Version: version, Capabilities: have}
+		return o.see(ctx, f, progress, w, func() (int64, error) { return o.engine.Submit(ctx, sub) })
+	})
 }
 
-// steps makes the steps of a pipeline, and so checks their parameters.
-func steps(file string, p *pipeline.Pipeline, store *step.Store) (map[string]pipeline.Step, error) {
-	bin, err := command.Self()
+// shown has a run's record printed after it, whatever came of it.
+func shown(io command.IO, f *runFlags, run func(*command.Progress) (*pipeline.Run, error)) error {
+	progress := command.NewProgress("imgpipe", io, f.json)
+	defer progress.Close()
+	r, err := run(progress)
+	if err == nil && r != nil && r.Status.Ended() {
+		err = verdict(r)
+	}
+	if err != nil {
+		progress.Error(err)
+	}
+	if r != nil && !f.json && r.Status.Ended() {
+		report(progress, f.dir, r)
+	}
+	if r != nil {
+		progress.Result(r)
+	}
+	return err
+}
+
+// workerName names this process among all that work for a store.
+func workerName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "localhost"
+	}
+	return fmt.Sprintf("%s-%d-%s", host, os.Getpid(), strconv.FormatInt(time.Now().UnixMilli(), 36))
+}
+
+// makeSteps makes the steps of a pipeline, and so checks their parameters.
+func makeSteps(env step.Env, file string, p *pipeline.Pipeline) (map[string]pipeline.Step, error) {
+	if err := equip(&env); err != nil {
+		return nil, err
+	}
+	env.File = file
+	return step.New(env, p)
+}
+
+// equip adds what is the same for all pipelines.
+func equip(env *step.Env) (err error) {
+	if env.Bin, err = command.Self(); err == nil {
+		env.Elements, err = element.SearchPath("", env.Bin)
+	}
+	return err
+}
+
+// check asks the steps whether this machine has what they need, and returns its
+// capabilities.
+func (o *office) check(ctx context.Context, file string, p *pipeline.Pipeline, said []string) ([]string, error) {
+	have, err := able(ctx, p, said)
 	if err != nil {
 		return nil, err
 	}
-	elements, err := element.SearchPath("", bin)
+	steps, err := makeSteps(step.Env{Store: o.store, DB: o.db}, file, p)
 	if err != nil {
 		return nil, err
 	}
-	return step.New(step.Env{Store: store, Bin: bin, Elements: elements, File: file}, p)
+	for _, s := range p.Stages {
+		if c, ok := steps[s.Name].(pipeline.Checker); ok && s.Skip == "" {
+			if err := c.Check(ctx); err != nil {
+				return nil, command.Hint(fmt.Errorf("stage %s: %w", s.Name, err), command.HintOf(err))
+			}
+		}
+	}
+	return have, nil
+}
+
+// see works on one run in the foreground until it has ended. When ctx ends the
+// run is cancelled.
+func (o *office) see(ctx context.Context, f *runFlags, progress *command.Progress, info engine.WorkerInfo, begin func() (int64, error)) (*pipeline.Run, error) {
+	leave, err := o.store.Enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	env := step.Env{Store: o.store, DB: o.db}
+	if err := equip(&env); err != nil {
+		return nil, err
+	}
+	runner := &step.Runner{Env: env, Progress: progress}
+	queue, err := engine.StartDispatcher(ctx, o.engine)
+	if err != nil {
+		return nil, err
+	}
+	id, err := int64(0), o.engine.Greet(ctx, info)
+	if err == nil {
+		id, err = begin()
+	}
+	if err != nil {
+		return nil, errors.Join(err, o.engine.Leave(context.WithoutCancel(ctx), info.Name), queue.Close())
+	}
+	info.Run = id
+	w := &engine.Worker{Info: info, Hub: o.engine, Work: runner.Work}
+	still, stop := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan error, 1)
+	go func() { done <- w.Run(still, context.WithoutCancel(ctx)) }()
+	r, err := o.follow(ctx, id, progress)
+	stop()
+	err = errors.Join(err, <-done, queue.Close())
+	if r != nil {
+		err = errors.Join(err, step.Keep(f.dir, r.ID, r))
+	}
+	return r, err
+}
+
+// follow says what happens to a run until it has ended. When ctx ends it cancels
+// the run and waits for that.
+func (o *office) follow(ctx context.Context, id int64, progress *command.Progress) (*pipeline.Run, error) {
+	still := context.WithoutCancel(ctx)
+	interrupted := ctx.Done()
+	said := map[string]string{}
+	for {
+		changed := o.db.Changed()
+		r, err := o.engine.Run(still, id)
+		if err != nil {
+			return nil, err
+		}
+		sayNews(progress, r, said)
+		if r.Status.Ended() {
+			if ctx.Err() != nil {
+				err = context.Canceled
+			}
+			return r, err
+		}
+		select {
+		case <-interrupted:
+			interrupted = nil
+			if err := o.engine.Cancel(still, id, caller(), "interrupted"); err != nil && command.Status(err) != command.StatusUsage {
+				return r, err
+			}
+		case <-changed:
+		case <-time.After(time.Minute):
+		}
+	}
+}
+
+// sayNews tells of stages that were skipped, or will be tried again.
+func sayNews(progress *command.Progress, r *pipeline.Run, said map[string]string) {
+	for _, s := range r.Stages {
+		news := ""
+		switch {
+		case s.Status == pipeline.Skipped || s.Status == pipeline.Cancelled:
+			news = fmt.Sprintf("%s %s: %s", s.Name, s.Status, s.Reason)
+		case s.Status == pipeline.Running && len(s.Attempts) > 1:
+			last := s.Attempts[len(s.Attempts)-2]
+			news = fmt.Sprintf("%s is tried again: %s: %s", s.Name, last.Class, last.Reason)
+		}
+		if news != "" && said[s.Name] != news {
+			said[s.Name] = news
+			progress.Info("%s", news)
+		}
+	}
+}
+
+// verdict is the error of a run that did not pass.
+func verdict(r *pipeline.Run) error {
+	if r.Status == pipeline.Passed {
+		return nil
+	}
+	e := &command.Error{Status: command.StatusFailed, Err: fmt.Errorf("run %s: %s", r.ID, r.Reason)}
+	for _, s := range r.Stages {
+		if s.Status == pipeline.Failed {
+			e.Status, e.Hint = cmp.Or(s.Exit, command.StatusFailed), s.Hint
+			break
+		}
+	}
+	return e
 }
 
 // report says in words what a run did and where everything lies.

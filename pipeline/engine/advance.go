@@ -68,7 +68,6 @@ type runRow struct {
 	RunNow
 	policy string
 	waits  string
-	host   string
 	ended  bool
 }
 
@@ -76,7 +75,7 @@ func (e *Engine) load(ctx context.Context, tx *store.Tx, run int64) (*Policy, *r
 	r := &runRow{}
 	var created, ended int64
 	err := tx.QueryRow(ctx, "SELECT state, cancel, newer, policy, waits, host, created, ended FROM run WHERE id = ?", run).
-		Scan(&r.State, &r.Cancel, &r.Newer, &r.policy, &r.waits, &r.host, &created, &ended)
+		Scan(&r.State, &r.Cancel, &r.Newer, &r.policy, &r.waits, &r.Host, &created, &ended)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil, command.BadInput(fmt.Errorf("run %d: %w", run, ErrNoRun), "'imgpipe status' lists the runs")
 	}
@@ -115,14 +114,16 @@ func (e *Engine) snapshot(ctx context.Context, tx *store.Tx, r *runRow, p *Polic
 	if err := e.readAttempts(ctx, tx, s); err != nil {
 		return nil, err
 	}
-	if err := tx.QueryRow(ctx, "SELECT COUNT(*) FROM task WHERE state IN ('ready', 'running') AND stage >= 0").Scan(&s.Busy); err != nil {
+	// What waits for a worker that is gone is not in anybody's way.
+	err := tx.QueryRow(ctx, `SELECT COUNT(*) FROM task JOIN run ON task.run = CAST(run.id AS TEXT) WHERE task.stage >= 0 AND (task.state = 'running'
+		OR task.state = 'ready' AND (run.host = '' OR run.host IN (SELECT name FROM worker WHERE seen > ?)))`, store.Millis(s.At.Add(-WorkerSilence))).Scan(&s.Busy)
+	if err != nil {
 		return nil, err
 	}
-	var err error
 	if s.Cap, err = inventory.Cap(ctx, tx); err != nil {
 		return nil, err
 	}
-	s.Workers, err = e.workersFor(ctx, tx, r.host)
+	s.Workers, err = e.workersFor(ctx, tx, r.Host)
 	return s, err
 }
 
@@ -194,6 +195,30 @@ func (e *Engine) readAttempts(ctx context.Context, tx *store.Tx, s *Snapshot) er
 		}
 	}
 	return nil
+}
+
+// Workers returns the workers that were heard of lately, by name.
+func (e *Engine) Workers(ctx context.Context) (list []WorkerInfo, err error) {
+	err = e.db.View(ctx, func(tx *store.Tx) error {
+		rows, err := tx.Query(ctx, "SELECT name, capabilities, slots, version, draining FROM worker WHERE seen > ? ORDER BY name", store.Millis(e.now().Add(-WorkerSilence)))
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var w WorkerInfo
+			var caps string
+			if err := rows.Scan(&w.Name, &caps, &w.Slots, &w.Version, &w.Draining); err != nil {
+				return err
+			}
+			if err := json.Unmarshal([]byte(caps), &w.Capabilities); err != nil {
+				return err
+			}
+			list = append(list, w)
+		}
+		return rows.Err()
+	})
+	return list, err
 }
 
 func (e *Engine) workersFor(ctx context.Context, tx *store.Tx, host string) (list []WorkerNow, err error) {

@@ -95,7 +95,7 @@ type Result struct {
 func (e *Engine) Claim(ctx context.Context, w WorkerInfo, wait time.Duration) (*Assignment, error) {
 	deadline := time.NewTimer(wait)
 	defer deadline.Stop()
-	if err := e.greet(ctx, w); err != nil {
+	if err := e.Greet(ctx, w); err != nil {
 		return nil, err
 	}
 	for {
@@ -114,8 +114,8 @@ func (e *Engine) Claim(ctx context.Context, w WorkerInfo, wait time.Duration) (*
 	}
 }
 
-// greet writes down that a worker is there.
-func (e *Engine) greet(ctx context.Context, w WorkerInfo) error {
+// Greet writes down that a worker is there. Claim does so, too.
+func (e *Engine) Greet(ctx context.Context, w WorkerInfo) error {
 	caps, err := json.Marshal(w.Capabilities)
 	if err != nil {
 		return err

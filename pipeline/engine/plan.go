@@ -60,6 +60,8 @@ type RunNow struct {
 	Created time.Time       `json:"created"`
 	// Cancel is who wants it to end, and why; empty: nobody.
 	Cancel string `json:"cancel,omitempty"`
+	// Host is the only worker that may work on it; empty: any may.
+	Host string `json:"host,omitempty"`
 	// Newer is a newer run that takes its place; 0: none.
 	Newer int64 `json:"newer,omitempty"`
 }
@@ -301,6 +303,8 @@ func (l *planner) todo(i int) bool {
 	case t.NotBefore.After(l.s.At):
 		l.again(t.NotBefore)
 		l.wait(st.Name, "is tried again at "+t.NotBefore.UTC().Format(time.RFC3339))
+	case l.s.Run.Host != "" && len(l.s.Workers) == 0:
+		l.wait(st.Name, "the process that worked on it is gone: 'imgpipe retry' goes on")
 	case l.left <= 0:
 		l.d.Waits = append(l.d.Waits, Wait{Stage: st.Name, Slot: true, Reason: fmt.Sprintf("%d tasks are running, which is the cap", l.s.Cap)})
 	default:

@@ -66,6 +66,19 @@ func (e *Engine) runs(ctx context.Context, where string, args ...any) (runs []*p
 	return runs, err
 }
 
+// Source returns the pipeline file's bytes of a run.
+func (e *Engine) Source(ctx context.Context, id int64) (b []byte, err error) {
+	err = e.db.View(ctx, func(tx *store.Tx) error {
+		var name string
+		if err := tx.QueryRow(ctx, "SELECT source FROM run WHERE id = ?", id).Scan(&name); err != nil {
+			return err
+		}
+		b, err = content(ctx, tx, name)
+		return err
+	})
+	return b, err
+}
+
 func moment(ms int64) *time.Time {
 	if ms == 0 {
 		return nil

@@ -189,11 +189,20 @@ func (s *onMachine) conclude(j *pipeline.Job, e *evidence.Evidence) (*pipeline.O
 func failure(tests []evidence.Test, summary string) error {
 	for _, t := range tests {
 		if t.Result == evidence.Fail && t.Snoozed == "" {
-			return fmt.Errorf("%s: %s/%s: %s", summary, t.Element, t.Name, t.Reason)
+			return &testFailure{t.Class, fmt.Errorf("%s: %s/%s: %s", summary, t.Element, t.Name, t.Reason)}
 		}
 	}
 	return errors.New(summary)
 }
+
+// testFailure is a failed test.
+type testFailure struct {
+	class evidence.Class
+	error
+}
+
+// Class implements pipeline.Classed.
+func (f *testFailure) Class() evidence.Class { return f.class }
 
 // test has everything that must be released. It says in the evidence what was
 // measured, and on what.

@@ -14,7 +14,6 @@ import (
 	"goldsmith/internal/command"
 	"goldsmith/internal/deploy"
 	"goldsmith/internal/evidence"
-	database "goldsmith/internal/store"
 	"goldsmith/pipeline"
 	"goldsmith/testbed"
 	"goldsmith/testbed/inventory"
@@ -71,16 +70,12 @@ func (p *metalPlace) check(context.Context) error {
 	return nil
 }
 
-func (p *metalPlace) open(ctx context.Context, _ *pipeline.Job) (bench, error) {
-	db, err := database.Open(ctx, filepath.Join(p.env.Store.Dir, "imgpipe.db"))
-	if err != nil {
-		return nil, err
-	}
-	b := &metalBench{metalPlace: p, db: db, inventory: inventory.New(db), where: testbed.Host{}}
+func (p *metalPlace) open(_ context.Context, _ *pipeline.Job) (bench, error) {
+	b := &metalBench{metalPlace: p, inventory: inventory.New(p.env.DB), where: testbed.Host{}}
 	if p.with.Namespace != "" {
 		ns, err := testbed.NamespaceAt(p.with.Namespace)
 		if err != nil {
-			return nil, errors.Join(err, db.Close())
+			return nil, err
 		}
 		b.where, b.closeWhere = ns, ns.Close
 	}
@@ -90,7 +85,6 @@ func (p *metalPlace) open(ctx context.Context, _ *pipeline.Job) (bench, error) {
 // metalBench is a site that is served for one stage.
 type metalBench struct {
 	*metalPlace
-	db         *database.DB
 	inventory  *inventory.Inventory
 	where      testbed.Network
 	closeWhere func() error // nil: nothing is to be closed
@@ -172,8 +166,7 @@ func (a agentSteps) event(e deploy.Event) {
 	fmt.Fprintf(a.log, "deploy %s %s %s\n", e.Step, e.State, machinetest.OneLine(e.Error))
 }
 
-// leased is a node on which the stage is a task: the only one there, and one of
-// so many on all nodes.
+// leased is a node on which the stage's task is done: the only one there.
 type leased struct {
 	*metal.Node
 	inventory *inventory.Inventory
@@ -181,24 +174,10 @@ type leased struct {
 	ended     sync.Once
 }
 
-// begin waits until the task may run: others may be as many as the cap allows.
+// begin says that the stage's task is done on the node.
 func (b *metalBench) begin(ctx context.Context, n *metal.Node, o order) (*leased, error) {
-	m := &leased{Node: n, inventory: b.inventory}
-	lease, held := n.Lease(), n.Held()
-	for {
-		var err error
-		m.task, err = b.inventory.BeginTask(ctx, inventory.Task{Run: o.Job.Run, Name: o.Job.Stage, Node: n.Name()}, lease)
-		if command.Status(err) != command.StatusBusy {
-			return m, err
-		}
-		select {
-		case <-ctx.Done():
-			return m, fmt.Errorf("%w: %w", context.Cause(ctx), err)
-		case <-held.Done():
-			return m, context.Cause(held)
-		case <-time.After(askEvery):
-		}
-	}
+	m := &leased{Node: n, inventory: b.inventory, task: o.Job.Task}
+	return m, b.inventory.Bind(ctx, m.task, n.Lease())
 }
 
 // describe implements described.
@@ -210,16 +189,10 @@ func (m *leased) describe(ctx context.Context) evidence.Machine {
 	return e
 }
 
-// Release implements testbed.Machine: the task has ended, too. That the stage
-// failed is its own business; the task was to hold the node.
+// Release implements testbed.Machine: the task has no node any more.
 func (m *leased) Release(ctx context.Context) error {
 	var err error
-	m.ended.Do(func() {
-		err = m.inventory.Finish(context.WithoutCancel(ctx), m.task, m.Lease().Fence, "")
-		if errors.Is(err, inventory.ErrLost) { // it has ended with the lease, and failed
-			err = nil
-		}
-	})
+	m.ended.Do(func() { err = m.inventory.Unbind(context.WithoutCancel(ctx), m.task, m.Lease()) })
 	return errors.Join(err, m.Node.Release(ctx))
 }
 
@@ -260,5 +233,5 @@ func (b *metalBench) close() error {
 	if b.closeWhere != nil {
 		errs = append(errs, b.closeWhere())
 	}
-	return errors.Join(append(errs, b.db.Close())...)
+	return errors.Join(errs...)
 }

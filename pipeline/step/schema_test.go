@@ -138,7 +138,7 @@ func TestSchemaRefuses(t *testing.T) {
 
 // withs are the parameters of each step.
 var withs = map[string]any{"build": buildWith{}, "smoke": machineWith{}, "upgrade": upgradeWith{}, "broken-upgrade": brokenWith{},
-	"reset": machineWith{}, "reboots": rebootsWith{}, "power-cycle": powerWith{}, "promote": promoteWith{}}
+	"reset": machineWith{}, "reboots": rebootsWith{}, "power-cycle": powerWith{}, "promote": promoteWith{}, "script": scriptWith{}}
 
 // The schema has the parameters that our structures have.
 func TestSchemaIsComplete(t *testing.T) {

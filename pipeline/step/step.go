@@ -8,6 +8,7 @@
 //	reset           a machine of the image forgets all it keeps
 //	reboots         it is restarted, again and again
 //	power-cycle     its power is cut, again and again
+//	script          a program of the site says what it thinks
 //	promote         the image enters a channel if its evidence suffices
 //
 // The table is explicit ([New]); a step knows its own parameters ("with") and
@@ -21,6 +22,7 @@ import (
 	"slices"
 
 	"goldsmith/internal/element"
+	database "goldsmith/internal/store"
 	"goldsmith/internal/yamlfile"
 	"goldsmith/pipeline"
 )
@@ -28,6 +30,7 @@ import (
 // Env is what all steps work with.
 type Env struct {
 	Store    *Store       // may be nil where steps are only checked
+	DB       *database.DB // imgpipe's; nil as Store
 	Bin      string       // directory of our programs
 	Elements element.Path // where elements, and so their smoke tests, are found
 	File     string       // the pipeline file; paths in it are relative to it
@@ -48,6 +51,7 @@ var constructors = map[string]func(Env, *pipeline.Pipeline, string) (pipeline.St
 	"upgrade":        newUpgrade,
 	"broken-upgrade": newBrokenUpgrade,
 	"reset":          newReset,
+	"script":         newScript,
 	"reboots":        newReboots,
 	"power-cycle":    newPowerCycle,
 	"promote":        newPromote,

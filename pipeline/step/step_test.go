@@ -260,9 +260,11 @@ func TestSweep(t *testing.T) {
 	if fi, err := os.Stat(dir); err != nil || fi.Mode().Perm() != 0o700 || !filepath.IsAbs(dir) {
 		t.Errorf("scratch directory %s has mode %v, %v", dir, fi.Mode(), err)
 	}
-	if err := s.Sweep(); err != nil {
+	leave, err := s.Enter(t.Context())
+	if err != nil {
 		t.Fatal(err)
 	}
+	defer leave()
 	if _, err := os.Stat(dir); err == nil {
 		t.Error("the killed run's directory is still there")
 	}

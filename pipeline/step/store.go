@@ -13,6 +13,7 @@ import (
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/evidence"
+	"goldsmith/internal/filelock"
 	"goldsmith/internal/registry"
 	"goldsmith/internal/sparse"
 	"goldsmith/pipeline"
@@ -39,9 +40,29 @@ func OpenStore(dir string) (*Store, error) {
 // scratchPrefixes begin the names of directories that live as long as a stage.
 var scratchPrefixes = []string{"build-", "smoke-"}
 
-// Sweep removes what runs left that were killed. Only one run goes on in a
-// store: call it when this one begins.
-func (s *Store) Sweep() error {
+// Enter says that stages are worked on in the store, until leave is called.
+// Whoever comes first removes what killed processes left behind.
+func (s *Store) Enter(ctx context.Context) (leave func(), err error) {
+	file := filepath.Join(s.Dir, "lock")
+	alone, err := filelock.Try(file, filelock.Exclusive)
+	switch {
+	case err == nil:
+		err = errors.Join(s.sweep(), alone.Close())
+	case errors.Is(err, filelock.ErrLocked):
+		err = nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	l, err := filelock.Lock(ctx, file, filelock.Shared, func() {})
+	if err != nil {
+		return nil, err
+	}
+	return func() { _ = l.Close() }, nil
+}
+
+// sweep removes what was left by stages that were killed.
+func (s *Store) sweep() error {
 	entries, err := os.ReadDir(s.Dir)
 	for _, e := range entries {
 		for _, p := range scratchPrefixes {
