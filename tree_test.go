@@ -29,7 +29,7 @@ const layers = `
 	internal/bootstrap internal/schema
 	internal/refreshcfg internal/collectcfg internal/imagebuild internal/imagediff internal/update internal/deploy/agent testbed/ipmi testbed/libvirt testbed/qemu testbed/vbmc pipeline/engine
 	testbed/metal
-	pipeline/step
+	pipeline/step internal/api
 	cmd/applycfg cmd/refreshcfg cmd/collectcfg cmd/imgbuild cmd/imgagent cmd/imginit cmd/imgpipe cmd/imgtools cmd/imgupdate
 	tests
 `

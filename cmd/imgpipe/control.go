@@ -209,7 +209,7 @@ func (o *office) log(ctx context.Context, w stdio.Writer, dir string, id int64, 
 			n = attempt
 		}
 		if f == nil && n > 0 {
-			f, err = os.Open(filepath.Join(step.AttemptDir(dir, id, stage, n), "log"))
+			f, err = os.Open(filepath.Join(engine.AttemptDir(dir, id, stage, n), "log"))
 			if err != nil && !(follow && errors.Is(err, os.ErrNotExist)) {
 				return err
 			}

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -9,6 +11,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"goldsmith/internal/store"
+	"goldsmith/pipeline/engine"
 	"goldsmith/testbed/libvirt"
 )
 
@@ -32,7 +36,7 @@ func TestScript(t *testing.T) {
 			}
 			return err
 		},
-		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"waitfor": waitFor},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"waitfor": waitFor, "waitport": waitPort, "waitrun": waitRun},
 	})
 }
 
@@ -45,4 +49,34 @@ func waitFor(ts *testscript.TestScript, _ bool, args []string) {
 		time.Sleep(50 * time.Millisecond)
 	}
 	ts.Fatalf("%s did not come", args[0])
+}
+
+// waitPort waits until a server listens on loopback.
+func waitPort(ts *testscript.TestScript, _ bool, args []string) {
+	for range 600 {
+		if c, err := net.Dial("tcp", "127.0.0.1:"+args[0]); err == nil {
+			_ = c.Close()
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	ts.Fatalf("nobody listens on port %s", args[0])
+}
+
+// waitRun waits until a run of a store has ended.
+func waitRun(ts *testscript.TestScript, _ bool, args []string) {
+	db, err := store.Open(context.Background(), ts.MkAbs(filepath.Join(args[0], "imgpipe.db")))
+	ts.Check(err)
+	defer db.Close()
+	id, err := engine.Number(args[1])
+	ts.Check(err)
+	for range 600 {
+		r, err := engine.New(db).Run(context.Background(), id)
+		ts.Check(err)
+		if r.Status.Ended() {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	ts.Fatalf("run %d does not end", id)
 }

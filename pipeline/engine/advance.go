@@ -56,7 +56,7 @@ func (e *Engine) Advance(ctx context.Context, run int64, cause, actor string) (D
 	switch {
 	case slices.ContainsFunc(d.Actions, func(a Action) bool { return a.Do != Start && a.Do != Stop && a.Do != Finish }):
 		e.enqueue(ctx, time.Time{}, run) // what was skipped or forgiven may let others begin, or end the run
-	case !d.Again.IsZero():
+	case !d.Again.IsZero() && e.dispatch != nil:
 		e.enqueue(ctx, d.Again, run)
 	}
 	e.enqueue(ctx, time.Time{}, next...)

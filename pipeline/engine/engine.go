@@ -45,12 +45,11 @@ type Engine struct {
 	policies sync.Map // content → Policy
 }
 
-// New returns the engine of a database. It advances nothing by itself: give it
-// a dispatcher with [Engine.Use].
+// New returns the engine of a database. Without a dispatcher ([Engine.Use]) it
+// advances runs at once, itself, and nothing that is due later.
 func New(db *store.DB) *Engine { return &Engine{db: db} }
 
-// Use has d deliver what the engine asks for. Until then nothing is advanced
-// but by [Engine.Advance].
+// Use has d deliver what the engine asks for.
 func (e *Engine) Use(d Dispatcher) { e.dispatch = d }
 
 // Store is the engine's database.
@@ -74,10 +73,13 @@ func (e *Engine) log() *slog.Logger {
 // enqueue asks for runs to be advanced. What cannot be asked for is found by
 // the next sweep, so a failure is said and no more.
 func (e *Engine) enqueue(ctx context.Context, at time.Time, runs ...int64) {
-	if e.dispatch == nil {
-		return
-	}
 	for _, run := range runs {
+		if e.dispatch == nil {
+			if _, err := e.Advance(context.WithoutCancel(ctx), run, "something happened", ""); err != nil {
+				e.log().Warn("cannot advance a run; a sweep will find it", "run", run, "error", err)
+			}
+			continue
+		}
 		if err := e.dispatch.Enqueue(context.WithoutCancel(ctx), run, at); err != nil {
 			e.log().Warn("cannot ask for a run to be advanced; a sweep will find it", "run", run, "error", err)
 		}

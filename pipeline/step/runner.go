@@ -24,14 +24,6 @@ type Runner struct {
 	steps map[string]map[string]pipeline.Step // by file, bytes and inputs; then by stage
 }
 
-// AttemptDir is where an attempt's files lie in a store's directory.
-func AttemptDir(dir string, run int64, stage string, attempt int) string {
-	return filepath.Join(RunDir(dir, run), stage, fmt.Sprint(attempt))
-}
-
-// RunDir is where a run's files lie in a store's directory.
-func RunDir(dir string, run int64) string { return filepath.Join(dir, "runs", fmt.Sprint(run)) }
-
 // Work does an attempt: engine.Worker's Work.
 func (r *Runner) Work(ctx context.Context, a *engine.Assignment) engine.Result {
 	step := r.Progress.Start(a.Stage)
@@ -72,7 +64,7 @@ func (r *Runner) attempt(ctx context.Context, a *engine.Assignment) (*pipeline.O
 	if err := os.MkdirAll(filepath.Join(r.Env.Store.Dir, "runs"), 0o750); err != nil {
 		return nil, err
 	}
-	dir := AttemptDir(r.Env.Store.Dir, a.Run, a.Stage, a.Number)
+	dir := engine.AttemptDir(r.Env.Store.Dir, a.Run, a.Stage, a.Number)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}

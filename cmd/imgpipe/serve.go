@@ -1,0 +1,239 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"flag"
+	"fmt"
+	stdio "io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"time"
+
+	"goldsmith/internal/api"
+	"goldsmith/internal/command"
+	database "goldsmith/internal/store"
+	"goldsmith/internal/yamlfile"
+	"goldsmith/pipeline"
+	"goldsmith/pipeline/engine"
+	"goldsmith/pipeline/step"
+)
+
+// settings are the file of 'imgpipe serve' (docs/formats.md, Server file).
+type settings struct {
+	APIVersion string   `yaml:"apiVersion"`
+	Dir        string   // where runs, images and evidence are kept
+	Database   string   // URL of a PostgreSQL database; empty: a file in Dir
+	Listen     string   // address; empty: 127.0.0.1:8480
+	Cert       string   `yaml:"certificate"` // PEM file; empty: no TLS, on loopback only
+	Key        string   // its key
+	Sources    []string // directories below which pipeline files may be named
+	// Worker is what this process works on; without it, nothing.
+	Worker *workerSettings
+}
+
+// workerSettings say how a server works on stages itself.
+type workerSettings struct {
+	Name         string // empty: the host's
+	Slots        int    // stages at once; 0: half of the processors
+	Capabilities []string
+}
+
+const serverAPIVersion = "goldsmith/v1"
+
+// usualListen is where imgpipe is served unless the settings say otherwise.
+const usualListen = "127.0.0.1:8480"
+
+func readSettings(file string) (*settings, error) {
+	s := &settings{}
+	f, err := yamlfile.Read(file, s)
+	if err != nil {
+		return nil, err
+	}
+	beside := func(path *string) {
+		if *path != "" && !filepath.IsAbs(*path) {
+			*path = filepath.Join(filepath.Dir(file), *path)
+		}
+	}
+	for _, p := range []*string{&s.Dir, &s.Cert, &s.Key} {
+		beside(p)
+	}
+	for i := range s.Sources {
+		beside(&s.Sources[i])
+	}
+	s.Listen = cmp.Or(s.Listen, usualListen)
+	host, _, err := net.SplitHostPort(s.Listen)
+	switch ip := net.ParseIP(host); {
+	case s.APIVersion != serverAPIVersion:
+		return nil, f.Errorf([]any{"apiVersion"}, "apiVersion %q: this program reads %q", s.APIVersion, serverAPIVersion)
+	case s.Dir == "":
+		return nil, f.Errorf([]any{"dir"}, "dir is missing: where runs, images and evidence are kept")
+	case err != nil:
+		return nil, f.Errorf([]any{"listen"}, "listen %q: expected an address and a port, such as 0.0.0.0:8443", s.Listen)
+	case (s.Cert == "") != (s.Key == ""):
+		return nil, f.Errorf([]any{"certificate"}, "certificate and key belong together")
+	case s.Cert == "" && !(ip != nil && ip.IsLoopback()):
+		return nil, f.Errorf([]any{"listen"}, "listen %q: without a certificate tokens could be read on the way; give certificate and key, or listen on 127.0.0.1", s.Listen)
+	}
+	return s, nil
+}
+
+func serveCommand() *command.Command {
+	var file string
+	var asJSON bool
+	return &command.Command{
+		Name:  "serve",
+		Short: "serve runs to people, programs and workers",
+		Long: `
+Serves the API (/openapi.json describes it), looks after runs, and works on them where its file says so. Several
+servers may use one PostgreSQL database; any of them may die. It ends on SIGTERM: what is being worked on gets
+a minute to end, and is given back then. Tokens are made by 'imgpipe token'.`,
+		Example: `imgpipe serve --config /etc/goldsmith/imgpipe.yaml`,
+		Flags: func(fs *flag.FlagSet) {
+			fs.StringVar(&file, "config", "/etc/goldsmith/imgpipe.yaml", "read the settings from `file`")
+			fs.BoolVar(&asJSON, "json", false, "log JSON, one object a line")
+		},
+		Run: func(ctx context.Context, io command.IO, args []string) error {
+			if len(args) != 0 {
+				return command.Usage("serve takes no arguments", "")
+			}
+			s, err := readSettings(file)
+			if err != nil {
+				return err
+			}
+			return serve(ctx, logger(io.Stderr, asJSON), s)
+		},
+	}
+}
+
+func logger(w stdio.Writer, asJSON bool) *slog.Logger {
+	if asJSON {
+		return slog.New(slog.NewJSONHandler(w, nil))
+	}
+	return slog.New(slog.NewTextHandler(w, nil))
+}
+
+// drainTime is how long what is worked on may go on after SIGTERM.
+const drainTime = time.Minute
+
+// serve serves until ctx ends.
+func serve(ctx context.Context, log *slog.Logger, s *settings) (err error) {
+	store, err := step.OpenStore(s.Dir)
+	if err != nil {
+		return err
+	}
+	leave, err := store.Enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	db, err := database.Open(ctx, cmp.Or(s.Database, os.Getenv(databaseVariable), filepath.Join(s.Dir, "imgpipe.db")))
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	e := engine.New(db)
+	e.Log = log
+	l, err := listen(s)
+	if err != nil {
+		return err
+	}
+	queue, err := engine.StartDispatcher(ctx, e)
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	defer func() { err = errors.Join(err, queue.Close()) }()
+	web := &http.Server{
+		Handler: api.New(api.Config{Engine: e, DB: db, Dir: s.Dir, Sources: s.Sources, Submit: submitter(e), Version: version, Log: log}),
+		// A body's time is bounded by the handlers, which know how large it may be.
+		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	var wg sync.WaitGroup
+	failed := make(chan error, 2)
+	wg.Go(func() {
+		if err := web.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			failed <- err
+		}
+	})
+	if s.Worker != nil {
+		env := step.Env{Store: store, DB: db}
+		if err := equip(&env); err != nil {
+			return errors.Join(err, web.Close())
+		}
+		grace, enough := afterwards(ctx, drainTime)
+		defer enough()
+		wg.Go(func() { failed <- work(ctx, grace, log, s, env, e) })
+	}
+	log.Info("serving", "address", l.Addr().String(), "database", database.Redacted(db.Where()), "version", version)
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	log.Info("ending")
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if web.Shutdown(end) != nil {
+		_ = web.Close() // who still waits is cut off
+	}
+	wg.Wait()
+	return err
+}
+
+// afterwards is a context that ends some time after ctx.
+func afterwards(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	later, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(d, cancel) })
+	return later, func() { stop(); cancel() }
+}
+
+func listen(s *settings) (net.Listener, error) {
+	l, err := net.Listen("tcp", s.Listen)
+	if err != nil || s.Cert == "" {
+		return l, err
+	}
+	pair, err := tls.LoadX509KeyPair(s.Cert, s.Key)
+	if err != nil {
+		return nil, errors.Join(command.BadInput(fmt.Errorf("%s: %w", s.Cert, err), "certificate and key are PEM files that belong together"), l.Close())
+	}
+	return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}), nil
+}
+
+// work is the server's own worker.
+func work(ctx, grace context.Context, log *slog.Logger, s *settings, env step.Env, hub engine.Hub) error {
+	info := engine.WorkerInfo{Name: s.Worker.Name, Slots: cmp.Or(s.Worker.Slots, max(1, runtime.NumCPU()/2)), Version: version}
+	if info.Name == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return err
+		}
+		info.Name = host
+	}
+	info.Capabilities = capabilities(ctx, func(string) bool { return true }, s.Worker.Capabilities)
+	progress := command.NewProgress("imgpipe", command.IO{Stdout: stdio.Discard, Stderr: stdio.Discard}, false)
+	defer progress.Close()
+	runner := &step.Runner{Env: env, Progress: progress}
+	w := &engine.Worker{Info: info, Hub: hub, Work: runner.Work, Log: log}
+	return w.Run(ctx, grace)
+}
+
+// submitter makes runs of files.
+func submitter(e *engine.Engine) func(context.Context, string, map[string]string, string, string) (int64, error) {
+	return func(ctx context.Context, file string, inputs map[string]string, author, actor string) (int64, error) {
+		p, err := pipeline.LoadWith(file, inputs, step.Names())
+		if err != nil {
+			return 0, err
+		}
+		if _, err := makeSteps(step.Env{}, file, p); err != nil {
+			return 0, err
+		}
+		return e.Submit(ctx, engine.Submission{Pipeline: p, File: file, Author: author, Actor: actor})
+	}
+}

@@ -1,0 +1,181 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	stdio "io"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"goldsmith/internal/api"
+	"goldsmith/internal/command"
+	"goldsmith/pipeline/engine"
+	"goldsmith/pipeline/step"
+)
+
+func workerCommand() *command.Command {
+	var dir, server, token, ca string
+	var have list
+	var slots int
+	var asJSON bool
+	return &command.Command{
+		Name:  "worker",
+		Short: "work on the stages of a server's runs",
+		Long: `
+Takes stages from 'imgpipe serve' that require no more than this machine has, and sends what they leave. It needs
+a token of the role worker, by whose name the server calls it, and the pipeline's files where the server has
+them: a shared directory, or a checkout at the same path. It never sees the database. On SIGTERM it takes nothing
+more; what is being worked on gets a minute, and is given back then.`,
+		Example: `imgpipe worker --server https://images.example.org:8443 --token /etc/goldsmith/worker.token --capability bmc-net`,
+		Flags: func(fs *flag.FlagSet) {
+			dirFlag(fs, &dir)
+			fs.StringVar(&server, "server", "", "`URL` of the server")
+			fs.StringVar(&token, "token", "/etc/goldsmith/worker.token", "`file` with the token, which only its owner can read")
+			fs.StringVar(&ca, "ca", "", "`file` with the certificates that the server's must be signed by; empty: the system's")
+			fs.Var(&have, "capability", "this machine has what stages `NAME` in requires; may be given several times")
+			fs.IntVar(&slots, "jobs", max(1, runtime.NumCPU()/2), "work on so many stages at once")
+			fs.BoolVar(&asJSON, "json", false, "log JSON, one object a line")
+		},
+		Run: func(ctx context.Context, io command.IO, args []string) error {
+			if len(args) != 0 || server == "" {
+				return command.Usage("worker needs --server", "imgpipe worker --server https://images.example.org:8443 --token worker.token")
+			}
+			client, err := api.NewClient(server, token, ca)
+			if err != nil {
+				return err
+			}
+			store, err := step.OpenStore(dir)
+			if err != nil {
+				return err
+			}
+			leave, err := store.Enter(ctx)
+			if err != nil {
+				return err
+			}
+			defer leave()
+			env := step.Env{Store: store}
+			if err := equip(&env); err != nil {
+				return err
+			}
+			progress := command.NewProgress("imgpipe", command.IO{Stdout: stdio.Discard, Stderr: stdio.Discard}, false)
+			defer progress.Close()
+			away := &remote{client, &step.Runner{Env: env, Progress: progress}, dir}
+			grace, enough := afterwards(ctx, drainTime)
+			defer enough()
+			w := &engine.Worker{Hub: client, Work: away.work, Log: logger(io.Stderr, asJSON), Info: engine.WorkerInfo{
+				Slots: slots, Version: version, Capabilities: capabilities(ctx, func(string) bool { return true }, have)}}
+			return w.Run(ctx, grace)
+		},
+	}
+}
+
+// remote does attempts whose files belong elsewhere.
+type remote struct {
+	client *api.Client
+	runner *step.Runner
+	dir    string
+}
+
+// sendEvery is how often an attempt's log is sent.
+const sendEvery = time.Second
+
+// sendLimit is how long a file may take.
+const sendLimit = 10 * time.Minute
+
+// work is step.Runner.Work, with what it writes sent to the server.
+func (r *remote) work(ctx context.Context, a *engine.Assignment) engine.Result {
+	done, sent := make(chan struct{}), make(chan error, 1)
+	go func() { sent <- r.sendLog(ctx, a, done) }()
+	res := r.runner.Work(ctx, a)
+	close(done)
+	err := <-sent
+	if !errors.Is(context.Cause(ctx), engine.ErrLost) {
+		err = errors.Join(err, r.sendFiles(context.WithoutCancel(ctx), a))
+	}
+	if err != nil && res.State == "passed" {
+		// What was found out would be lost with what proves it.
+		return engine.Result{State: "failed", Class: engine.ClassInfra, Reason: "what the stage left could not be sent: " + err.Error()}
+	}
+	return res
+}
+
+// sendLog sends what is added to an attempt's log, until done and all of it is
+// sent. What cannot be sent now is sent later.
+func (r *remote) sendLog(ctx context.Context, a *engine.Assignment, done <-chan struct{}) error {
+	ctx = context.WithoutCancel(ctx)
+	file := filepath.Join(engine.AttemptDir(r.dir, a.Run, a.Stage, a.Number), "log")
+	tick := time.NewTicker(sendEvery)
+	defer tick.Stop()
+	offset, last := int64(0), false
+	for {
+		n, err := r.sendPart(ctx, a, file, offset)
+		offset += n
+		switch {
+		case last && (err != nil || n == 0):
+			return err
+		case n == logPart:
+			continue
+		}
+		if !last {
+			select {
+			case <-done:
+				last = true
+			case <-tick.C:
+			}
+		}
+	}
+}
+
+// logPart is how much of a log is sent at once, in bytes.
+const logPart = 256 << 10
+
+func (r *remote) sendPart(ctx context.Context, a *engine.Assignment, file string, offset int64) (int64, error) {
+	f, err := os.Open(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	b, err := stdio.ReadAll(stdio.NewSectionReader(f, offset, logPart))
+	if err != nil || len(b) == 0 {
+		return 0, err
+	}
+	err = r.client.Send(ctx, http.MethodPost, fmt.Sprintf("/v1/work/%d/log?offset=%d", a.Attempt, offset), bytes.NewReader(b), nil, time.Minute)
+	if err != nil {
+		return 0, err
+	}
+	return int64(len(b)), nil
+}
+
+// sendFiles sends what an attempt left beside its log.
+func (r *remote) sendFiles(ctx context.Context, a *engine.Assignment) error {
+	dir := engine.AttemptDir(r.dir, a.Run, a.Stage, a.Number)
+	var errs []error
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		name, _ := filepath.Rel(dir, path)
+		if err != nil || !d.Type().IsRegular() || name == "log" {
+			return err
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		errs = append(errs, r.client.Send(ctx, http.MethodPut, fmt.Sprintf("/v1/work/%d/files/%s", a.Attempt, name), f, nil, sendLimit))
+		return nil
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return cmp.Or(err, errors.Join(errs...))
+}

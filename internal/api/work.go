@@ -1,0 +1,187 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"goldsmith/internal/atomicfile"
+	"goldsmith/internal/command"
+	"goldsmith/pipeline/engine"
+)
+
+// A worker is its token: the server calls it by that name, whatever it says.
+
+// Claim asks for work.
+type Claim struct {
+	Worker engine.WorkerInfo `json:"worker"` // without a name
+	Wait   float64           `json:"wait_s"` // how long there may be nothing, in seconds; 50 at most
+}
+
+// Claimed is work, or none.
+type Claimed struct {
+	Assignment *engine.Assignment `json:"assignment,omitempty"`
+}
+
+// Beat says that an attempt goes on.
+type Beat struct {
+	Progress string  `json:"progress,omitempty"`
+	Wait     float64 `json:"wait_s"` // as in Claim
+}
+
+func (s *Server) workRoutes() []route {
+	post, put := http.MethodPost, http.MethodPut
+	return []route{
+		{method: post, path: "/v1/work/claim", role: Work, summary: "take a task", in: Claim{}, out: Claimed{}, serve: s.claim},
+		{method: post, path: "/v1/work/leave", role: Work, summary: "the worker is gone", out: Done{}, serve: s.leave},
+		{method: post, path: "/v1/work/{attempt}/beat", role: Work, summary: "an attempt goes on; the answer is an order", in: Beat{}, out: engine.Order{}, serve: s.beat},
+		{method: post, path: "/v1/work/{attempt}/finish", role: Work, summary: "an attempt has ended", in: engine.Result{}, out: Done{}, serve: s.finish},
+		{method: post, path: "/v1/work/{attempt}/log", role: Work, summary: "what an attempt wrote, as text", query: map[string]string{"offset": "where it belongs, in bytes"}, serve: s.appendLog},
+		{method: put, path: "/v1/work/{attempt}/files/{file...}", role: Work, summary: "a file that an attempt leaves", out: Done{}, serve: s.putFile, raw: true},
+	}
+}
+
+func waiting(seconds float64) time.Duration {
+	return min(max(0, time.Duration(seconds*float64(time.Second))), maxWait)
+}
+
+func (s *Server) claim(w http.ResponseWriter, r *http.Request) {
+	var in Claim
+	err := read(r, &in)
+	var a *engine.Assignment
+	if err == nil {
+		in.Worker.Name, in.Worker.Run = actor(r), 0
+		a, err = s.Engine.Claim(r.Context(), in.Worker, waiting(in.Wait))
+	}
+	s.reply(w, Claimed{a}, err)
+}
+
+func (s *Server) leave(w http.ResponseWriter, r *http.Request) {
+	s.reply(w, Done{true}, s.Engine.Leave(r.Context(), actor(r)))
+}
+
+// attempt is the one that a request is about, if it is the worker's own.
+func (s *Server) attempt(r *http.Request) (*engine.Held, error) {
+	id, err := engine.Number(r.PathValue("attempt"))
+	if err != nil {
+		return nil, err
+	}
+	return s.Engine.Held(r.Context(), id, actor(r))
+}
+
+func (s *Server) beat(w http.ResponseWriter, r *http.Request) {
+	var in Beat
+	var o engine.Order
+	a, err := s.attempt(r)
+	if err == nil {
+		err = read(r, &in)
+	}
+	if err == nil {
+		o, err = s.Engine.Beat(r.Context(), a.Attempt, in.Progress, waiting(in.Wait))
+	}
+	if errors.Is(err, engine.ErrLost) {
+		o, err = engine.Order{Lost: true}, nil
+	}
+	s.reply(w, o, err)
+}
+
+func (s *Server) finish(w http.ResponseWriter, r *http.Request) {
+	var in engine.Result
+	a, err := s.attempt(r)
+	if err == nil {
+		err = read(r, &in)
+	}
+	if err == nil {
+		err = s.Engine.Finish(r.Context(), a.Attempt, in)
+	}
+	s.reply(w, Done{true}, err)
+}
+
+// appendLog adds to an attempt's log. What is there already is not changed: a
+// worker that does not know whether it was heard says it again.
+func (s *Server) appendLog(w http.ResponseWriter, r *http.Request) {
+	a, err := s.attempt(r)
+	var offset int
+	if err == nil {
+		offset, err = number(r, "offset", 0, 1<<40)
+	}
+	if err == nil {
+		err = s.addToLog(a, int64(offset), r.Body)
+	}
+	s.reply(w, Done{true}, err)
+}
+
+func (s *Server) addToLog(a *engine.Held, offset int64, body io.Reader) error {
+	b, err := io.ReadAll(body)
+	if err != nil {
+		return err
+	}
+	dir := engine.AttemptDir(s.Dir, a.Run, a.Stage, a.Number)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "log"), os.O_WRONLY|os.O_CREATE, 0o644)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	end, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	if offset > end {
+		return command.Usage(fmt.Sprintf("offset %d: the log has %d bytes", offset, end), "")
+	}
+	if known := end - offset; known < int64(len(b)) {
+		_, err = f.Write(b[known:])
+	}
+	return err
+}
+
+// putFile keeps a file of an attempt.
+func (s *Server) putFile(w http.ResponseWriter, r *http.Request) {
+	a, err := s.attempt(r)
+	if err == nil {
+		err = s.keepFile(a, r.PathValue("file"), r.Body)
+	}
+	s.reply(w, Done{true}, err)
+}
+
+func (s *Server) keepFile(a *engine.Held, name string, body io.Reader) error {
+	if !filepath.IsLocal(name) || name == "log" || strings.Count(name, "/") > 4 {
+		return command.Usage(fmt.Sprintf("file %q: expected a relative path", name), "")
+	}
+	dir := engine.AttemptDir(s.Dir, a.Run, a.Stage, a.Number)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	// Nothing that is written here follows a link out of the directory.
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if d := filepath.Dir(name); d != "." {
+		if err := root.MkdirAll(d, 0o755); err != nil {
+			return err
+		}
+	}
+	part := name + ".part"
+	f, err := root.Create(part)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, body)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = root.Rename(part, name)
+	}
+	if err != nil {
+		return errors.Join(err, root.Remove(part))
+	}
+	return atomicfile.SyncDir(filepath.Dir(filepath.Join(dir, name)))
+}
