@@ -23,7 +23,7 @@ func program() *command.Program {
 		Short:   "build, test and promote golden images",
 		Long: `A pipeline file names stages and channels (docs/pipeline.md). A run builds an image, tests it on
 machines and promotes exactly the bytes that passed. Runs, images and evidence are kept in .goldsmith.`,
-		Commands: []*command.Command{runCommand(), statusCommand(), logsCommand(), cancelCommand(), retryCommand(), promoteCommand(), serveCommand(), workerCommand(), tokenCommand(), auditCommand(),
+		Commands: []*command.Command{runCommand(), statusCommand(), logsCommand(), cancelCommand(), retryCommand(), promoteCommand(), historyCommand(), simulateCommand(), serveCommand(), workerCommand(), tokenCommand(), auditCommand(),
 			checkCommand(), nodeCommand(), powerCommand(), vbmcCommand()},
 	}
 }

@@ -15,9 +15,6 @@ import (
 	"goldsmith/testbed/inventory"
 )
 
-// ClassInfra is the class of what the testbed spoilt.
-const ClassInfra = "infra"
-
 // WorkerSilence is how long a worker is counted on that was not heard of.
 const WorkerSilence = time.Minute
 
