@@ -15,10 +15,10 @@ import (
 // Input is a value that a run is given: the commit it is about, for example. It
 // is kept with the run and shown, so it is never a secret.
 type Input struct {
-	Description string
-	Type        string  // text, number or boolean; empty means text
-	Default     *string // nil: a run must be given one
-	Pattern     string  // of the whole value; empty means anything
+	Description string  `json:"description,omitempty"`
+	Type        string  `json:"type,omitempty"`    // text, number or boolean; empty means text
+	Default     *string `json:"default,omitempty"` // nil: a run must be given one
+	Pattern     string  `json:"pattern,omitempty"` // of the whole value; empty means anything
 }
 
 const (

@@ -52,6 +52,16 @@ func Parse(name string, content []byte, inputs map[string]string, steps []string
 	return r.p, nil
 }
 
+// Declared returns the inputs that a file declares, also where it is wrong
+// otherwise: what a run of it can be given.
+func Declared(name string, content []byte) (map[string]Input, error) {
+	var d document
+	if f, err := yamlfile.ParsePartly(name, content, &d); f == nil {
+		return nil, err
+	}
+	return d.Inputs, nil
+}
+
 // reader makes a pipeline of a file, and collects what is wrong with that.
 type reader struct {
 	doc    document

@@ -19,6 +19,8 @@ type checked struct {
 	File     string            `json:"file"`
 	Valid    bool              `json:"valid"`
 	Problems yamlfile.Problems `json:"problems"` // by line
+	// Declares are the inputs that a run can be given.
+	Declares map[string]pipeline.Input `json:"declares,omitempty"`
 	// What the file is once its inputs are put in and its matrices multiplied
 	// out; missing where it is not valid.
 	Name     string            `json:"name,omitempty"`
@@ -100,6 +102,9 @@ func printChecked(w io.Writer, file string, p *pipeline.Pipeline, err error) err
 	c := checked{File: file, Valid: err == nil, Problems: yamlfile.Of(err)}
 	if c.Problems == nil {
 		c.Problems = yamlfile.Problems{}
+	}
+	if content, err := yamlfile.Content(file); err == nil {
+		c.Declares, _ = pipeline.Declared(file, content)
 	}
 	if err == nil {
 		c.Name, c.Inputs, c.Group = p.Name, p.Inputs, p.Group
