@@ -109,6 +109,9 @@ func (p *Program) Run(ctx context.Context, args []string, io IO) int {
 }
 
 func (p *Program) dispatch(ctx context.Context, args []string, io IO) error {
+	if len(args) == 1 && args[0] == manPage {
+		return p.man(io.Stdout)
+	}
 	if p.Root != nil {
 		if len(args) == 2 && args[0] == "completion" {
 			return p.complete(io.Stdout, args[1])
@@ -258,15 +261,8 @@ func (p *Program) help(w io.Writer, c *Command) {
 	if len(flags) > 0 {
 		fmt.Fprint(w, "\nFlags:\n")
 		fs.VisitAll(func(f *flag.Flag) {
-			name, usage := flag.UnquoteUsage(f)
-			head := dashes(f.Name)
-			if name != "" {
-				head += " " + name
-			}
-			if f.DefValue != "" && f.DefValue != "false" && f.DefValue != "0" && f.DefValue != "0s" && f.DefValue != "[]" {
-				usage += " (default " + f.DefValue + ")"
-			}
-			fmt.Fprintf(w, "  %-22s %s\n", head, usage)
+			name, usage := flagUsage(f)
+			fmt.Fprintf(w, "  %-22s %s\n", strings.TrimSpace(dashes(f.Name)+" "+name), usage)
 		})
 	}
 	if c.Example != "" {
@@ -276,6 +272,15 @@ func (p *Program) help(w io.Writer, c *Command) {
 		}
 	}
 	fmt.Fprintf(w, "\nExit status: %s\n", statusText)
+}
+
+// flagUsage is what a flag's value is called, if it has one, and what it does.
+func flagUsage(f *flag.Flag) (value, usage string) {
+	value, usage = flag.UnquoteUsage(f)
+	if f.DefValue != "" && f.DefValue != "false" && f.DefValue != "0" && f.DefValue != "0s" && f.DefValue != "[]" {
+		usage += " (default " + f.DefValue + ")"
+	}
+	return value, usage
 }
 
 func dashes(name string) string {
