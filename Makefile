@@ -14,7 +14,7 @@ HOST_PROGRAMS  = $(filter-out $(IMAGE_PROGRAMS),$(PROGRAMS))
 # The programs that imgbuild is by other names.
 ORIGINALS = disk-image-create ramdisk-image-create diskimage-builder element-info
 
-.PHONY: help build deps check test race system-test system-core proof bench bench-boot bench-config bench-refresh bench-update torture demo demo-metal clean
+.PHONY: help build deps check test race system-test system-core proof bench bench-boot bench-config bench-refresh bench-update torture demo demo-metal deb clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -69,9 +69,12 @@ bench-refresh: build ## measure refreshcfg beside os-refresh-config and bare scr
 bench-update: build ## measure the bytes of an update beside casync's (a mirror)
 	ci/bench-update.sh
 
+deb: build ## make Debian packages of all programs in dist/
+	packaging/build.sh
+
 N ?= 10
 torture: build ## the torture tier: N times, figures go to docs/reliability.md
 	$(GO) test ./tests -torture $(N) -timeout 24h -v -count 1
 
 clean: ## remove programs and run records
-	rm -rf bin .goldsmith
+	rm -rf bin dist .goldsmith

@@ -22,6 +22,8 @@ packages=(
     postgresql
     # what tests run with: the race detector needs a C compiler
     gcc libc6-dev libcap2-bin procps time
+    # Debian packages, and what is said of them
+    lintian man-db
     # what tests hold our formats against
     busybox-static bzip2 cpio cryptsetup-bin dosfstools efitools erofs-utils fdisk gdisk gpg gpg-agent
     grub-common grub-pc-bin mtools sbsigntool shellcheck skopeo

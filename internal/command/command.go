@@ -109,9 +109,6 @@ func (p *Program) Run(ctx context.Context, args []string, io IO) int {
 }
 
 func (p *Program) dispatch(ctx context.Context, args []string, io IO) error {
-	if len(args) == 1 && args[0] == manPage {
-		return p.man(io.Stdout)
-	}
 	if p.Root != nil {
 		if len(args) == 2 && args[0] == "completion" {
 			return p.complete(io.Stdout, args[1])

@@ -13,7 +13,8 @@ var shells = []string{"bash", "zsh", "fish"}
 
 // complete prints a completion script: commands first, then the flags of the
 // chosen command, and what its words and the value of a flag may be; file names
-// otherwise.
+// otherwise. For "man" it is the manual page: a package makes both when it is
+// built. That is in no help, since the page says nothing that --help does not.
 func (p *Program) complete(w io.Writer, shell string) error {
 	var b strings.Builder
 	switch shell {
@@ -25,6 +26,8 @@ func (p *Program) complete(w io.Writer, shell string) error {
 		p.completeBash(&b)
 	case "fish":
 		p.completeFish(&b)
+	case "man":
+		p.man(&b)
 	default:
 		return Usage(fmt.Sprintf("no completion for shell %q", shell), "bash, zsh or fish")
 	}

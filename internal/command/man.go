@@ -3,19 +3,13 @@ package command
 import (
 	"flag"
 	"fmt"
-	"io"
 	"strings"
 )
 
-// manPage is the only argument of a program that is to print its manual page: a
-// package has the page made when it is built. It is in no help, since the page
-// says nothing that --help does not.
-const manPage = "--man-page"
-
-// man prints the program's manual page, in man(7)'s macros: what the help of
+// man writes the program's manual page, in man(7)'s macros: what the help of
 // all its commands says.
-func (p *Program) man(w io.Writer) error {
-	m := &manual{}
+func (p *Program) man(b *strings.Builder) {
+	m := &manual{b}
 	short, long := p.Short, p.Long
 	if p.Root != nil {
 		short, long = p.Root.Short, p.Root.Long
@@ -49,12 +43,10 @@ func (p *Program) man(w io.Writer) error {
 	}
 	m.macro("SH", "EXIT STATUS")
 	m.line(statusText + ".")
-	_, err := io.WriteString(w, m.b.String())
-	return err
 }
 
 // manual is a page being written.
-type manual struct{ b strings.Builder }
+type manual struct{ b *strings.Builder }
 
 // macro writes a request with its arguments.
 func (m *manual) macro(name string, args ...string) {
@@ -118,9 +110,9 @@ func (m *manual) flags(c *Command, macro, heading string) {
 	fs.VisitAll(func(f *flag.Flag) {
 		value, usage := flagUsage(f)
 		m.macro("TP")
-		fmt.Fprintf(&m.b, "\\fB%s\\fR", escape(dashes(f.Name)))
+		fmt.Fprintf(m.b, "\\fB%s\\fR", escape(dashes(f.Name)))
 		if value != "" {
-			fmt.Fprintf(&m.b, " \\fI%s\\fR", escape(value))
+			fmt.Fprintf(m.b, " \\fI%s\\fR", escape(value))
 		}
 		m.b.WriteByte('\n')
 		m.line(usage)

@@ -24,7 +24,7 @@ func TestManPage(t *testing.T) {
 		"root":  {Name: "prog", Root: &Command{Short: "do it", Long: "It.", Flags: c.Flags, Example: c.Example}, Commands: []*Command{c}},
 	} {
 		var page, stderr bytes.Buffer
-		if status := p.Run(t.Context(), []string{"--man-page"}, IO{Stdout: &page, Stderr: &stderr}); status != 0 {
+		if status := p.Run(t.Context(), []string{"completion", "man"}, IO{Stdout: &page, Stderr: &stderr}); status != 0 {
 			t.Fatalf("status %d: %s", status, &stderr)
 		}
 		cmd := exec.Command("man", "--warnings", "-E", "UTF-8", "-l", "-")
