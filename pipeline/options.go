@@ -101,9 +101,17 @@ func (r *reader) checkOptions(at []any, who string, o options) {
 	r.checkWhen(at, o.When)
 }
 
-// put fills in a stage's options for a cell.
-func (r *reader) put(s *Stage, o options, sc *scope, at []any) {
-	key := func(k ...any) []any { return append(slices.Clone(at), k...) }
+// put fills in a stage's options for a cell: its own, and where it says nothing
+// the defaults.
+func (r *reader) put(s *Stage, own options, sc *scope, at []any) {
+	o := own.over(r.doc.Defaults)
+	// key is the place of an option: the stage's, or that of the defaults.
+	key := func(mine bool, k ...any) []any {
+		if mine {
+			return append(slices.Clone(at), k...)
+		}
+		return append([]any{"defaults"}, k...)
+	}
 	s.Retry = DefaultRetry()
 	for _, class := range classes {
 		if n, err := strconv.Atoi(o.Retry[string(class)]); err == nil {
@@ -118,16 +126,16 @@ func (r *reader) put(s *Stage, o options, sc *scope, at []any) {
 			s.Timeout, err = duration(text, maxTimeout)
 		}
 		if err != nil {
-			r.fail(key("timeout"), "stage %s: timeout %v", s.Name, err)
+			r.fail(key(own.Timeout != "", "timeout"), "stage %s: timeout %v", s.Name, err)
 		}
 	}
 	requires, err := sc.texts(o.Requires)
 	if err != nil {
-		r.fail(key("requires"), "stage %s: %v", s.Name, err)
+		r.fail(key(own.Requires != nil, "requires"), "stage %s: %v", s.Name, err)
 	}
 	for _, q := range requires {
 		if !requireRE.MatchString(q) {
-			r.fail(key("requires"), "stage %s: requires %q: expected a capability such as kvm or arch=amd64", s.Name, q)
+			r.fail(key(own.Requires != nil, "requires"), "stage %s: requires %q: expected a capability such as kvm or arch=amd64", s.Name, q)
 		}
 	}
 	slices.Sort(requires)
@@ -135,7 +143,7 @@ func (r *reader) put(s *Stage, o options, sc *scope, at []any) {
 	for i, a := range o.Artifacts {
 		files, err := sc.texts(a.Files)
 		if err != nil {
-			r.fail(key("artifacts", i), "stage %s: %v", s.Name, err)
+			r.fail(key(own.Artifacts != nil, "artifacts", i), "stage %s: %v", s.Name, err)
 		}
 		passed, _ := keeping(a.Keep.Passed)
 		failed, _ := keeping(a.Keep.Failed)

@@ -128,13 +128,6 @@ func (r *reader) head() {
 		r.fail([]any{"concurrency"}, "supersede: name the group of runs of which a newer one supersedes the older")
 	}
 	r.checkOptions([]any{"defaults"}, "defaults", d.Defaults)
-	if len(d.Defaults.When) > 0 {
-		for i := range d.Stages {
-			if d.Stages[i].When == nil {
-				d.Stages[i].When = d.Defaults.When
-			}
-		}
-	}
 }
 
 // scope is what references in a cell's stage can name.
@@ -210,7 +203,7 @@ func (r *reader) stage(i int, c cell, at []any) Stage {
 		r.fail(append(slices.Clone(at), "name"), "stage name %s: at most 63 letters, digits and '-' with the matrix's values", s.Name)
 	}
 	sc := r.scope(c)
-	r.put(&s, t.options.over(r.doc.Defaults), sc, at)
+	r.put(&s, t.options, sc, at)
 	if t.With.Kind != 0 {
 		n, err := sc.node(&t.With, map[*yaml.Node]bool{})
 		if m, ok := err.(misplaced); ok {

@@ -14,6 +14,7 @@ import (
 	"goldsmith/internal/command"
 	"goldsmith/internal/evidence"
 	"goldsmith/internal/machineapi"
+	"goldsmith/internal/yamlfile"
 	"goldsmith/pipeline"
 	"goldsmith/testbed"
 	"goldsmith/testbed/inventory"
@@ -80,28 +81,21 @@ type onMachine struct {
 func newOnMachine(env Env, p *pipeline.Pipeline, stage string, w *machineWith, name string, s suite) (pipeline.Step, error) {
 	bad := func(key, format string, args ...any) error { return p.Errorf(stage, key, format, args...) }
 	pl, err := newPlace(env, w, bad)
-	if err != nil {
-		return nil, err
-	}
+	errs := []error{err}
 	if !slices.Contains([]testbed.Firmware{"", testbed.UEFI, testbed.BIOS}, testbed.Firmware(w.Firmware)) {
-		return nil, bad("firmware", "with.firmware %q: expected uefi or bios", w.Firmware)
+		errs = append(errs, bad("firmware", "with.firmware %q: expected uefi or bios", w.Firmware))
 	}
 	for _, key := range machineapi.Own() {
 		if _, ok := w.Metadata[key]; ok {
-			return nil, bad("metadata", "with.metadata: %s is made for each machine and cannot be given", key)
+			errs = append(errs, bad("metadata", "with.metadata: %s is made for each machine and cannot be given", key))
 		}
 	}
 	step := &onMachine{env: env, name: name, with: *w, place: pl, suite: s}
 	if w.Snoozes != "" {
-		file := w.Snoozes
-		if !filepath.IsAbs(file) {
-			file = filepath.Join(filepath.Dir(env.File), file)
-		}
-		if step.snoozes, err = machinetest.ReadSnoozes(file); err != nil {
-			return nil, err
-		}
+		step.snoozes, err = machinetest.ReadSnoozes(env.path(w.Snoozes))
+		errs = append(errs, err)
 	}
-	return step, nil
+	return step, yamlfile.Join(errs...)
 }
 
 // newSmoke tests that the machine configures itself, and what the elements'

@@ -73,7 +73,17 @@ func TestSchemaTakesOurFiles(t *testing.T) {
 			if err := s.Validate(instance(t, b)); err != nil {
 				t.Errorf("%s: %v", file, err)
 			}
-			if _, err := pipeline.Load(file, Names()); err != nil {
+			declared, err := pipeline.Declared(file, b)
+			if err != nil {
+				t.Error(err)
+			}
+			inputs := map[string]string{}
+			for name, in := range declared {
+				if in.Default == nil {
+					inputs[name] = "0123456" // a commit, and a branch
+				}
+			}
+			if _, err := pipeline.LoadWith(file, inputs, Names()); err != nil {
 				t.Error(err)
 			}
 			return nil

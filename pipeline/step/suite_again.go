@@ -13,6 +13,7 @@ import (
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/evidence"
+	"goldsmith/internal/yamlfile"
 	"goldsmith/pipeline"
 )
 
@@ -149,13 +150,15 @@ func newReboots(env Env, p *pipeline.Pipeline, stage string) (pipeline.Step, err
 	if err := p.DecodeWith(stage, &w); err != nil {
 		return nil, err
 	}
-	switch {
-	case w.Times < 1 || w.Times > maxTimes:
-		return nil, p.Errorf(stage, "times", "with.times is %d: expected 1 to %d", w.Times, maxTimes)
-	case w.Growth < 0:
-		return nil, p.Errorf(stage, "growth", "with.growth is negative")
+	var errs []error
+	if w.Times < 1 || w.Times > maxTimes {
+		errs = append(errs, p.Errorf(stage, "times", "with.times is %d: expected 1 to %d", w.Times, maxTimes))
 	}
-	return newOnMachine(env, p, stage, &w.machineWith, "reboots", &reboots{&w})
+	if w.Growth < 0 {
+		errs = append(errs, p.Errorf(stage, "growth", "with.growth is negative"))
+	}
+	st, err := newOnMachine(env, p, stage, &w.machineWith, "reboots", &reboots{&w})
+	return st, yamlfile.Join(append(errs, err)...)
 }
 
 // prepare implements preparer.

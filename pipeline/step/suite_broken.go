@@ -12,6 +12,7 @@ import (
 	"goldsmith/internal/command"
 	"goldsmith/internal/evidence"
 	"goldsmith/internal/registry"
+	"goldsmith/internal/yamlfile"
 	"goldsmith/pipeline"
 	"goldsmith/testbed"
 	"goldsmith/testbed/machinetest"
@@ -39,30 +40,31 @@ func newBrokenUpgrade(env Env, p *pipeline.Pipeline, stage string) (pipeline.Ste
 	if err := p.DecodeWith(stage, &w); err != nil {
 		return nil, err
 	}
-	bad := func(key, format string, args ...any) error { return p.Errorf(stage, key, format, args...) }
+	var errs []error
+	bad := func(key, format string, args ...any) { errs = append(errs, p.Errorf(stage, key, format, args...)) }
 	w.Restart = cmp.Or(w.Restart, "reboot")
+	if w.Restart != "reboot" && w.Restart != "kexec" {
+		bad("restart", "with.restart %q: expected reboot or kexec", w.Restart)
+	}
 	u := &brokenUpgrade{with: &w}
 	switch {
 	case w.Broken == "":
-		return nil, bad("broken", "with.broken is missing: name an image that cannot prove itself, or its definition")
-	case w.Restart != "reboot" && w.Restart != "kexec":
-		return nil, bad("restart", "with.restart %q: expected reboot or kexec", w.Restart)
+		bad("broken", "with.broken is missing: name an image that cannot prove itself, or its definition")
 	case strings.HasSuffix(w.Broken, ".yaml"):
 		u.build = &build{env: env, definition: env.path(w.Broken), key: env.path(w.Sign)}
 		if _, err := os.Stat(u.build.definition); err != nil {
-			return nil, bad("broken", "image definition %s is not there", u.build.definition)
+			bad("broken", "image definition %s is not there", u.build.definition)
 		}
 		if w.Sign == "" {
-			return nil, bad("sign", "with.sign is missing: machines take no update without a signature")
-		}
-		if _, err := readKey(u.build.key); err != nil {
-			return nil, bad("sign", "with.sign: %v", err)
+			bad("sign", "with.sign is missing: machines take no update without a signature")
+		} else if _, err := readKey(u.build.key); err != nil {
+			bad("sign", "with.sign: %v", err)
 		}
 	case !strings.HasPrefix(w.Broken, "sha256:") && p.Channel(w.Broken) == nil:
-		return nil, bad("broken", "with.broken %q is neither a digest, nor one of the file's channels, nor a .yaml file",
-			w.Broken)
+		bad("broken", "with.broken %q is neither a digest, nor one of the file's channels, nor a .yaml file", w.Broken)
 	}
-	return newOnMachine(env, p, stage, &w.machineWith, "broken-upgrade", u)
+	st, err := newOnMachine(env, p, stage, &w.machineWith, "broken-upgrade", u)
+	return st, yamlfile.Join(append(errs, err)...)
 }
 
 // prepare implements preparer: it finds or builds the broken image.

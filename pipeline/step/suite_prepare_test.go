@@ -101,7 +101,7 @@ func TestSuiteParameters(t *testing.T) {
 		"stages:\n- {name: s, uses: upgrade, with: {from: sha256:0, load: redis}}": "p.yaml:4: stage s: with.load redis: with.metadata.redis.password is missing; " +
 			"without one the server listens on the loopback only",
 		"stages:\n- {name: s, uses: broken-upgrade}":                            "p.yaml:4: stage s: with.broken is missing: name an image that cannot prove itself, or its definition",
-		"stages:\n- {name: s, uses: broken-upgrade, with: {broken: no.yaml}}":   "p.yaml:4: stage s: image definition no.yaml is not there",
+		"stages:\n- {name: s, uses: broken-upgrade, with: {broken: no.yaml}}":   "p.yaml:4: stage s: image definition no.yaml is not there\np.yaml:4: stage s: with.sign is missing: machines take no update without a signature",
 		"stages:\n- {name: s, uses: broken-upgrade, with: {broken: x}}":         `p.yaml:4: stage s: with.broken "x" is neither a digest, nor one of the file's channels, nor a .yaml file`,
 		"stages:\n- {name: s, uses: reboots, with: {times: 0}}":                 "p.yaml:4: stage s: with.times is 0: expected 1 to 1000",
 		"stages:\n- {name: s, uses: power-cycle, with: {times: 2, seed: 9}}":    "",

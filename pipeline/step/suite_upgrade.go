@@ -15,6 +15,7 @@ import (
 	"goldsmith/internal/command"
 	"goldsmith/internal/evidence"
 	"goldsmith/internal/registry"
+	"goldsmith/internal/yamlfile"
 	"goldsmith/pipeline"
 )
 
@@ -39,30 +40,28 @@ func newUpgrade(env Env, p *pipeline.Pipeline, stage string) (pipeline.Step, err
 	if err := p.DecodeWith(stage, &w); err != nil {
 		return nil, err
 	}
-	bad := func(key, format string, args ...any) error { return p.Errorf(stage, key, format, args...) }
+	var errs []error
+	check := func(ok bool, key, format string, args ...any) {
+		if !ok {
+			errs = append(errs, p.Errorf(stage, key, format, args...))
+		}
+	}
 	if w.From == "" && len(p.Channels) > 0 {
 		w.From = p.Channels[0].Name
 	}
 	w.First, w.Restart = cmp.Or(w.First, "pass"), cmp.Or(w.Restart, "reboot")
 	port, password := redisOf(w.Metadata)
-	switch {
-	case w.From == "":
-		return nil, bad("from", "with.from is missing, and the file has no channels: name what to update from")
-	case !strings.HasPrefix(w.From, "sha256:") && p.Channel(w.From) == nil:
-		return nil, bad("from", "with.from %q is neither one of the file's channels nor a digest", w.From)
-	case w.First != "pass" && w.First != "fail":
-		return nil, bad("first", "with.first %q: expected pass or fail", w.First)
-	case w.Restart != "reboot" && w.Restart != "kexec":
-		return nil, bad("restart", "with.restart %q: expected reboot or kexec", w.Restart)
-	case !slices.Contains([]string{"", "redis", "none"}, w.Load):
-		return nil, bad("load", "with.load %q: expected redis or none", w.Load)
-	case w.Load == "redis" && password == "":
-		return nil, bad("load", "with.load redis: with.metadata.redis.password is missing; "+
-			"without one the server listens on the loopback only")
-	case port < 1 || port > 65535:
-		return nil, bad("metadata", "with.metadata.redis.port is not a port")
-	}
-	return newOnMachine(env, p, stage, &w.machineWith, "upgrade", &upgrade{with: &w})
+	check(w.From != "", "from", "with.from is missing, and the file has no channels: name what to update from")
+	check(w.From == "" || strings.HasPrefix(w.From, "sha256:") || p.Channel(w.From) != nil,
+		"from", "with.from %q is neither one of the file's channels nor a digest", w.From)
+	check(w.First == "pass" || w.First == "fail", "first", "with.first %q: expected pass or fail", w.First)
+	check(w.Restart == "reboot" || w.Restart == "kexec", "restart", "with.restart %q: expected reboot or kexec", w.Restart)
+	check(slices.Contains([]string{"", "redis", "none"}, w.Load), "load", "with.load %q: expected redis or none", w.Load)
+	check(w.Load != "redis" || password != "", "load", "with.load redis: with.metadata.redis.password is missing; "+
+		"without one the server listens on the loopback only")
+	check(port >= 1 && port <= 65535, "metadata", "with.metadata.redis.port is not a port")
+	st, err := newOnMachine(env, p, stage, &w.machineWith, "upgrade", &upgrade{with: &w})
+	return st, yamlfile.Join(append(errs, err)...)
 }
 
 // redisOf reads where a machine with these metadata has its server.
