@@ -15,7 +15,7 @@ go vet ./... || fail=1
 go tool staticcheck ./... || fail=1
 
 # Shell scripts are found by their first line, not by their name.
-files=$(git ls-files -- elements ci .ci tests cmd)
+files=$(git ls-files -- elements ci .ci packaging tests cmd)
 scripts=()
 while IFS= read -r f; do
     if [ -f "$f" ] && [ ! -L "$f" ] && head -n 1 "$f" | grep -qE '^#!/bin/(ba)?sh'; then

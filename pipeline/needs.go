@@ -5,8 +5,10 @@ import "slices"
 // link finds out what each stage needs.
 func (r *reader) link() {
 	r.index = map[string]int{}
+	r.names = make([][]string, len(r.doc.Stages))
 	for i, s := range r.p.Stages {
 		r.index[s.Name] = i
+		r.names[s.at] = append(r.names[s.at], s.Name)
 	}
 	if len(r.index) < len(r.p.Stages) {
 		return // what a name means is not clear
@@ -38,8 +40,15 @@ func (r *reader) needsOf(i int, c cell) []string {
 		}
 		return out
 	}
+	if len(t.Needs) > maxStages {
+		r.fail([]any{"stages", i, "needs"}, "stage %s needs %d others: at most %d", t.Name, len(t.Needs), maxStages)
+		return out
+	}
 	for j, n := range t.Needs {
 		at := []any{"stages", i, "needs", j}
+		if slices.Contains(t.Needs[:j], n) {
+			continue
+		}
 		name, err := r.scope(c).text(n)
 		if err != nil {
 			r.fail(at, "stage %s: %v", c.of(t.Name), err)
@@ -68,9 +77,9 @@ func (r *reader) has(stage string) bool {
 func (r *reader) cellsOf(k int, c cell, at []any, who string) []string {
 	out := []string{}
 	name := r.doc.Stages[k].Name
-	for _, d := range r.cells[k] {
+	for j, d := range r.cells[k] {
 		if c.agrees(d) {
-			out = append(out, d.of(name))
+			out = append(out, r.names[k][j])
 		}
 	}
 	if len(out) == 0 {

@@ -40,8 +40,10 @@ func Parse(name string, content []byte, inputs map[string]string, steps []string
 	}
 	r.takeInputs(inputs)
 	r.head()
-	r.stages()
-	r.link()
+	if len(r.doc.Stages) <= maxStages {
+		r.stages()
+		r.link()
+	}
 	r.p.Channels = r.doc.Channels
 	if err := r.p.checkChannels(); err != nil {
 		r.add(err)
@@ -70,6 +72,7 @@ type reader struct {
 	inputs map[string]string
 	cells  [][]cell       // of each stage of the file
 	index  map[string]int // of the stages made, by name
+	names  [][]string     // of the stages made, of each stage of the file
 	left   int            // what may still be made (maxExpanded)
 
 	errs  []error
@@ -77,16 +80,16 @@ type reader struct {
 	quiet bool  // what would be said has been, of another cell of the stage
 }
 
+// full tells that no more is to be said.
+func (r *reader) full() bool { return r.quiet || len(r.errs) >= maxErrors }
+
 func (r *reader) add(err error) {
-	if r.quiet {
-		return
-	}
 	for _, p := range yamlfile.Of(err) {
 		if slices.Contains(r.lines, p.Line) {
 			return
 		}
 	}
-	if len(r.errs) < maxErrors {
+	if !r.full() {
 		r.errs = append(r.errs, err)
 	}
 }
@@ -96,11 +99,15 @@ const maxErrors = 1000
 
 // fail reports a wrong value by its place in the file.
 func (r *reader) fail(at []any, format string, args ...any) {
-	r.add(r.p.file.Errorf(at, format, args...))
+	if !r.full() {
+		r.add(r.p.file.Errorf(at, format, args...))
+	}
 }
 
 func (r *reader) failLine(line int, format string, args ...any) {
-	r.add(r.p.file.ErrorAt(line, format, args...))
+	if !r.full() {
+		r.add(r.p.file.ErrorAt(line, format, args...))
+	}
 }
 
 // head takes what is not about one stage.
@@ -112,8 +119,11 @@ func (r *reader) head() {
 	if !nameRE.MatchString(d.Name) {
 		r.fail([]any{"name"}, "name %q: lower case letters, digits and '-' only", d.Name)
 	}
-	if len(d.Stages) == 0 {
+	switch n := len(d.Stages); {
+	case n == 0:
 		r.fail([]any{"stages"}, "no stages")
+	case n > maxStages:
+		r.fail([]any{"stages", maxStages}, "%d stages: at most %d", n, maxStages)
 	}
 	p.APIVersion, p.Name, p.Inputs = d.APIVersion, d.Name, r.inputs
 	var err error

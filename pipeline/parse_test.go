@@ -248,10 +248,55 @@ func TestParseErrors(t *testing.T) {
 	}
 }
 
+// A file of the largest size is refused in time, whatever is much in it.
+func TestHostile(t *testing.T) {
+	fill := func(format string) string {
+		var b strings.Builder
+		for i := 0; b.Len() < 900_000; i++ {
+			fmt.Fprintf(&b, format, i)
+		}
+		return b.String()
+	}
+	cells := "{name: s, uses: fake, matrix: {axes: {a: [" + numbers(249) + "]}}}"
+	for name, text := range map[string]string{
+		"stages":         "stages:\n" + fill("- {name: s%d, uses: fake}\n"),
+		"needs":          "stages:\n- " + cells + "\n- {name: t, uses: fake, matrix: {axes: {b: [" + numbers(249) + "]}}, needs: [" + fill("s, x%d,") + "]}\n",
+		"references":     "stages: [{name: a, uses: fake, with: {x: \"" + fill("${input.x%d}") + "\"}}]\n",
+		"unclosed":       "stages: [{name: a, uses: fake, with: {x: \"" + fill("$${ %d") + "${\"}}]\n",
+		"inputs":         "inputs:\n" + fill("  i%d: {}\n") + "stages: [{name: a, uses: fake}]\n",
+		"with":           "stages:\n- {name: a, uses: fake, matrix: {axes: {a: [" + numbers(400) + "]}}, with: {x: [" + fill("%d,") + "]}}\n",
+		"unknown fields": fill("f%d: 1\n"),
+		"deep":           "stages: [{name: a, uses: fake, with: {x: " + strings.Repeat("[", 9000) + strings.Repeat("]", 9000) + "}}]\n",
+		"keys":           "stages: [{name: a, uses: fake}]\n" + keys(4999),
+		"values":         "matrix: {axes: {a: [" + fill("v%d,") + "]}}\nstages: [{name: a, uses: fake}]\n",
+	} {
+		began := time.Now()
+		_, err := parse(text, nil)
+		if err == nil && name != "deep" {
+			t.Errorf("%s: taken", name)
+		}
+		if d := time.Since(began); d > 10*time.Second {
+			t.Errorf("%s: took %v", name, d)
+		}
+		if err != nil && len(err.Error()) > 1<<20 {
+			t.Errorf("%s: the error has %d bytes", name, len(err.Error()))
+		}
+	}
+}
+
 // bomb is a small file that aliases make 9^9 values of.
 const bomb = `stages:
 - {name: a, uses: fake, with: {a: &a [1,1,1,1,1,1,1,1,1], b: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a], c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b], d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c], e: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d], f: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e], g: &g [*f,*f,*f,*f,*f,*f,*f,*f,*f], h: [*g,*g,*g,*g,*g,*g,*g,*g,*g]}}
 `
+
+// keys are n fields that no pipeline file has.
+func keys(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "k%d: 1\n", i)
+	}
+	return b.String()
+}
 
 func numbers(n int) string {
 	var out []string

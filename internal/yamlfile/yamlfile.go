@@ -96,6 +96,9 @@ func ParsePartly(path string, content []byte, v any) (*File, error) {
 	if n := emptyItem(&f.root); n != nil {
 		return nil, f.problem(n.Line, "an item of the list is empty", "")
 	}
+	if n := largeMapping(&f.root); n != nil {
+		return nil, f.problem(n.Line, fmt.Sprintf("a mapping has more than %d keys", maxKeys), "")
+	}
 	dec := yaml.NewDecoder(bytes.NewReader(content))
 	dec.KnownFields(true)
 	if err := dec.Decode(v); err != nil {
@@ -121,6 +124,23 @@ func emptyItem(n *yaml.Node) *yaml.Node {
 			return c
 		}
 		if found := emptyItem(c); found != nil {
+			return found
+		}
+	}
+	return nil
+}
+
+// maxKeys bounds the keys of one mapping: the library compares each with every
+// other.
+const maxKeys = 5000
+
+// largeMapping returns a mapping with more keys than that, or nil.
+func largeMapping(n *yaml.Node) *yaml.Node {
+	if n.Kind == yaml.MappingNode && len(n.Content) > 2*maxKeys {
+		return n
+	}
+	for _, c := range n.Content {
+		if found := largeMapping(c); found != nil {
 			return found
 		}
 	}
