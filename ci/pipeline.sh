@@ -42,11 +42,17 @@ if [ "$only" = check ]; then
     exit 0
 fi
 
+# Who wrote it never approves it, declared as an input or not.
+author=()
+if [ -n "${known[author]}" ]; then
+    author=(--author "${known[author]}")
+fi
+
 mkdir -p "$results" "$dir"
 begun=$(mktemp)
 trap 'rm -f "$begun"' EXIT
 status=0
-"$imgpipe" run --dir "$dir" "${set[@]}" "$file" || status=$?
+"$imgpipe" run --dir "$dir" "${author[@]}" "${set[@]}" "$file" || status=$?
 # RUN/STAGE/ATTEMPT/junit.xml
 find "$dir/runs" -name junit.xml -newer "$begun" 2>/dev/null | while IFS= read -r f; do
     attempt=$(dirname "$f")
