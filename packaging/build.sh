@@ -114,7 +114,8 @@ program goldsmith-imgpipe imgpipe
 for u in imgpipe imgpipe-worker; do
     install -D -m 644 packaging/$u.service "$stage/goldsmith-imgpipe/lib/systemd/system/$u.service"
 done
-install -d "$stage/goldsmith-imgpipe/etc/goldsmith"
+install -d "$stage/goldsmith-imgpipe/etc/goldsmith" "$stage/goldsmith-imgpipe/usr/share/goldsmith"
+bin/imgpipe check --schema >"$stage/goldsmith-imgpipe/usr/share/goldsmith/pipeline.schema.json"
 package goldsmith-imgpipe "golden images: build, test and promote them" \
     " imgpipe runs pipelines: an image is built, tested on virtual machines and
  on servers behind management controllers, and promoted with signed evidence.
