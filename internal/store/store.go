@@ -155,6 +155,24 @@ func (db *DB) migrate(ctx context.Context) error {
 	})
 }
 
+// allSchema is the text of all parts of the schema, in their order.
+func allSchema() (string, error) {
+	names, err := fs.Glob(schema, "schema/*.sql")
+	if err != nil {
+		return "", err
+	}
+	slices.Sort(names)
+	var b strings.Builder
+	for _, name := range names {
+		text, err := schema.ReadFile(name)
+		if err != nil {
+			return "", err
+		}
+		b.Write(text)
+	}
+	return b.String(), nil
+}
+
 // Close closes the database. It may be called twice.
 func (db *DB) Close() error {
 	db.watch.stop()
