@@ -88,7 +88,8 @@ fi
 mkdir -p "$dir"
 rm -f "$dir/ready"
 bin/imgbuild build -o .goldsmith/ramdisk ci/demo-metal/ramdisk.yaml
-unshare --net --mount --pid --fork --kill-child --mount-proc "$0" rack &
+# The rack ends with this script, also when that is killed.
+setpriv --pdeathsig KILL unshare --net --mount --pid --fork --kill-child --mount-proc "$0" rack &
 rack=$!
 # unshare takes no other signal; its child and all that it started go with it.
 trap 'kill -KILL "$rack" 2>/dev/null; wait "$rack" 2>/dev/null || true' EXIT
