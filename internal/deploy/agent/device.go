@@ -18,7 +18,8 @@ type device struct {
 	size    int64 // bytes
 	sector  int   // bytes of a logical block; 512 of a file
 	block   bool
-	unsaved int64 // bytes written since the last Sync
+	unsaved int64   // bytes written since the last Sync
+	window  *window // what reads go through while they bypass the kernel's memory; nil: they do not
 }
 
 // file is what a device does with its [os.File].

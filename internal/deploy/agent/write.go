@@ -126,7 +126,8 @@ func (t *target) verify(ctx context.Context, progress func(done, total int64)) e
 	if err := t.dev.forget(); err != nil {
 		return err
 	}
-	return t.image.Verify(ctx, fetch.Disk, t.disk, progress)
+	t.dev.bypass()
+	return errors.Join(t.image.Verify(ctx, fetch.Disk, t.disk, progress), t.dev.endBypass())
 }
 
 // fit makes the partition table the disk's own, with a partition for the seed
