@@ -1,12 +1,12 @@
 #!/bin/bash
 # Rehearses servers on this host: QEMU machines behind management controllers,
-# in a network namespace of their own, get an image by PXE and are tested by
-# imgpipe. After "make build", as root.
+# in a network namespace of their own, get an image by PXE, are tested by imgpipe,
+# are upgraded to the next image under load, and go back. After "make build", as
+# root.
 #
-#   ci/demo-metal.sh [--upgrade]
+#   ci/demo-metal.sh [--deploy]
 #
-# With --upgrade a server gets a signed image instead, is upgraded to the next one
-# under load, and goes back: the better part of an hour without virtualisation.
+# With --deploy one server gets an image and is tested, and that is all.
 set -eu -o pipefail
 cd "$(dirname "$0")/.."
 dir=$PWD/.goldsmith/rehearsal
@@ -101,11 +101,7 @@ ln -sfn "/proc/$rack/ns/net" "$dir/netns"
 bin/imgpipe node apply ci/demo-metal/inventory.yaml
 bin/imgpipe node allow metal1
 bin/imgpipe node allow metal2
-if [ "${1:-}" = --upgrade ]; then
-    trust
-    bin/imgpipe run ci/demo-metal/signed.yaml
-    bin/imgpipe run ci/demo-metal/upgrade.yaml
-else
-    bin/imgpipe run ci/demo-metal/pipeline.yaml
-fi
+trust
+bin/imgpipe run ci/demo-metal/deploy.yaml
+[ "${1:-}" = --deploy ] || bin/imgpipe run ci/demo-metal/upgrade.yaml
 bin/imgpipe node ls

@@ -174,19 +174,20 @@ type booted struct {
 	Disk     string // "disk": device file
 	Firmware string // "firmware": "uefi" or "bios"
 	State    string // "state": what became of a damaged state partition, for people; left out when it was sound
+	From     string // "from": "network" when the kernel came over it; left out when it came from the disk
 }
 
 // noteBooted writes it.
-func noteBooted(d *rootDisk, hash rootHash, state string) error {
+func noteBooted(d *rootDisk, hash rootHash, state string, args cmdline) error {
 	b := booted{
 		RootHash: hex.EncodeToString(hash[:]), Slot: strings.TrimPrefix(d.part.Name, "root-"),
-		Disk: "/dev/" + d.name, Firmware: "bios", State: state,
+		Disk: "/dev/" + d.name, Firmware: "bios", State: state, From: args.Get("goldsmith.from"),
 	}
 	if _, err := os.Stat("/sys/firmware/efi"); err == nil {
 		b.Firmware = "uefi"
 	}
 	text := object("root_hash", b.RootHash, "slot", b.Slot, "disk", b.Disk, "firmware", b.Firmware,
-		"state", b.State)
+		"state", b.State, "from", b.From)
 	if err := os.MkdirAll("/run/goldsmith", 0o755); err != nil {
 		return err
 	}

@@ -146,7 +146,7 @@ func mountInstalled(c *console, args cmdline, mods *earlyboot.Loader, p *earlybo
 		return err
 	}
 	d.begin(disk, hash)
-	if err := noteBooted(disk, hash, ""); err != nil {
+	if err := noteBooted(disk, hash, "", args); err != nil {
 		return err
 	}
 	d.begun(c)
@@ -163,7 +163,7 @@ func mountInstalled(c *console, args cmdline, mods *earlyboot.Loader, p *earlybo
 	}
 	if done.stage != "" {
 		d.write(c, done.stage, done.text)
-		if err := noteBooted(disk, hash, done.text); err != nil {
+		if err := noteBooted(disk, hash, done.text, args); err != nil {
 			return err
 		}
 	}

@@ -33,6 +33,9 @@ func (m *Machine) Check(ctx context.Context) (found Finding, err error) {
 		}
 	}
 	err = m.locked(ctx, func(r *Record) error {
+		if m.Boot.From == FromNetwork {
+			return m.checkServed(r)
+		}
 		d, err := openDisk(m.Boot.Disk)
 		if err != nil {
 			return err
@@ -57,6 +60,16 @@ func (m *Machine) Check(ctx context.Context) (found Finding, err error) {
 		})
 	})
 	return found, err
+}
+
+// checkServed is for a machine that starts what it is served: that is good, and
+// nothing else is tried. A record of the time when its disk started it goes.
+func (m *Machine) checkServed(r *Record) error {
+	if r.Trial != nil || r.Good != m.Boot.Slot {
+		m.say("this machine starts from the network by now: the record is made anew, of what runs")
+		r = m.newRecord()
+	}
+	return r.save(m.state())
 }
 
 // adopt completes a new record by what the boot loaders know: what runs may be

@@ -243,6 +243,10 @@ func (m *Machine) Status(ctx context.Context) (s Status, err error) {
 	}
 	s = Status{Boot: m.Boot, Record: r, Trial: m.onTrial(r), Waiting: r.Trial != nil && !m.onTrial(r)}
 	err = m.reading(ctx, func(*Record) error {
+		if m.Boot.From == FromNetwork {
+			s.Loader = "none: it starts from the network"
+			return nil
+		}
 		d, err := openDisk(m.Boot.Disk)
 		if err != nil {
 			return err

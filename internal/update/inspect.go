@@ -29,6 +29,10 @@ const loaderFile = "EFI/BOOT/BOOTX64.EFI"
 // with what runs. The path of a fault is that on the EFI partition.
 func (m *Machine) InspectBoot(ctx context.Context) (found Inspection, err error) {
 	err = m.reading(ctx, func(r *Record) error {
+		if m.Boot.From == FromNetwork {
+			found.Unknown = append(found.Unknown, "the EFI partition: this machine starts from the network")
+			return nil
+		}
 		d, err := openDisk(m.Boot.Disk)
 		if err != nil {
 			return err

@@ -60,6 +60,9 @@ func (m *Machine) Install(ctx context.Context, img Image, o Options) error {
 		if done {
 			return m.knowDigest(r, img)
 		}
+		if m.Boot.From == FromNetwork {
+			return errFromNetwork
+		}
 		if err := m.noReset(); err != nil {
 			return err
 		}
@@ -148,8 +151,11 @@ func (s *Slot) goodDigest() string {
 	return s.Digest
 }
 
-// withESP gives f the EFI partition.
+// withESP gives f the EFI partition, of a machine that starts from it.
 func (m *Machine) withESP(d *slotDisk, f func(e *esp) error) error {
+	if m.Boot.From == FromNetwork {
+		return errFromNetwork
+	}
 	get := m.ESP
 	if get == nil {
 		get = d.mountESP

@@ -72,7 +72,19 @@ type Boot struct {
 	// State says what became of a damaged state partition in this boot; empty: it
 	// was sound.
 	State string `json:"state,omitempty"`
+	// From is FromNetwork when the kernel was served; empty: a boot loader of the
+	// disk started it.
+	From string `json:"from,omitempty"`
 }
+
+// FromNetwork is what is on the kernel command line, after "goldsmith.from=", of
+// a machine that imgpipe starts. Its boot loaders decide nothing: an update that
+// arms them would never be tried, and what is on the EFI partition says nothing.
+const FromNetwork = "network"
+
+// errFromNetwork refuses what only boot loaders could bring about.
+var errFromNetwork = command.BadInput(errors.New("this machine starts from the network: imgpipe says which image it runs, not its disk"),
+	"deploy the other image to it, or have it start from its disk: boot: local in the inventory (docs/metal.md)")
 
 // LoadBoot fills in what is known about this boot.
 func (m *Machine) LoadBoot(path string) error {

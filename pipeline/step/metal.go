@@ -200,8 +200,12 @@ func (m *leased) Release(ctx context.Context) error {
 func (b *metalBench) acquire(ctx context.Context, o order) (*metal.Node, error) {
 	holder := fmt.Sprintf("run %s, stage %s", o.Job.Run, o.Job.Stage)
 	step := o.Job.Progress.Start("get a node")
+	wish := b.with.Node
+	if o.Updates {
+		wish.Boot = inventory.BootLocal
+	}
 	for {
-		n, err := b.site.Acquire(ctx, b.with.Node, holder)
+		n, err := b.site.Acquire(ctx, wish, holder)
 		var no *inventory.Refused
 		if err == nil {
 			step.Done(nil, n.Name())

@@ -58,6 +58,9 @@ type order struct {
 	Image *registry.Image
 	Seed  seed.Seed
 	Job   *pipeline.Job
+	// Updates: the machine will be told to run another image, which one that
+	// starts from the network cannot do by itself.
+	Updates bool
 }
 
 // newPlace reads where machines come from. bad reports a wrong parameter.

@@ -91,7 +91,7 @@ func (s *subject) install(ctx context.Context, digest string) error {
 	if err := writeJSON(s.metadataFile, all); err != nil {
 		return err
 	}
-	s.m, err = s.bench.install(ctx, order{Name: instance, Dir: filepath.Join(s.dir, "machine"), Image: s.img, Job: s.job,
+	s.m, err = s.bench.install(ctx, order{Name: instance, Dir: filepath.Join(s.dir, "machine"), Image: s.img, Job: s.job, Updates: s.follows,
 		Seed: seed.Seed{InstanceID: instance, Hostname: s.img.Name, AuthorizedKeys: []string{s.keys.public}, Metadata: all}})
 	return err
 }

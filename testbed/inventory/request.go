@@ -18,6 +18,7 @@ type Request struct {
 	Disks  int      `json:"disks,omitempty"`            // at least so many,
 	Size   Bytes    `json:"size,omitempty"`             // each of this size at least
 	Tags   []string `json:"tags,omitempty"`             // all of them
+	Boot   string   `json:"boot,omitempty"`             // BootLocal or BootNetwork; empty: either
 }
 
 // Refused says of each node why it was not granted.
@@ -105,6 +106,7 @@ func (r Request) Match(n *Node) []string {
 	for _, t := range r.Tags {
 		add(!slices.Contains(n.Spec.Tags, t), "no tag %s", t)
 	}
+	add(r.Boot != "" && r.Boot != cmp.Or(n.Spec.Boot, BootLocal), "it is one of boot: %s", cmp.Or(n.Spec.Boot, BootLocal))
 	if n.Aside != nil {
 		add(true, "in maintenance by %s: %s", n.Aside.Owner, n.Aside.Reason)
 	}

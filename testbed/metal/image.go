@@ -10,6 +10,7 @@ import (
 
 	"goldsmith/internal/atomicfile"
 	"goldsmith/internal/uki"
+	"goldsmith/internal/update"
 	"goldsmith/internal/update/fetch"
 	"goldsmith/testbed/netboot"
 )
@@ -25,7 +26,8 @@ func (s *Site) imageBoot(ctx context.Context, digest string) (*netboot.Boot, err
 	if errors.Is(err, os.ErrNotExist) {
 		text, err = s.unpack(ctx, digest, b, cmdline)
 	}
-	b.Cmdline = strings.TrimSpace(string(text) + " " + s.cfg.Cmdline)
+	// The machine must not look for a boot loader that started it.
+	b.Cmdline = strings.TrimSpace(string(text) + " goldsmith.from=" + update.FromNetwork + " " + s.cfg.Cmdline)
 	return b, err
 }
 

@@ -82,7 +82,7 @@ func TestWhatStarts(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	is(a, "a: sha256-0011 root=x roothash=y console=ttyS0")
+	is(a, "a: sha256-0011 root=x roothash=y goldsmith.from=network console=ttyS0")
 	is(b, "b: its disk")
 	s.event(netboot.Event{MAC: stranger, What: "asks for an address"})
 	is(stranger, "no answer")
