@@ -53,10 +53,24 @@ func (s *Storage) refuse(d Disk) string {
 		return fmt.Sprintf("it has %d bytes, %d are wanted", d.Size, s.Size)
 	case h.Serial != "" && h.Serial != d.Serial:
 		return fmt.Sprintf("its serial number is %q", d.Serial)
+	case h.WWN != "" && bareWWN(h.WWN) != bareWWN(d.WWN):
+		return fmt.Sprintf("its WWN is %q", d.WWN)
+	case h.Size != 0 && h.Size != d.Size:
+		return fmt.Sprintf("it has %d bytes, exactly %d are wanted", d.Size, h.Size)
 	case h.Model != "" && !strings.Contains(d.Model, h.Model):
 		return fmt.Sprintf("its model is %q", d.Model)
 	case h.Rotational != nil && *h.Rotational != d.Rotational:
 		return fmt.Sprintf("rotational is %v", d.Rotational)
 	}
 	return ""
+}
+
+// bareWWN is the number of a world wide name: people leave out what the kernel
+// puts before it, or write 0x.
+func bareWWN(s string) string {
+	s = strings.ToLower(strings.TrimSpace(s))
+	for _, before := range []string{"naa.", "eui.", "uuid.", "wwn-0x", "0x"} {
+		s = strings.TrimPrefix(s, before)
+	}
+	return s
 }

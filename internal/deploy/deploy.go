@@ -91,10 +91,17 @@ type Result struct {
 	Task  string `json:"task"`
 	Step  string `json:"step,omitempty"`  // where it failed; empty when it did not
 	Error string `json:"error,omitempty"` // why; empty when it did not
+	Fault Fault  `json:"fault,omitempty"` // whose fault that is; empty: the machine's, or nobody knows
 	Disk  string `json:"disk,omitempty"`  // device file that an image was written to
 	// Seconds each step took, by its name.
 	Seconds map[string]float64 `json:"seconds,omitempty"`
 }
+
+// Fault says whose fault a failed task is.
+type Fault string
+
+// ImageFault is the image's, or of where it comes from: the machine can be used.
+const ImageFault Fault = "image"
 
 // OK tells whether the task did what it should.
 func (r *Result) OK() bool { return r.Error == "" && r.Step == "" }

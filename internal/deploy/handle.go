@@ -284,6 +284,9 @@ func (s *Server) result(c call) (any, error) {
 	if len(r.Error) > MaxError || len(r.Step) > 100 || len(r.Disk) > 100 || len(r.Seconds) > maxSteps {
 		return nil, malformed("the result is too long")
 	}
+	if r.Fault != "" && r.Fault != ImageFault {
+		return nil, malformed("fault %.40q", r.Fault)
+	}
 	r.Error, r.Step, r.Disk = plainText(r.Error), plain(r.Step), plain(r.Disk)
 	return struct{}{}, s.change(c.sum, func(t *Session) error {
 		last := t.current()

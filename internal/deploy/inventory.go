@@ -28,6 +28,7 @@ type Disk struct {
 	Sector     int    `json:"sector"` // bytes of a logical block
 	Model      string `json:"model"`
 	Serial     string `json:"serial"`
+	WWN        string `json:"wwn,omitempty"` // as the kernel says it, such as naa.5000c500a1b2c3d4; empty where it does not
 	Rotational bool   `json:"rotational"`
 	Removable  bool   `json:"removable,omitempty"`
 	ReadOnly   bool   `json:"read_only,omitempty"`

@@ -237,7 +237,7 @@ func TestTaskCheck(t *testing.T) {
 func TestChoose(t *testing.T) {
 	no := false
 	disks := []Disk{
-		{Path: "/dev/sda", Size: 4 << 40, Serial: "A", Model: "Big Disk", Rotational: true},
+		{Path: "/dev/sda", Size: 4 << 40, Serial: "A", WWN: "naa.5000C500A1B2C3D4", Model: "Big Disk", Rotational: true},
 		{Path: "/dev/sdb", Size: 1 << 40, Serial: "B", Model: "SSD 1"}, {Path: "/dev/sdc", Size: 1 << 40, Serial: "C", Model: "SSD 1"},
 		{Path: "/dev/sdd", Size: 1 << 30, Removable: true}, {Path: "/dev/sde", Size: 1 << 30, ReadOnly: true}, {Path: "/dev/sdf"},
 	}
@@ -248,6 +248,9 @@ func TestChoose(t *testing.T) {
 		{Storage{}, "/dev/sdb"}, {Storage{Level: LevelRAID1}, "/dev/sdb /dev/sdc"}, {Storage{Disks: 3}, "/dev/sdb /dev/sdc /dev/sda"},
 		{Storage{Size: 2 << 40}, "/dev/sda"}, {Storage{Hints: Hints{Serial: "C"}}, "/dev/sdc"},
 		{Storage{Hints: Hints{Model: "Big"}}, "/dev/sda"}, {Storage{Hints: Hints{Rotational: &no}}, "/dev/sdb"},
+		{Storage{Hints: Hints{WWN: "0x5000c500a1b2c3d4"}}, "/dev/sda"}, {Storage{Hints: Hints{WWN: "naa.5000c500a1b2c3d4", Size: 4 << 40}}, "/dev/sda"},
+		{Storage{Hints: Hints{WWN: "5000c500a1b2c3d5", Size: 4 << 40}}, `0 disks fit, 1 are needed; /dev/sda: its WWN is "naa.5000C500A1B2C3D4"; `},
+		{Storage{Hints: Hints{Size: 5 << 40}}, "/dev/sda: it has 4398046511104 bytes, exactly 5497558138880 are wanted; "},
 		{Storage{Size: 9 << 40}, "0 disks fit, 1 are needed; /dev/sda: it has 4398046511104 bytes, 9895604649984 are wanted; "},
 		{Storage{Disks: 4}, "3 disks fit, 4 are needed; /dev/sdd: it is removable; /dev/sde: it is read-only; /dev/sdf: it has no medium"},
 		{Storage{Hints: Hints{Serial: "X"}}, `/dev/sda: its serial number is "A"`},

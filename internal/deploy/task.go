@@ -57,6 +57,8 @@ const (
 // Hints choose disks.
 type Hints struct {
 	Serial     string `json:"serial,omitempty"`     // the whole of it
+	WWN        string `json:"wwn,omitempty"`        // the whole of it, with or without what is before the number, such as naa. or 0x
+	Size       int64  `json:"size,omitempty"`       // exactly, in bytes; 0 takes any
 	Model      string `json:"model,omitempty"`      // a part of it
 	Rotational *bool  `json:"rotational,omitempty"` // nil takes both
 }

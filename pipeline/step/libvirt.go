@@ -87,7 +87,7 @@ func (b *libvirtBench) serve(ctx context.Context, h http.Handler) (string, error
 	if err != nil {
 		return "", fmt.Errorf("listen for the machine at %s: %w", b.gateway, err)
 	}
-	b.server = &http.Server{Handler: h, ReadHeaderTimeout: 30 * time.Second}
+	b.server = &http.Server{Handler: h, ReadHeaderTimeout: 30 * time.Second, ReadTimeout: 2 * time.Minute}
 	go b.server.Serve(l) //nolint:errcheck // it ends with ErrServerClosed by close
 	return "http://" + l.Addr().String(), nil
 }

@@ -89,6 +89,17 @@ type Storage struct {
 	Level string `json:"level,omitempty"` // single or raid1; empty means single
 	Disks int    `json:"disks,omitempty"` // at least so many; 0 means what the level needs
 	Size  Bytes  `json:"size,omitempty"`  // of each disk, at least
+	Hints Hints  `json:"hints,omitzero"`  // which disks may be taken
+}
+
+// Hints choose disks: all that are given must be true of one (internal/deploy,
+// Hints). The zero value takes any.
+type Hints struct {
+	Serial     string `json:"serial,omitempty"`
+	WWN        string `yaml:"wwn" json:"wwn,omitempty"`
+	Model      string `json:"model,omitempty"` // a part of it
+	Rotational *bool  `json:"rotational,omitempty"`
+	Size       Bytes  `json:"size,omitempty"` // exactly
 }
 
 // The ways to start.

@@ -23,6 +23,7 @@ type recorder struct {
 	*dialer
 	path string
 	up   chan struct{} // closed when the first try has ended, either way
+	most int64         // bytes that are kept
 
 	mu     sync.Mutex // guards the fields below
 	fault  error      // why nothing is recorded now; nil when it is
@@ -44,7 +45,7 @@ const (
 var errStarting = errors.New("not connected yet")
 
 func newRecorder(d *dialer, path string) *recorder {
-	r := &recorder{dialer: d, path: path, up: make(chan struct{})}
+	r := &recorder{dialer: d, path: path, up: make(chan struct{}), most: maxConsole}
 	r.fault = d.fault(testbed.Silent, "console", errStarting)
 	return r
 }

@@ -77,14 +77,25 @@ type ink struct {
 
 func (k *ink) Write(p []byte) (int, error) {
 	k.mu.Lock()
+	before := k.bytes
 	k.bytes += int64(len(p))
 	typist := k.typist
 	k.mu.Unlock()
 	if typist != nil {
 		typist.feed(p)
 	}
+	switch {
+	case before > k.most:
+		return len(p), nil
+	case before+int64(len(p)) > k.most:
+		mark(k.f, "has printed %d MiB: no more is kept", k.most>>20)
+		return len(p), nil
+	}
 	return k.f.Write(p)
 }
+
+// maxConsole bounds what is kept of a console that never stops, in bytes.
+const maxConsole = 256 << 20
 
 // backlog bounds what a reader of the serial port may leave unread, in bytes.
 // What is older is lost to it; the console's file has everything.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -106,7 +107,7 @@ func (a *Agent) work(ctx context.Context) error {
 	case err != nil:
 		return err
 	case !r.OK():
-		return &AgentError{a.node.Name(), r.Step, r.Error}
+		return &AgentError{a.node.Name(), r.Step, r.Error, r.Fault == deploy.ImageFault}
 	}
 	return nil
 }
@@ -154,8 +155,25 @@ func (n *Node) agentLog() (*agentLog, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(filepath.Join(dir, "agent.log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640)
+	path := filepath.Join(dir, "agent.log")
+	if err := shorten(path, keptLog); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640)
 	return &agentLog{f: f, room: maxAgentLog}, err
+}
+
+// keptLog is how long a node's log is when a new one begins, in bytes; the one
+// before is kept as NAME.1.
+const keptLog = 16 << 20
+
+// shorten has a log begin anew that is that long. Nobody may have it open.
+func shorten(path string, most int64) error {
+	fi, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && fi.Size() < most {
+		return nil
+	}
+	return errors.Join(err, os.Rename(path, path+".1"))
 }
 
 // AgentLog is the file with everything that the node's agents said.

@@ -45,7 +45,7 @@ func TestLife(t *testing.T) {
 	r.ok(n.Deploy(t.Context(), deployment()))
 	r.is("n1", inventory.Testing)
 	r.power("n1", testbed.On)
-	if got := r.node("n1"); got.Image != digest || !strings.Contains(string(got.Deployment), "hunter2") {
+	if got := r.node("n1"); got.Image != digest || !strings.Contains(string(got.Deployment), digest) || strings.Contains(string(got.Deployment), "hunter2") {
 		t.Errorf("deployed: %q, %s", got.Image, got.Deployment)
 	}
 	for range 2 {
@@ -205,6 +205,65 @@ func TestStaysOn(t *testing.T) {
 	r.power("n1", testbed.Off)
 	if got := r.node("n1"); got.Aside != nil {
 		t.Errorf("aside %+v", got.Aside)
+	}
+}
+
+// A machine that does not go on under test has failed, and waits for somebody to
+// look at it.
+func TestStaysOff(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 1)
+	r.ready()
+	n := r.acquire(inventory.Request{})
+	r.ok(n.Deploy(t.Context(), deployment()))
+	r.ok(n.PowerOff(t.Context()))
+	r.boxes["n1"].breaks(true)
+	if err := n.PowerOn(t.Context()); fault(err) != testbed.Unconfirmed {
+		t.Errorf("PowerOn: %v", err)
+	}
+	r.ok(n.Release(t.Context()))
+	r.round()
+	r.is("n1", inventory.TestFailed)
+	if got := r.node("n1"); !strings.Contains(got.Reason, "power on") || got.Lease != nil {
+		t.Errorf("%q, %+v", got.Reason, got.Lease)
+	}
+	r.boxes["n1"].breaks(false)
+	r.ok(r.v.Clean(t.Context(), "n1", "test"))
+	r.round()
+	r.is("n1", inventory.Available)
+}
+
+// A machine that switches itself off at once is not noted as on.
+func TestSwitchesItselfOff(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 1)
+	r.ready()
+	n := r.acquire(inventory.Request{})
+	r.ok(n.observePower(t.Context(), testbed.On))
+	if got := r.node("n1"); got.Power != testbed.Off {
+		t.Errorf("power %v; the controller says off", got.Power)
+	}
+}
+
+// A node to which a bad image cannot be deployed is as good as before.
+func TestBadImage(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 1)
+	r.ready()
+	r.boxes["n1"].acts(func(ctx context.Context, c *deploy.Client) error {
+		return ends(ctx, c, deploy.Result{Step: "10-image", Error: "no trusted key has signed it", Fault: deploy.ImageFault})
+	})
+	n := r.acquire(inventory.Request{})
+	if err := n.Deploy(t.Context(), deployment()); err == nil || !strings.Contains(err.Error(), "no trusted key") {
+		t.Errorf("Deploy: %v", err)
+	}
+	r.ok(n.Release(t.Context()))
+	r.is("n1", inventory.Cleaning)
+	r.boxes["n1"].acts(good)
+	r.round()
+	r.is("n1", inventory.Available)
+	if !strings.Contains(r.history("n1"), "no trusted key") {
+		t.Errorf("nobody is told why:\n%s", r.history("n1"))
 	}
 }
 

@@ -168,11 +168,41 @@ func (n *Node) power(ctx context.Context, want testbed.Power, do func(context.Co
 	if n.held.Err() != nil { // what a command that was cut short says is not the controller's fault
 		return errors.Join(context.Cause(n.held), err)
 	}
-	if err == nil {
-		o := inventory.Observation{Source: inventory.BMCSource, OK: true, Power: want}
-		return n.site.cfg.Inventory.Observe(context.WithoutCancel(ctx), n.lease.Node, o)
+	if err != nil {
+		err = n.observe(ctx, err)
+		if want == testbed.On { // what does not go off is put aside when it is given back
+			err = errors.Join(err, n.failed(ctx, err))
+		}
+		return err
 	}
-	return n.observe(ctx, err)
+	return n.observePower(ctx, want)
+}
+
+// observePower keeps how the power is that was changed: off was confirmed, but a
+// machine may have switched itself off already.
+func (n *Node) observePower(ctx context.Context, p testbed.Power) error {
+	if p == testbed.On {
+		var err error
+		if p, err = n.Power(ctx); err != nil {
+			return n.observe(ctx, err)
+		}
+	}
+	o := inventory.Observation{Source: inventory.BMCSource, OK: true, Power: p}
+	return n.site.cfg.Inventory.Observe(context.WithoutCancel(ctx), n.lease.Node, o)
+}
+
+// failed notes that the machine is to blame: under test it does not go on.
+func (n *Node) failed(ctx context.Context, err error) error {
+	f, ok := errors.AsType[*testbed.Fault](err)
+	if !ok || f.Kind != testbed.Unconfirmed {
+		return nil
+	}
+	v := n.site.cfg.Inventory
+	now, err := v.Node(context.WithoutCancel(ctx), n.Name())
+	if err != nil || now.State != inventory.Testing {
+		return err
+	}
+	return v.Move(context.WithoutCancel(ctx), n.lease, inventory.TestFailed, f.Error())
 }
 
 // releaseLimit bounds giving a node back, whose power must be off and confirmed.
@@ -241,6 +271,8 @@ type AgentError struct {
 	Node string
 	Step string // NN-name
 	Text string
+	// Image: the image is at fault, or where it comes from, and not the machine.
+	Image bool
 }
 
 func (e *AgentError) Error() string {
@@ -251,7 +283,10 @@ func (e *AgentError) Error() string {
 // way into the image afterwards, or off where that is how it finishes. When the
 // node is lost meanwhile the error is a testbed.Fault.
 func (n *Node) Deploy(ctx context.Context, d Deployment) error {
-	record, err := json.Marshal(d)
+	// What it is told is not kept, since secrets are in it: who writes it again
+	// only tries whether the machine can be deployed to, and cleans it then.
+	record, err := json.Marshal(Deployment{Image: d.Image, Finish: d.Finish,
+		Seed: seed.Seed{InstanceID: d.Seed.InstanceID, Hostname: d.Seed.Hostname}})
 	if err != nil {
 		return err
 	}
@@ -266,10 +301,18 @@ func (n *Node) Deploy(ctx context.Context, d Deployment) error {
 	switch {
 	case err == nil:
 		err = v.Move(held, n.lease, inventory.Testing, "")
+	case held.Err() == nil && imageFailed(err):
+		// The next image may be better: when it is given back the node is cleaned.
+		err = errors.Join(err, v.Note(held, n.Name(), "state", n.lease.Holder, err.Error()))
 	case held.Err() == nil:
 		err = errors.Join(err, v.Move(held, n.lease, inventory.DeployFailed, err.Error()))
 	}
 	return n.orLost(err)
+}
+
+func imageFailed(err error) bool {
+	e, ok := errors.AsType[*AgentError](err)
+	return ok && e.Image
 }
 
 // orLost returns err, or that the node is lost when that explains it.
@@ -299,9 +342,10 @@ func (n *Node) deploy(ctx context.Context, d Deployment) error {
 	}
 	s := n.node.Spec.Storage
 	task := deploy.Task{Kind: deploy.Deploy, Finish: d.Finish,
-		Image:   &deploy.Image{Source: n.site.URL() + "/images", Digest: d.Image, Keys: n.site.cfg.Keys},
-		Storage: deploy.Storage{Level: s.Level, Disks: s.Disks, Size: int64(s.Size)},
-		Seed:    &deploy.Seed{InstanceID: d.Seed.InstanceID, Hostname: d.Seed.Hostname, AuthorizedKeys: d.Seed.AuthorizedKeys, Metadata: metadata},
+		Image: &deploy.Image{Source: n.site.URL() + "/images", Digest: d.Image, Keys: n.site.cfg.Keys},
+		Storage: deploy.Storage{Level: s.Level, Disks: s.Disks, Size: int64(s.Size), Hints: deploy.Hints{Serial: s.Hints.Serial,
+			WWN: s.Hints.WWN, Model: s.Hints.Model, Rotational: s.Hints.Rotational, Size: int64(s.Hints.Size)}},
+		Seed: &deploy.Seed{InstanceID: d.Seed.InstanceID, Hostname: d.Seed.Hostname, AuthorizedKeys: d.Seed.AuthorizedKeys, Metadata: metadata},
 	}
 	agent, done, err := n.startAgent(ctx, task, d.Step)
 	if err != nil {

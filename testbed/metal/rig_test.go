@@ -81,6 +81,7 @@ type box struct {
 	boot   testbed.Boot
 	play   func(ctx context.Context, c *deploy.Client) error
 	agents int // so many were started
+	broken bool
 	stop   context.CancelFunc
 	done   sync.WaitGroup
 }
@@ -98,8 +99,18 @@ func (b *box) BootOrder(context.Context) (testbed.Boot, error) {
 	return b.boot, nil
 }
 
+// breaks makes a machine that does not go on.
+func (b *box) breaks(yes bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.broken = yes
+}
+
 func (b *box) PowerOn(ctx context.Context) error {
-	if p, _ := b.Power(ctx); p == testbed.On {
+	b.mu.Lock()
+	broken := b.broken
+	b.mu.Unlock()
+	if p, _ := b.Power(ctx); p == testbed.On || broken {
 		return nil
 	}
 	if err := b.Fake.PowerOn(ctx); err != nil {
@@ -156,37 +167,6 @@ func (b *box) started() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.agents
-}
-
-var hardware = &deploy.Inventory{Arch: "amd64", CPU: deploy.CPU{Count: 2}, Memory: 1 << 30, Disks: []deploy.Disk{{Path: "/dev/vda", Size: 1 << 40}}}
-
-// good is an agent that does what it is told.
-func good(ctx context.Context, c *deploy.Client) error { return ends(ctx, c, deploy.Result{}) }
-
-// bad is one that fails.
-func bad(ctx context.Context, c *deploy.Client) error {
-	return ends(ctx, c, deploy.Result{Step: "50-write", Error: "sda: I/O error"})
-}
-
-func ends(ctx context.Context, c *deploy.Client, r deploy.Result) error {
-	t, err := c.Task(ctx, "")
-	if err != nil {
-		return err
-	}
-	r.Task = t.ID
-	if err := c.Inventory(ctx, hardware); err != nil {
-		return err
-	}
-	return c.Result(ctx, &r)
-}
-
-// hangs is one that calls once, and then says nothing more.
-func hangs(ctx context.Context, c *deploy.Client) error {
-	if err := c.Inventory(ctx, hardware); err != nil {
-		return err
-	}
-	<-ctx.Done()
-	return ctx.Err()
 }
 
 // newRig is a site with as many machines, called n1 and so on.

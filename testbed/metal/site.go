@@ -263,6 +263,9 @@ func (s *Site) machine(ctx context.Context, n *inventory.Node, record bool) (*ip
 	}
 	if record {
 		c.Console = filepath.Join(dir, "console.log")
+		if err := shorten(c.Console, keptLog); err != nil {
+			return nil, err
+		}
 	}
 	return ipmi.Open(ctx, c)
 }

@@ -44,8 +44,12 @@ func (s *Server) httpServer() *http.Server {
 	if s.cfg.Handler != nil {
 		mux.Handle("/", s.cfg.Handler)
 	}
-	return &http.Server{Handler: mux, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute}
+	return &http.Server{Handler: mux, ReadHeaderTimeout: 30 * time.Second, ReadTimeout: requestTime, IdleTimeout: 2 * time.Minute}
 }
+
+// requestTime bounds how long a request with its body may take to arrive. It is
+// more than the longest that an answer is waited for: that ends with it, too.
+const requestTime = 2 * time.Minute
 
 // handleFile serves what a machine starts, to that machine only: it must know
 // the key and have the address.

@@ -182,6 +182,9 @@ func (r *run) fail(step string, err error) {
 	}
 	text = text[:min(len(text), deploy.MaxError)]
 	r.result.Step, r.result.Error = step, text
+	if _, ok := errors.AsType[*imageError](err); ok {
+		r.result.Fault = deploy.ImageFault
+	}
 	r.event(deploy.Event{Step: step, State: deploy.Failed, Error: text})
 }
 

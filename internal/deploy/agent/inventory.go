@@ -68,10 +68,14 @@ func (a *Agent) disk(name string) deploy.Disk {
 	if page, err := os.ReadFile(filepath.Join(dir, "device/vpd_pg80")); serial == "" && err == nil && len(page) > 4 {
 		serial = strings.TrimSpace(string(page[4:])) // SCSI: a header of four bytes
 	}
+	wwn := text(dir, "wwid") // NVMe
+	if wwn == "" {
+		wwn = text(dir, "device/wwid") // SCSI
+	}
 	// The kernel counts sizes in 512 bytes, whatever the disk's blocks are.
 	return deploy.Disk{
 		Path: filepath.Join(a.Dev, name), Size: number(dir, "size") * 512,
-		Sector: int(number(dir, "queue/logical_block_size")), Model: text(dir, "device/model"), Serial: serial,
+		Sector: int(number(dir, "queue/logical_block_size")), Model: text(dir, "device/model"), Serial: serial, WWN: wwn,
 		Rotational: number(dir, "queue/rotational") == 1, Removable: number(dir, "removable") == 1,
 		ReadOnly: number(dir, "ro") == 1,
 	}

@@ -183,7 +183,7 @@ func (r *run) takeInventory(ctx context.Context) (err error) {
 
 func (r *run) openImage(ctx context.Context) (err error) {
 	if r.image, err = openImage(ctx, r.task.Image, r.Say); err != nil {
-		return err
+		return &imageError{err}
 	}
 	r.seed, err = makeSeed(r.Scratch, r.task.Seed)
 	return err

@@ -93,10 +93,29 @@ func openTarget(path string, image *fetch.Image, seedSize int64, say func(string
 	return &target{dev: dev, image: image, say: say}, nil
 }
 
+// imageError is a failure of the image, or of where it comes from.
+type imageError struct{ error }
+
+func (e *imageError) Unwrap() error { return e.error }
+
 // writeOnly hides that a disk can be read: what is on it is not to be searched.
 type writeOnly struct {
-	io.WriterAt
-	fetch.Zeroer
+	disk   *staged
+	failed bool // the disk has, and not the image
+}
+
+// WriteAt implements io.WriterAt.
+func (w *writeOnly) WriteAt(b []byte, off int64) (int, error) {
+	n, err := w.disk.WriteAt(b, off)
+	w.failed = w.failed || err != nil
+	return n, err
+}
+
+// Zero implements fetch.Zeroer.
+func (w *writeOnly) Zero(off, n int64) error {
+	err := w.disk.Zero(off, n)
+	w.failed = w.failed || err != nil
+	return err
 }
 
 // write wipes the disk and writes the image to it, but for what makes it
@@ -105,7 +124,11 @@ func (t *target) write(ctx context.Context, progress func(done, total int64)) (e
 	if t.disk, err = stage(t.dev); err != nil {
 		return err
 	}
-	stats, err := t.image.Write(ctx, fetch.Disk, writeOnly{t.disk, t.disk}, fetch.Options{Progress: progress})
+	w := &writeOnly{disk: t.disk}
+	stats, err := t.image.Write(ctx, fetch.Disk, w, fetch.Options{Progress: progress})
+	if err != nil && !w.failed && ctx.Err() == nil {
+		return &imageError{err}
+	}
 	if err != nil {
 		return err
 	}
