@@ -48,7 +48,7 @@ system-core: build ## the part of the system tier that continuous integration ru
 demo: deps build ## build, boot, test and promote the demo image
 	bin/imgpipe run ci/demo/pipeline.yaml
 
-demo-metal: deps build ## rehearse servers: deploy by PXE behind management controllers, and test (root)
+demo-metal: deps build ## rehearse servers: deploy by PXE behind management controllers, test and upgrade (root)
 	ci/demo-metal.sh
 
 proof: build ## compare with the originals over all cases, and write the table in docs/compatibility.md

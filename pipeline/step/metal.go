@@ -163,7 +163,11 @@ func (a agentSteps) event(e deploy.Event) {
 	case e.State == deploy.Failed:
 		step.Done(errors.New(e.Error), "")
 	}
-	fmt.Fprintf(a.log, "deploy %s %s %s\n", e.Step, e.State, machinetest.OneLine(e.Error))
+	text := ""
+	if e.Error != "" {
+		text = " " + machinetest.OneLine(e.Error)
+	}
+	fmt.Fprintf(a.log, "deploy %s %s%s\n", e.Step, e.State, text)
 }
 
 // leased is a node on which the stage's task is done: the only one there.
