@@ -137,8 +137,7 @@ func (b *box) manage(addr string) {
 	b.rack.ok(err)
 }
 
-// forgetSessions restarts the controllers: a session of a client that was killed
-// lasts for a minute, and a controller has few.
+// forgetSessions restarts the controllers.
 func (r *rack) forgetSessions() {
 	r.t.Helper()
 	for _, b := range r.boxes {

@@ -92,6 +92,7 @@ type metalTorture struct {
 	rnd    *rand.Rand
 	caught map[inventory.State]int // states that nodes were in when a worker died
 	slow   time.Duration           // the longest from the last kill until all was well
+	most   int                     // sessions that a controller had at a time
 }
 
 // The process that serves servers can be killed at any moment.
@@ -114,8 +115,8 @@ func killMetal(t *testing.T, n int) {
 		}
 	}
 	m.history()
-	t.Logf("%d kills; nodes were %v then; %d agents were started, %d deployments ended; all was well again within %v", n, m.caught,
-		m.agents.Load(), m.deployed.Load(), m.slow.Round(time.Second))
+	t.Logf("%d kills; nodes were %v then; %d agents were started, %d deployments ended; all was well again within %v; %d sessions with a controller at most", n, m.caught,
+		m.agents.Load(), m.deployed.Load(), m.slow.Round(time.Second), m.most)
 	for _, s := range []inventory.State{inventory.Deploying, inventory.Testing, inventory.Cleaning} {
 		if n >= 50 && m.caught[s] == 0 {
 			t.Errorf("no kill hit a node that was %s", s)
@@ -181,7 +182,12 @@ func (m *metalTorture) kill(jobs int) {
 	stop := m.start(jobs)
 	time.Sleep(time.Duration(m.rnd.Int64N(int64(6 * time.Second))))
 	stop()
-	m.forgetSessions()
+	for _, b := range m.boxes {
+		m.most = max(m.most, b.bmc.Sessions())
+	}
+	if m.rnd.IntN(4) == 0 { // controllers restart, too
+		m.forgetSessions()
+	}
 	for _, n := range m.nodes() {
 		m.caught[n.State]++
 		if n.Lease != nil && n.Lease.Expires.After(time.Now().Add(inventory.LeaseTime)) {
@@ -223,6 +229,10 @@ func (m *metalTorture) unsettled() (why []string) {
 			n.Image != "" || len(n.Deployment) > 0 {
 			why = append(why, fmt.Sprintf("%s: %s %s, power %v, wanted %v, lease %v, aside %v, image %q", n.Name, n.State, n.Reason, p, n.Wanted, n.Lease, n.Aside, n.Image))
 		}
+		// A keeper has one. What dead processes left is ended, and not waited for.
+		if s := m.boxes[n.Name].bmc.Sessions(); s > 1 {
+			why = append(why, fmt.Sprintf("%s: %d sessions with its controller", n.Name, s))
+		}
 	}
 	return why
 }
@@ -230,14 +240,20 @@ func (m *metalTorture) unsettled() (why []string) {
 // leftovers finds files that no worker needs.
 func (m *metalTorture) leftovers() {
 	m.t.Helper()
+	sessions := 0
 	m.ok(filepath.WalkDir(filepath.Join(m.dir, "metal"), func(path string, d fs.DirEntry, err error) error {
 		switch name := d.Name(); {
 		case err != nil || d.IsDir():
+		case filepath.Base(filepath.Dir(path)) == "sessions": // of the worker that was killed last: the next one ends it
+			sessions++
 		case name != "lock" && name != "console.log" && name != "agent.log":
 			m.t.Errorf("%s is left", path)
 		}
 		return err
 	}))
+	if sessions > len(m.boxes) {
+		m.t.Errorf("%d sessions are noted as open, with %d controllers", sessions, len(m.boxes))
+	}
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	m.ok(err)
 	if strings.Contains(string(mounts), m.dir) {

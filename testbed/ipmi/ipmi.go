@@ -53,6 +53,10 @@ type Config struct {
 	Adjust func(*Quirks)
 	// Network is where the BMC is reached from; nil means testbed.Host.
 	Network testbed.Network
+	// Sessions is a directory with a file for each session that is open, so that
+	// those of a process that was killed can be ended: see [Left]. "" means that
+	// there are none.
+	Sessions string
 }
 
 // defaultPort is RMCP's (IPMI 2.0, 13.1.2).
@@ -103,7 +107,7 @@ func Open(ctx context.Context, c Config) (*Machine, error) {
 	}
 	m := &Machine{
 		dialer: dialer{name: c.Name, addr: addr, user: c.User, password: c.Password,
-			operator: c.Operator, network: c.Network, quirks: defaults()},
+			operator: c.Operator, sessions: c.Sessions, network: c.Network, quirks: defaults()},
 		consolePath: c.Console, firmware: c.Firmware, turn: make(chan struct{}, 1),
 	}
 	if m.network == nil {

@@ -21,6 +21,7 @@ type dialer struct {
 	name, addr     string
 	user, password string
 	operator       bool
+	sessions       string // directory with a file for each open session; empty: there are none
 	network        testbed.Network
 	quirks         Quirks // not changed once Open has returned, but for what mu guards
 
@@ -58,6 +59,7 @@ func (d *dialer) login(ctx context.Context) (*session, error) {
 		s, err := d.loginWith(ctx, suite)
 		s.since = began
 		if err == nil {
+			s.begins()
 			d.mu.Lock()
 			d.quirks.CipherSuites = first(suites, suite)
 			d.mu.Unlock()
@@ -178,6 +180,7 @@ func (s *session) close() {
 		})
 		cancel()
 	}
+	s.ends()
 	s.guard.hangUp()
 }
 

@@ -81,6 +81,7 @@ type Site struct {
 	power map[string]chan struct{} // by node: has room for whoever may change its power
 	told  map[string]string        // by node: why it cannot be served
 	calls map[netip.Addr]time.Time // when an installed machine called last
+	left  map[string][]uint32      // by node: sessions of a process that is gone, with its controller
 }
 
 // limits are how long things may take.
@@ -141,7 +142,7 @@ func (s *Site) open(ctx context.Context) error {
 	if err := c.Inventory.Abandon(ctx, s.network.Name, owner, "the process that had it has ended"); err != nil {
 		return err
 	}
-	if err := errors.Join(s.Refresh(ctx), s.sweep(ctx)); err != nil {
+	if err := errors.Join(s.Refresh(ctx), s.sweep(ctx), s.findLeft()); err != nil {
 		return err
 	}
 	mux := http.NewServeMux()
@@ -251,7 +252,7 @@ func (s *Site) machine(ctx context.Context, n *inventory.Node, record bool) (*ip
 		return nil, err
 	}
 	c := ipmi.Config{Name: n.Name, Addr: n.Spec.BMC.Address, User: n.Spec.BMC.User, Password: password,
-		Firmware: n.Spec.Firmware, Network: s.cfg.Where, Adjust: s.adjust}
+		Firmware: n.Spec.Firmware, Network: s.cfg.Where, Adjust: s.adjust, Sessions: filepath.Join(dir, sessionsDir)}
 	if file := n.Spec.BMC.QuirksFile; file != "" {
 		text, err := os.ReadFile(file)
 		if err != nil {
@@ -267,5 +268,9 @@ func (s *Site) machine(ctx context.Context, n *inventory.Node, record bool) (*ip
 			return nil, err
 		}
 	}
-	return ipmi.Open(ctx, c)
+	m, err := ipmi.Open(ctx, c)
+	if err == nil {
+		s.endLeft(ctx, n.Name, m)
+	}
+	return m, err
 }

@@ -173,6 +173,9 @@ func (b *BMC) registry() *handlers.Registry {
 // Addr is the address and port that it listens on.
 func (b *BMC) Addr() string { return b.addr.String() }
 
+// Sessions is how many logins there are. There is room for 16.
+func (b *BMC) Sessions() int { return b.bmc.Sessions.Count() }
+
 // Close stops answering. The machine is left as it is. It may be called twice.
 func (b *BMC) Close() error {
 	var err error
