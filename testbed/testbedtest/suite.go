@@ -174,7 +174,10 @@ func see(t *testing.T, m testbed.Machine, mark int64, text string) int64 {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	_, next, err := c.Console().Wait(ctx, mark, regexp.MustCompile(regexp.QuoteMeta(text)))
-	must(t, "console", err)
+	if err != nil {
+		p, perr := m.Power(t.Context())
+		t.Fatalf("console: %v; the machine is %v (%v)", err, p, perr)
+	}
 	return next
 }
 

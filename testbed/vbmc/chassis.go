@@ -35,9 +35,8 @@ type chassis struct {
 	delay   time.Duration
 	tasks   *tasks
 
-	acting sync.Mutex // held while something is done to the machine
-
-	mu    sync.Mutex // guards the fields below
+	mu    sync.Mutex    // guards the fields below
+	last  chan struct{} // closed when what was to be done last is done; nil: nothing ever was
 	flags types.BootOptionParam_BootFlags
 	ack   types.BootOptionParam_BootInfoAcknowledge
 	late  bool      // an early off has not happened yet
@@ -53,14 +52,21 @@ const (
 	pressLimit = 5 * time.Minute        // for a machine to shut down
 )
 
-// act does something to the machine, one after the other. What takes longer
-// than a client waits goes on after the answer, as in real BMCs.
+// act does something to the machine, one after the other as it was told. What
+// takes longer than a client waits goes on after the answer, as in real BMCs, and
+// also when the BMC ends: who was told "on" finds the machine on.
 func (c *chassis) act(f func(context.Context) error) error {
-	done := make(chan error, 1)
+	done, mine := make(chan error, 1), make(chan struct{})
+	c.mu.Lock()
+	before := c.last
+	c.last = mine
+	c.mu.Unlock()
 	c.tasks.Go(func() {
-		c.acting.Lock()
-		defer c.acting.Unlock()
-		ctx, cancel := context.WithTimeout(c.ctx, actLimit)
+		defer close(mine)
+		if before != nil {
+			<-before
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), actLimit)
 		defer cancel()
 		done <- f(ctx)
 	})
