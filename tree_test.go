@@ -23,7 +23,7 @@ import (
 const layers = `
 	internal/command internal/testenv internal/verity/superblock internal/drift internal/earlyboot
 	internal/yaml11 internal/collectcfg/oslo internal/deploy internal/argparse internal/bootentry internal/verity internal/secureboot
-	internal/atomicfile internal/filelock internal/dpkg internal/tree internal/metadata internal/element internal/evidence internal/sparse internal/vhd internal/yamlfile internal/pkgmap internal/hooklib internal/release internal/blocklog internal/chunk internal/disk/gpt
+	internal/atomicfile internal/filelock internal/dpkg internal/tree internal/metadata internal/element internal/evidence internal/sparse internal/vhd internal/yamlfile internal/pkgmap internal/hooklib internal/release internal/blocklog internal/chunk internal/disk/gpt internal/size
 	internal/qcow2 internal/vmdk internal/tarball internal/template internal/hook internal/layer internal/download internal/deb internal/pkginstall internal/svcmap internal/dibargs internal/registry internal/trust internal/filelist internal/sbom internal/erofs internal/ext4 internal/fat internal/iso9660 internal/uki internal/initramfs internal/blockdevice internal/store internal/machineapi pipeline testbed
 	internal/applycfg internal/apt internal/rootfs internal/sourcerepo internal/update/fetch internal/lint internal/report internal/disk internal/baseimage internal/seed internal/vm internal/store/storetest testbed/testbedtest testbed/lan testbed/netboot testbed/inventory testbed/machinetest
 	internal/bootstrap internal/schema

@@ -3,10 +3,8 @@ package imagebuild
 import (
 	"fmt"
 	"maps"
-	"math"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"gopkg.in/yaml.v3"
@@ -14,6 +12,7 @@ import (
 	"goldsmith/internal/disk"
 	"goldsmith/internal/initramfs"
 	"goldsmith/internal/pkginstall"
+	"goldsmith/internal/size"
 	"goldsmith/internal/yamlfile"
 )
 
@@ -176,7 +175,7 @@ func (d *Definition) checkOutputs(f *yamlfile.File) error {
 	return nil
 }
 
-var sizeRE = regexp.MustCompile(`^([1-9][0-9]{0,6})(MiB|GiB|TiB)$`)
+var sizeRE = regexp.MustCompile(`^[1-9][0-9]{0,6}(MiB|GiB|TiB)$`)
 
 // size returns Size in bytes, 0 when it is not given.
 func (d *Definition) size() (int64, error) {
@@ -192,20 +191,12 @@ func (d *Definition) size() (int64, error) {
 
 // ParseSize reads a size such as 500MiB, 4GiB or 1TiB, or 0.
 func ParseSize(text string) (int64, error) {
-	if text == "0" {
-		return 0, nil
-	}
-	m := sizeRE.FindStringSubmatch(text)
-	if m == nil {
+	if text != "0" && !sizeRE.MatchString(text) {
 		return 0, fmt.Errorf("size %q: expected a whole number of MiB, GiB or TiB, such as 4GiB", text)
 	}
-	n, err := strconv.ParseInt(m[1], 10, 64)
+	n, err := size.Parse(text)
 	if err != nil {
-		return 0, err
-	}
-	shift := map[string]uint{"MiB": 20, "GiB": 30, "TiB": 40}[m[2]]
-	if n > math.MaxInt64>>shift {
 		return 0, fmt.Errorf("size %q: larger than any disk", text)
 	}
-	return n << shift, nil
+	return int64(n), nil
 }

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"goldsmith/internal/command"
+	"goldsmith/internal/size"
 	"goldsmith/internal/store"
 	"goldsmith/internal/yamlfile"
 	"goldsmith/testbed"
@@ -47,6 +48,9 @@ type NetworkSpec struct {
 	Interface string
 	Server    string
 }
+
+// Bytes is a size in bytes; in the file it may have a unit.
+type Bytes = size.Bytes
 
 // Spec is a node as it is declared. Sizes are in bytes in JSON; the file may
 // have units.

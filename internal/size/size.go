@@ -1,4 +1,9 @@
-package inventory
+// Package size reads and prints sizes in bytes, with their units, as people write
+// them in our files.
+//
+// diskimage-builder's block device configurations have sizes of a form of their
+// own, which internal/blockdevice reads.
+package size
 
 import (
 	"fmt"
@@ -17,7 +22,7 @@ var units = map[string]int64{"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki
 
 // UnmarshalYAML implements yaml.Unmarshaler.
 func (b *Bytes) UnmarshalYAML(n *yaml.Node) error {
-	size, err := ParseBytes(n.Value)
+	size, err := Parse(n.Value)
 	if err != nil {
 		return fmt.Errorf("line %d: %w", n.Line, err)
 	}
@@ -25,8 +30,8 @@ func (b *Bytes) UnmarshalYAML(n *yaml.Node) error {
 	return nil
 }
 
-// ParseBytes reads a size with its unit.
-func ParseBytes(s string) (Bytes, error) {
+// Parse reads a size with its unit.
+func Parse(s string) (Bytes, error) {
 	number := strings.TrimRight(s, "kKMGTiB")
 	unit, ok := units[strings.TrimSuffix(strings.TrimPrefix(s, number), "B")]
 	n, err := strconv.ParseInt(strings.TrimSpace(number), 10, 64)
