@@ -44,24 +44,8 @@ emulate() {
 simulate() {
     rm -rf "$dir/sim"
     mkdir -p "$dir/sim"
-    cat >"$dir/sim.conf" <<END
-name "metal2"
-set_working_mc 0x20
-  startlan 1
-    addr 127.0.0.1 6232
-    priv_limit admin
-    allowed_auths_callback none md2 md5 straight
-    allowed_auths_user none md2 md5 straight
-    allowed_auths_operator none md2 md5 straight
-    allowed_auths_admin none md2 md5 straight
-    guid a123456789abcdefa123456789abcdef
-  endlan
-  chassis_control "$PWD/ci/demo-metal/chassis 127.0.0.1:7232"
-  startnow false
-  user 1 false "" "test" user 10 none md2 md5 straight
-  user 2 true "admin" "$(cat ci/demo-metal/bmc.password)" admin 10 none md2 md5 straight
-  sol "tcp:127.0.0.1:7233" 115200
-END
+    sed -e 's|@PORT@|6232|; s|@SERIAL@|7233|' -e "s|@PASSWORD@|$(cat ci/demo-metal/bmc.password)|" \
+        -e "s|@CHASSIS@|$PWD/ci/demo-metal/chassis 127.0.0.1:7232|" testbed/ipmi/testdata/ipmi_sim.conf >"$dir/sim.conf"
     ipmi_sim -n -c "$dir/sim.conf" -f ci/demo-metal/sim.emu -s "$dir/sim" >"$dir/sim.log" 2>&1 &
 }
 

@@ -45,25 +45,6 @@ type simulated struct {
 // simPassword is short: the simulator has room for 15 bytes.
 const simPassword = "secret"
 
-// The simulator's configuration, see lan.conf(5) and ipmi_sim_cmd(5).
-const lanConf = `name "tb1"
-set_working_mc 0x20
-  startlan 1
-    addr 127.0.0.1 %d
-    priv_limit admin
-    allowed_auths_callback none md2 md5 straight
-    allowed_auths_user none md2 md5 straight
-    allowed_auths_operator none md2 md5 straight
-    allowed_auths_admin none md2 md5 straight
-    guid a123456789abcdefa123456789abcdef
-  endlan
-  chassis_control "%s"
-  startnow false
-  user 1 false "" "test" user 10 none md2 md5 straight
-  user 2 true "admin" "%s" admin 10 none md2 md5 straight
-  sol "tcp:127.0.0.1:%d" 115200
-`
-
 const simCommands = `mc_setbmc 0x20
 mc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02 persist_sdr
 sel_enable 0x20 200 0x0a
@@ -111,7 +92,12 @@ func (s *simulated) start(ctx context.Context, name, dir string) error {
 	port := udp.LocalAddr().(*net.UDPAddr).Port
 	_ = udp.Close()
 	script := filepath.Join(dir, "chassis")
-	conf := fmt.Sprintf(lanConf, port, script, simPassword, serial.Addr().(*net.TCPAddr).Port)
+	text, err := os.ReadFile("testdata/ipmi_sim.conf")
+	if err != nil {
+		return err
+	}
+	conf := strings.NewReplacer("@PORT@", fmt.Sprint(port), "@CHASSIS@", script, "@PASSWORD@", simPassword,
+		"@SERIAL@", fmt.Sprint(serial.Addr().(*net.TCPAddr).Port)).Replace(string(text))
 	if err := errors.Join(os.WriteFile(script, fmt.Appendf(nil, chassisScript, control.Addr().(*net.TCPAddr).Port), 0o700),
 		os.WriteFile(filepath.Join(dir, "lan.conf"), []byte(conf), 0o600),
 		os.WriteFile(filepath.Join(dir, "emu"), []byte(simCommands), 0o600)); err != nil {
