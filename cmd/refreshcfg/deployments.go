@@ -39,7 +39,7 @@ func deploymentsCommand() *command.Command {
 			}
 			d := refreshcfg.Deployments{Deployed: os.Getenv("HEAT_CONFIG_DEPLOYED")}
 			d.Say = func(format string, args ...any) {
-				fmt.Fprintf(io.Stderr, "refreshcfg: %s\n", refreshcfg.Line(fmt.Sprintf(format, args...)))
+				fmt.Fprintf(io.Stderr, "refreshcfg: %s\n", command.Line(fmt.Sprintf(format, args...)))
 			}
 			if dir := os.Getenv("HEAT_CONFIG_HOOKS"); dir != "" {
 				d.Hooks = append([]string{dir}, refreshcfg.DefaultHeatHooks()...)

@@ -120,7 +120,7 @@ func printPlan(io command.IO, p refreshcfg.Plan) error {
 	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
 	row := func(cells ...string) {
 		for i := range cells {
-			cells[i] = refreshcfg.Line(cells[i])
+			cells[i] = command.Line(cells[i])
 		}
 		fmt.Fprintln(w, strings.Join(cells, "\t"))
 	}

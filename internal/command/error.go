@@ -121,6 +121,9 @@ func Plain(text string) string {
 	}, text)
 }
 
+// Line is [Plain] text of one line.
+func Line(text string) string { return strings.ReplaceAll(Plain(text), "\n", " ") }
+
 // Print writes err, as [Plain] text, the way every program does: "name: message" and, where a
 // remedy is known, a "hint:" line.
 func Print(w io.Writer, name string, err error) {

@@ -159,7 +159,7 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 		if json.Unmarshal(b, no) != nil || no.Text == "" {
 			no.Text = "refused without a reason"
 		}
-		no.Status, no.Text = resp.StatusCode, fmt.Sprintf("%s: %.500s", path, plain(no.Text))
+		no.Status, no.Text = resp.StatusCode, fmt.Sprintf("%s: %.500s", path, command.Line(no.Text))
 		return no
 	case out == nil:
 		return nil

@@ -9,7 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
+
+	"goldsmith/internal/command"
 )
 
 // call is one request of an agent whose token is known.
@@ -159,7 +160,7 @@ func (s *Server) log(c call) (any, error) {
 		if len(b.Lines[i].Text) > MaxLine {
 			return nil, malformed("a line of %d bytes", len(b.Lines[i].Text))
 		}
-		b.Lines[i].Text = plain(b.Lines[i].Text)
+		b.Lines[i].Text = command.Line(b.Lines[i].Text)
 	}
 	var next int64
 	err := s.told(c.sum, func(o Options) error {
@@ -175,16 +176,6 @@ func (s *Server) log(c call) (any, error) {
 		return err
 	})
 	return progress{next}, err
-}
-
-// plain makes a line that does nothing to a terminal.
-func plain(text string) string {
-	return strings.Map(func(r rune) rune {
-		if r == utf8.RuneError || r < ' ' && r != '\t' || r >= 0x7f && r < 0xa0 {
-			return '?'
-		}
-		return r
-	}, text)
 }
 
 // numbered is the body of a call that brings events.
@@ -262,18 +253,9 @@ func (b *numbered) check() error {
 		if !known || e.Step == "" || len(e.Step) > 100 || e.Done < 0 || e.Total < 0 || len(e.Error) > MaxError {
 			return malformed("event %.40q of step %.80q", e.State, e.Step)
 		}
-		e.Step, e.Error = plain(e.Step), plainText(e.Error)
+		e.Step, e.Error = command.Line(e.Step), command.Plain(e.Error)
 	}
 	return nil
-}
-
-// plainText is plain for several lines.
-func plainText(text string) string {
-	list := strings.Split(text, "\n")
-	for i := range list {
-		list[i] = plain(list[i])
-	}
-	return strings.Join(list, "\n")
 }
 
 func (s *Server) result(c call) (any, error) {
@@ -287,7 +269,7 @@ func (s *Server) result(c call) (any, error) {
 	if r.Fault != "" && r.Fault != ImageFault {
 		return nil, malformed("fault %.40q", r.Fault)
 	}
-	r.Error, r.Step, r.Disk = plainText(r.Error), plain(r.Step), plain(r.Disk)
+	r.Error, r.Step, r.Disk = command.Plain(r.Error), command.Line(r.Step), command.Line(r.Disk)
 	return struct{}{}, s.change(c.sum, func(t *Session) error {
 		last := t.current()
 		switch {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"goldsmith/internal/command"
 )
 
 // Reporter brings what an agent says, and how its steps go, to the server: from
@@ -47,7 +49,7 @@ func NewReporter(boot string, uptime func() float64) *Reporter {
 
 // Line keeps one line for the server.
 func (r *Reporter) Line(text string) {
-	text = plain(strings.TrimRight(text, "\r\n"))
+	text = command.Line(strings.TrimRight(text, "\r\n"))
 	if len(text) > MaxLine {
 		text = strings.ToValidUTF8(text[:MaxLine-3], "") + "..."
 	}

@@ -129,7 +129,7 @@ func TestReporterNewServer(t *testing.T) {
 	if err := r.Flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if len(got) != 1 || got[0] != (Line{1.5, "two?[31m"}) {
+	if len(got) != 1 || got[0] != (Line{1.5, "two [31m"}) {
 		t.Errorf("the new server got %v", got)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"goldsmith/internal/command"
 	"goldsmith/internal/hook"
 )
 
@@ -25,7 +26,7 @@ func (c Config) phase(ctx context.Context, name string) error {
 		return err
 	}
 	for _, n := range p.ignored {
-		c.Say("%s: %s does not run: a hook's name has only letters, digits, - and _", p.dir, Line(n))
+		c.Say("%s: %s does not run: a hook's name has only letters, digits, - and _", p.dir, command.Line(n))
 	}
 	r := c.runner(p.dir)
 	e := &execution{Config: c, phase: p, runner: r, slots: map[string]chan struct{}{}, stop: make(chan struct{})}

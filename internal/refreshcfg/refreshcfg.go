@@ -69,12 +69,9 @@ func (f *Failure) Unwrap() error { return f.Err }
 // status 2: no such file". It is [command.Plain] text: a hook may print for a
 // terminal.
 func (f *Failure) Reason() string {
-	return Line(f.reason())
+	return command.Line(f.reason())
 }
 
-// Line is [command.Plain] text of one line: names of files and what headers
-// say act on no terminal, and make no lines of their own.
-func Line(text string) string { return strings.ReplaceAll(command.Plain(text), "\n", " ") }
 
 func (f *Failure) reason() string {
 	e, ok := errors.AsType[*hook.Error](f.Err)

@@ -75,7 +75,7 @@ var thresholds = map[types.SensorThresholdStatus]string{
 
 // plain is a BMC's text on one printable line.
 func plain(s string) string {
-	return strings.TrimSpace(strings.ReplaceAll(command.Plain(strings.ToValidUTF8(s, "?")), "\n", " "))
+	return strings.TrimSpace(command.Line(strings.ToValidUTF8(s, "?")))
 }
 
 // HardwareEvents implements testbed.EventLogged: the system event log (SEL).

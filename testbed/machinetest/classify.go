@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"unicode"
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/evidence"
@@ -62,15 +61,7 @@ const maxLine = 300
 // OneLine makes one printable line of what somebody else said: it must not be
 // able to look like lines of ours or to command the terminal.
 func OneLine(s string) string {
-	s = strings.Map(func(r rune) rune {
-		switch {
-		case r == '\n' || r == '\t':
-			return ' '
-		case !unicode.IsPrint(r):
-			return -1
-		}
-		return r
-	}, strings.TrimSpace(s))
+	s = strings.TrimSpace(command.Line(s))
 	if r := []rune(s); len(r) > maxLine {
 		s = string(r[:maxLine]) + "…"
 	}

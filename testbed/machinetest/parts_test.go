@@ -197,7 +197,7 @@ func TestSnoozes(t *testing.T) {
 func TestOneLine(t *testing.T) {
 	for in, want := range map[string]string{
 		"fine":                            "fine",
-		"a\nimgpipe: promote ok\x1b[2J\r": "a imgpipe: promote ok[2J",
+		"a\nimgpipe: promote ok\x1b[2J\r": "a imgpipe: promote ok [2J",
 		strings.Repeat("x", 2*maxLine):    strings.Repeat("x", maxLine) + "…",
 		"\xff\xfe invalid":                "invalid",
 		"  tab\tinside ":                  "tab inside",
