@@ -1,10 +1,13 @@
 package qemu
 
 import (
+	"errors"
 	"io"
 	"net"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // maxUnread is how much a reader of the serial port may leave unread, in
@@ -124,10 +127,14 @@ func (t *terminal) Write(p []byte) (int, error) {
 	case conn == nil:
 		return len(p), nil
 	}
-	if err := conn.SetWriteDeadline(time.Now().Add(typeLimit)); err != nil {
+	if err := conn.SetWriteDeadline(time.Now().Add(typeLimit)); err != nil && !errors.Is(err, net.ErrClosed) {
 		return 0, err
 	}
-	return conn.Write(p)
+	n, err := conn.Write(p)
+	if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, net.ErrClosed) {
+		return len(p), nil // it is off by now, and plug has not noticed yet
+	}
+	return n, err
 }
 
 // Close may be called twice.

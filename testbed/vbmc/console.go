@@ -72,6 +72,16 @@ func (c *portConn) fill() {
 	}
 }
 
+// Write implements hal.ConsoleConn. The server writes whatever a packet has, also
+// when that is nothing; a port that is about to go must not break of it, since
+// what is printed until it is opened anew would be lost.
+func (c *portConn) Write(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	return c.ReadWriteCloser.Write(p)
+}
+
 // ReadAvailable implements hal.ConsoleConn.
 func (c *portConn) ReadAvailable(p []byte) (int, error) {
 	c.mu.Lock()
