@@ -30,6 +30,8 @@ type guard struct {
 	refusal bool                 // nothing listens there (ICMP)
 	ended   bool                 // the console's end was told
 	closed  bool
+	sent    types.PayloadType // the last step of the login
+	twice   bool              // one was sent again
 
 	wanted, algorithms [3]byte // authentication, integrity, confidentiality
 	console, bmc       uint32  // session ids
@@ -68,7 +70,10 @@ func (g *guard) sending(p []byte) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	b := p[atPayload:]
-	switch t := types.PayloadType(p[atType] & 0x3f); {
+	t := types.PayloadType(p[atType] & 0x3f)
+	g.twice = g.twice || t == g.sent && t != types.PayloadTypeIPMI && t != types.PayloadTypeSOL
+	g.sent = t
+	switch {
 	case t == types.PayloadTypeRmcpOpenSessionRequest && len(b) >= 32:
 		g.expect, g.active = types.PayloadTypeRmcpOpenSessionResponse, false
 		g.wanted, g.console = [3]byte{b[12], b[20], b[28]}, binary.LittleEndian.Uint32(b[4:])
@@ -237,6 +242,13 @@ func (g *guard) bmcID() uint32 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.bmc
+}
+
+// repeated tells whether a step of the login was sent again.
+func (g *guard) repeated() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.twice
 }
 
 func (g *guard) refused() bool {

@@ -56,7 +56,7 @@ func (d *dialer) login(ctx context.Context) (*session, error) {
 	var last error
 	began := time.Now()
 	for _, suite := range suites {
-		s, err := d.loginWith(ctx, suite)
+		s, err := d.loginPatiently(ctx, suite)
 		s.since = began
 		if err == nil {
 			s.begins()
@@ -75,6 +75,26 @@ func (d *dialer) login(ctx context.Context) (*session, error) {
 		}
 	}
 	return nil, last
+}
+
+// loginTries is how often a login is begun that may have failed of its own
+// packets. It is not many: BMCs lock users who are refused too often.
+const loginTries = 3
+
+// loginPatiently begins anew when a BMC that was late got a step of the login
+// twice, and refused: it has answered both, each with a random number of its own,
+// and the next step fits one of them.
+func (d *dialer) loginPatiently(ctx context.Context, suite int) (s *session, err error) {
+	for range loginTries {
+		if s, err = d.loginWith(ctx, suite); err == nil || !s.guard.repeated() || ctx.Err() != nil {
+			return s, err
+		}
+		if kind := kindOf(s.classify(ctx, "log in", err)); kind != testbed.Denied && kind != testbed.Broken {
+			return s, err
+		}
+		s.close()
+	}
+	return s, err
 }
 
 // first returns the list with v moved to its front.
