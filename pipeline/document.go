@@ -13,6 +13,7 @@ type document struct {
 	Matrix      *matrix
 	Defaults    options
 	Stages      []stageDocument
+	Groups      map[string][]string
 	Channels    []Channel
 }
 

@@ -44,8 +44,8 @@ func Parse(name string, content []byte, inputs map[string]string, steps []string
 		r.stages()
 		r.link()
 	}
-	r.p.Channels = r.doc.Channels
-	if err := r.p.checkChannels(); err != nil {
+	r.p.Groups, r.p.Channels = r.doc.Groups, r.doc.Channels
+	for _, err := range r.p.checkChannels() {
 		r.add(err)
 	}
 	if err := yamlfile.Join(r.errs...); err != nil {

@@ -37,8 +37,9 @@ type Pipeline struct {
 	// older, when Supersede is set; empty means that no run does.
 	Group     string
 	Supersede bool
-	Timeout   time.Duration // of a run; 0 means no limit but those of its stages
-	Stages    []Stage       // in the file's order, matrices multiplied out
+	Timeout   time.Duration       // of a run; 0 means no limit but those of its stages
+	Stages    []Stage             // in the file's order, matrices multiplied out
+	Groups    map[string][]string // of people, that channels name
 	Channels  []Channel
 
 	file    *yamlfile.File
@@ -81,32 +82,10 @@ const (
 	IfAlways Condition = "always"
 )
 
-// Channel is a tag that images are promoted to, and the evidence it demands.
-type Channel struct {
-	Name     string
-	Requires []string // kinds of evidence, such as libvirt-smoke
-}
-
 // DefaultTimeout ends an attempt at a stage that names no timeout.
 const DefaultTimeout = 30 * time.Minute
 
 var nameRE = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
-
-func (p *Pipeline) checkChannels() error {
-	seen := map[string]bool{}
-	for i, c := range p.Channels {
-		if !nameRE.MatchString(c.Name) || seen[c.Name] {
-			return p.file.Errorf([]any{"channels", i, "name"}, "channel name %q: lower case letters, digits and '-', and only once", c.Name)
-		}
-		seen[c.Name] = true
-		for j, r := range c.Requires {
-			if !nameRE.MatchString(r) {
-				return p.file.Errorf([]any{"channels", i, "requires", j}, "channel %s: %q is not a kind of evidence", c.Name, r)
-			}
-		}
-	}
-	return nil
-}
 
 // DecodeWith reads a stage's own parameters into the structure v points to;
 // unknown ones are errors that name the file and the line.
@@ -127,16 +106,6 @@ func (p *Pipeline) Errorf(stage, key, format string, args ...any) error {
 // Content is the file that the pipeline was read from, byte for byte: with
 // Inputs it gives the same pipeline elsewhere.
 func (p *Pipeline) Content() []byte { return p.content }
-
-// Channel returns the channel called name, or nil.
-func (p *Pipeline) Channel(name string) *Channel {
-	for i := range p.Channels {
-		if p.Channels[i].Name == name {
-			return &p.Channels[i]
-		}
-	}
-	return nil
-}
 
 func (p *Pipeline) position(name string) int {
 	return slices.IndexFunc(p.Stages, func(s Stage) bool { return s.Name == name })

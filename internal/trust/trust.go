@@ -15,15 +15,11 @@
 package trust
 
 import (
-	"bytes"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"regexp"
 	"strings"
-
-	"github.com/secure-systems-lab/go-securesystemslib/dsse"
 
 	"goldsmith/internal/bootentry"
 	"goldsmith/internal/release"
@@ -89,16 +85,7 @@ func Sign(digest string, p Predicate, keys ...*PrivateKey) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := dsse.Envelope{PayloadType: payloadType, Payload: base64.StdEncoding.EncodeToString(payload)}
-	for _, k := range keys {
-		sig, err := k.sign(dsse.PAE(payloadType, payload))
-		if err != nil {
-			return nil, fmt.Errorf("signing with key %s: %w", k.Public.ID, err)
-		}
-		e.Signatures = append(e.Signatures,
-			dsse.Signature{KeyID: k.Public.ID, Sig: base64.StdEncoding.EncodeToString(sig)})
-	}
-	return json.Marshal(e)
+	return Seal(payload, keys...)
 }
 
 // Verify returns what the envelope says of the image with that manifest
@@ -152,48 +139,6 @@ func (p *Policy) VerifyAny(envelopes [][]byte, digest string) (*Predicate, error
 
 // open returns the payload of an envelope with one good signature.
 func (p *Policy) open(envelope []byte) ([]byte, error) {
-	if len(envelope) > MaxEnvelope {
-		return nil, fmt.Errorf("signature: more than %d bytes", MaxEnvelope)
-	}
-	var e dsse.Envelope
-	d := json.NewDecoder(bytes.NewReader(envelope))
-	if err := d.Decode(&e); err != nil {
-		return nil, fmt.Errorf("signature: %w", err)
-	}
-	payload, err := e.DecodeB64Payload()
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("signature: %w", err)
-	case e.PayloadType != payloadType:
-		return nil, fmt.Errorf("signature: payload %q is not %s", e.PayloadType, payloadType)
-	case len(e.Signatures) == 0 || len(e.Signatures) > maxSignatures:
-		return nil, fmt.Errorf("signature: %d signatures in one envelope", len(e.Signatures))
-	}
-	var all []error
-	for _, s := range e.Signatures {
-		err := p.check(s, dsse.PAE(e.PayloadType, payload))
-		if err == nil {
-			return payload, nil
-		}
-		all = append(all, err)
-	}
-	return nil, errors.Join(all...)
-}
-
-// check is nil for a signature that counts.
-func (p *Policy) check(s dsse.Signature, message []byte) error {
-	if !keyForm.MatchString(s.KeyID) {
-		return fmt.Errorf("signature: %.80q is no key ID", s.KeyID)
-	}
-	sig, err := base64.StdEncoding.DecodeString(s.Sig)
-	key := p.keys[s.KeyID]
-	switch {
-	case p.revoked[s.KeyID]:
-		return fmt.Errorf("signed by key %s, which is revoked", s.KeyID)
-	case key == nil:
-		return fmt.Errorf("signed by key %s, which is not trusted", s.KeyID)
-	case err != nil || !key.verify(message, sig):
-		return fmt.Errorf("the signature of key %s is wrong", s.KeyID)
-	}
-	return nil
+	payload, _, err := p.Open(envelope, MaxEnvelope)
+	return payload, err
 }

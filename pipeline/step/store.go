@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/evidence"
@@ -177,7 +178,7 @@ func (s *Store) Promote(digest string, c *pipeline.Channel) error {
 	if err != nil {
 		return err
 	}
-	if err := c.Gate(h.String(), proofs); err != nil {
+	if err := pipeline.Gate(c, pipeline.Facts{Image: h.String(), Proofs: proofs}, time.Now()).Err(); err != nil {
 		return err
 	}
 	if err := s.Images.Tag(h.String(), c.Name); err != nil {
