@@ -28,7 +28,8 @@ const layers = `
 	internal/applycfg internal/apt internal/rootfs internal/sourcerepo internal/update/fetch internal/lint internal/report internal/disk internal/baseimage internal/seed internal/vm internal/store/storetest testbed/testbedtest testbed/lan testbed/netboot testbed/inventory testbed/machinetest
 	internal/bootstrap internal/schema
 	internal/refreshcfg internal/collectcfg internal/imagebuild internal/imagediff internal/update internal/deploy/agent testbed/ipmi testbed/libvirt testbed/qemu testbed/vbmc pipeline/engine
-	testbed/metal
+	testbed/metal internal/attest
+	internal/promotion
 	pipeline/step internal/api
 	cmd/applycfg cmd/refreshcfg cmd/collectcfg cmd/imgbuild cmd/imgagent cmd/imginit cmd/imgpipe cmd/imgtools cmd/imgupdate
 	tests

@@ -40,6 +40,9 @@ const (
 	ChunksType   = "application/vnd.goldsmith.chunks.v1"
 	ManifestType = "application/vnd.goldsmith.build-manifest.v1+json"
 	EvidenceType = "application/vnd.goldsmith.evidence.v1+json"
+	// StatementType is that of a referrer with one layer, an in-toto statement in
+	// a DSSE envelope (package attest).
+	StatementType = "application/vnd.goldsmith.statement.v1"
 	// SignatureType is that of a referrer with one layer, a DSSE envelope.
 	SignatureType = "application/vnd.goldsmith.signature.v1"
 	EmptyType     = "application/vnd.oci.empty.v1+json" // image-spec, manifest.md
@@ -267,6 +270,21 @@ func (l *Layout) Tags() (map[string]string, error) {
 		}
 	}
 	return tags, nil
+}
+
+// List returns the digests of all images, in the order they came.
+func (l *Layout) List() ([]string, error) {
+	im, err := l.index()
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, d := range im.Manifests {
+		if l.artifactType(d) == ImageType && !slices.Contains(out, d.Digest.String()) {
+			out = append(out, d.Digest.String())
+		}
+	}
+	return out, nil
 }
 
 // Resolve returns the digest of an image that is named by its whole digest,

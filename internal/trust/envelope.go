@@ -10,6 +10,9 @@ import (
 	"github.com/secure-systems-lab/go-securesystemslib/dsse"
 )
 
+// ErrUnsigned says that an envelope has no signature at all.
+var ErrUnsigned = errors.New("signature: 0 signatures in one envelope: nobody has signed it")
+
 // Seal returns a DSSE envelope around an in-toto statement, signed by each of
 // the keys; without keys it says nothing of who made it. The same input gives
 // the same bytes.
@@ -42,7 +45,7 @@ func (p *Policy) Open(envelope []byte, max int) (statement []byte, signers []str
 		return nil, nil, err
 	}
 	if len(e.Signatures) == 0 {
-		return nil, nil, errors.New("signature: 0 signatures in one envelope: nobody has signed it")
+		return nil, nil, ErrUnsigned
 	}
 	var all []error
 	for _, s := range e.Signatures {
