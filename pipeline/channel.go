@@ -88,23 +88,27 @@ type Approvals struct {
 // Policies are channels, and the groups of people that they name: a part of a
 // pipeline file, or a file of its own.
 type Policies struct {
-	APIVersion string              `yaml:"apiVersion"`
-	Groups     map[string][]string `yaml:"groups"`
-	Channels   []Channel           `yaml:"channels"`
+	APIVersion string
+	Groups     map[string][]string
+	Channels   []Channel
 }
 
-// LoadPolicies reads a file of channels. Errors name the file and the line.
+// LoadPolicies reads the channels of a file: one of channels, or a pipeline's,
+// of which nothing else is looked at. The error names the file and the line of
+// everything that is wrong.
 func LoadPolicies(file string) (*Policies, error) {
-	p := &Policies{}
-	f, err := yamlfile.Read(file, p)
+	var d document
+	f, err := yamlfile.Read(file, &d)
 	if err != nil {
 		return nil, err
 	}
+	p := &Policies{APIVersion: d.APIVersion, Groups: d.Groups, Channels: d.Channels}
+	errs := p.check(f)
 	if p.APIVersion != APIVersion {
-		return nil, f.Errorf([]any{"apiVersion"}, "apiVersion %q: this program reads %q", p.APIVersion, APIVersion)
+		errs = append(errs, f.Errorf([]any{"apiVersion"}, "apiVersion %q: this program reads %q", p.APIVersion, APIVersion))
 	}
-	if errs := p.check(f); len(errs) > 0 {
-		return nil, errs[0]
+	if err := yamlfile.Join(errs...); err != nil {
+		return nil, err
 	}
 	return p, nil
 }

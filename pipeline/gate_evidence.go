@@ -46,9 +46,7 @@ func (g *gate) judge(kind string) standing {
 	unsigned, refused := 0, ""
 	seen := map[string]bool{}
 	for _, p := range g.facts.Proofs {
-		again := p.ID != "" && seen[p.ID]
-		seen[p.ID] = true
-		if again || p.Kind != kind && p.Kind+"-"+p.Variant != kind {
+		if p.Kind != kind && p.Kind+"-"+p.Variant != kind {
 			continue
 		}
 		switch {
@@ -58,7 +56,10 @@ func (g *gate) judge(kind string) standing {
 		case len(g.c.SignedBy) > 0 && len(p.Signers) == 0:
 			unsigned++
 			continue
+		case p.ID != "" && seen[p.ID]:
+			continue
 		}
+		seen[p.ID] = true
 		if variants[p.Variant] == nil {
 			order = append(order, p.Variant)
 		}

@@ -23,7 +23,9 @@ func program() *command.Program {
 		Short:   "build, test and promote golden images",
 		Long: `A pipeline file names stages and channels (docs/pipeline.md). A run builds an image, tests it on
 machines and promotes exactly the bytes that passed. Runs, images and evidence are kept in .goldsmith.`,
-		Commands: []*command.Command{runCommand(), statusCommand(), logsCommand(), cancelCommand(), retryCommand(), promoteCommand(), historyCommand(), simulateCommand(), serveCommand(), workerCommand(), tokenCommand(), auditCommand(),
-			checkCommand(), nodeCommand(), powerCommand(), vbmcCommand()},
+		Commands: []*command.Command{runCommand(), statusCommand(), logsCommand(), cancelCommand(), retryCommand(),
+			historyCommand(), simulateCommand(), serveCommand(), workerCommand(), tokenCommand(), auditCommand(), checkCommand(),
+			channelsCommand(), promoteCommand(), approveCommand(), holdCommand(), releaseCommand(), freezeCommand(), thawCommand(),
+			rollbackCommand(), evidenceCommand(), nodeCommand(), powerCommand(), vbmcCommand()},
 	}
 }

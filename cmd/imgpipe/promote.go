@@ -8,92 +8,193 @@ import (
 	"os"
 
 	"goldsmith/internal/command"
+	"goldsmith/internal/promotion"
+	"goldsmith/internal/trust"
 	"goldsmith/pipeline"
-	"goldsmith/pipeline/step"
 )
 
 func promoteCommand() *command.Command {
-	var dir, file string
+	f := &bookFlags{}
+	var key string
+	var dry bool
 	return &command.Command{
 		Name:  "promote",
-		Args:  "DIGEST CHANNEL",
-		Short: "let an image into a channel if its evidence suffices",
+		Args:  "IMAGE CHANNEL",
+		Short: "let an image into a channel if its policy allows it",
 		Long: `
-Moves the channel's tag to the image when every kind of evidence that the
-channel requires is there and its newest is a pass; otherwise it refuses,
-names what is missing, and moves nothing. The image is named by its digest, or
-the first characters of it. What a channel requires stands in the pipeline
-file: that of the last run, unless --pipeline names another.`,
-		Example: `imgpipe promote sha256:5e2f0c production`,
+Moves the channel's tag to the image when the channel's policy is satisfied:
+evidence, soak time, approvals, no freeze and no hold (docs/pipeline.md,
+Channels). Otherwise it refuses with status 1, says everything that is missing,
+and moves nothing. The image is named by its digest, or the first characters of
+it, or a tag. A move that a killed process left unfinished is finished first.`,
+		Example: `imgpipe promote sha256:5e2f0c production --why 'release 12, ticket 7'
+imgpipe promote staging production --dry-run`,
 		Flags: func(fs *flag.FlagSet) {
-			dirFlag(fs, &dir)
-			fs.StringVar(&file, "pipeline", "", "read the channel's requirements from `file`")
+			f.where(fs)
+			f.who(fs)
+			fs.StringVar(&key, "key", "", "sign with the private key in `file`, instead of the channel's")
+			fs.BoolVar(&dry, "dry-run", false, "say what the policy says, and move nothing")
 		},
 		Run: func(ctx context.Context, io command.IO, args []string) error {
 			if len(args) != 2 {
 				return command.Usage("promote needs an image and a channel", "imgpipe promote sha256:5e2f0c production")
 			}
-			if file == "" {
-				var err error
-				if file, err = lastFile(ctx, dir); err != nil {
+			b, err := openBook(ctx, f)
+			if err != nil {
+				return err
+			}
+			defer b.close()
+			p, err := b.policy(args[1])
+			if err != nil {
+				return err
+			}
+			if key != "" {
+				k, err := readKey(key)
+				if err != nil {
 					return err
 				}
+				p.SignWith(k)
 			}
-			p, err := pipeline.Load(file, step.Names())
-			if err != nil {
-				return err
+			if dry {
+				return decide(ctx, io, b, p, args[0], f.json)
 			}
-			c := p.Channel(args[1])
-			if c == nil {
-				return command.BadInput(fmt.Errorf("%s: no channel %q", file, args[1]), channels(p))
+			if f.why == "" {
+				f.why = "by hand"
 			}
-			if _, err := os.Stat(dir); err != nil {
-				return command.Usage(dir+": no images are there", "'imgpipe run' makes one; --dir names another directory")
-			}
-			store, err := step.OpenStore(dir)
-			if err != nil {
-				return err
-			}
-			h, err := store.Images.Resolve(args[0])
-			if err != nil {
-				return err
-			}
-			err = store.Promote(h.String(), c)
-			if _, refused := errors.AsType[*pipeline.Refusal](err); refused {
-				return command.Hint(err, "run the stages that bring this evidence, then promote again")
-			}
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(io.Stdout, "%s is now %s\n", c.Name, h)
-			return nil
+			m, err := b.Promote(ctx, p, args[0], f.word())
+			return told(io, m, err, f.json)
 		},
 	}
 }
 
-func channels(p *pipeline.Pipeline) string {
-	text := "its channels are:"
-	for _, c := range p.Channels {
-		text += " " + c.Name
+// readKey reads a private key.
+func readKey(file string) (*trust.PrivateKey, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, command.BadInput(err, "'imgbuild keys release' makes keys")
 	}
-	return text
+	k, err := trust.ParsePrivate(text)
+	if err != nil {
+		return nil, command.BadInput(fmt.Errorf("%s: %w", file, err), "the private key ends in .key, and has no passphrase")
+	}
+	return k, nil
 }
 
-// lastFile is the pipeline file of the newest run.
-func lastFile(ctx context.Context, dir string) (string, error) {
-	o, err := knownOffice(ctx, dir)
+// decide prints what the gate says.
+func decide(ctx context.Context, io command.IO, b *book, p *promotion.Policy, image string, asJSON bool) error {
+	d, err := b.Decide(ctx, p, image)
 	if err != nil {
-		return "", err
+		return err
 	}
-	var runs []*pipeline.Run
-	if o != nil {
-		defer o.close()
-		if runs, err = o.engine.Runs(ctx, 1); err != nil {
-			return "", err
+	if asJSON {
+		return errors.Join(printJSON(io, d), refused(d.Err()))
+	}
+	for _, m := range d.Met {
+		fmt.Fprintf(io.Stdout, "met      %s\n", m)
+	}
+	for _, u := range d.Unmet {
+		fmt.Fprintf(io.Stdout, "missing  %s\n", u.Text)
+	}
+	return refused(d.Err())
+}
+
+// refused says what to do about a refusal.
+func refused(err error) error {
+	r, ok := errors.AsType[*pipeline.Refusal](err)
+	if !ok {
+		return err
+	}
+	hint := "'imgpipe channels' shows what each channel lacks"
+	switch r.Decision.Unmet[0].Reason {
+	case pipeline.EvidenceMissing, pipeline.EvidenceFailed, pipeline.EvidenceUnsigned, pipeline.EvidenceRerun:
+		hint = "run the stages that bring this evidence, then promote again"
+	case pipeline.ApprovalMissing:
+		hint = fmt.Sprintf("they approve it by 'imgpipe approve %s %s'", r.Decision.Image, r.Decision.Channel)
+	case pipeline.AuthorUnknown:
+		hint = "a run that builds it notes who made it"
+	case pipeline.NotFrom:
+		hint = fmt.Sprintf("'imgpipe promote %s %s' comes first", r.Decision.Image, r.Decision.Unmet[0].What)
+	case pipeline.Held:
+		hint = fmt.Sprintf("'imgpipe release %s --why …' ends it", r.Decision.Unmet[0].What)
+	}
+	return command.Hint(err, hint)
+}
+
+// told prints what became of a move.
+func told(io command.IO, m *promotion.Move, err error, asJSON bool) error {
+	if err != nil {
+		if r, ok := errors.AsType[*pipeline.Refusal](err); ok && asJSON {
+			err = errors.Join(printJSON(io, r.Decision), err)
 		}
+		return refused(err)
 	}
-	if len(runs) == 0 {
-		return "", command.Usage(dir+": no run yet, and so no image", "'imgpipe run' makes one; --dir names another directory")
+	if asJSON {
+		return printJSON(io, m)
 	}
-	return runs[0].File, nil
+	if m.Mended {
+		fmt.Fprintf(io.Stderr, "imgpipe: a move of %s that was left unfinished has been finished first\n", m.Channel)
+	}
+	if m.Already {
+		fmt.Fprintf(io.Stdout, "%s is %s already\n", m.Channel, m.Previous)
+		return nil
+	}
+	fmt.Fprintf(io.Stdout, "%s is now %s\n", m.Channel, m.Image)
+	return nil
+}
+
+func approveCommand() *command.Command {
+	f := &bookFlags{}
+	var withdraw bool
+	return &command.Command{
+		Name:  "approve",
+		Args:  "IMAGE CHANNEL",
+		Short: "agree to an image in a channel, or take that back",
+		Long: `
+Notes your approval of an image for a channel. How many are needed, and whose
+count, stands in the channel's policy; those of the image's authors never do.
+The newest word of a person counts.`,
+		Example: `imgpipe approve sha256:5e2f0c production --why 'upgrade watched on rack 3'
+imgpipe approve sha256:5e2f0c production --withdraw --why 'rack 3 is slow'`,
+		Flags: func(fs *flag.FlagSet) {
+			f.where(fs)
+			f.who(fs)
+			fs.BoolVar(&withdraw, "withdraw", false, "take the approval back")
+		},
+		Run: func(ctx context.Context, io command.IO, args []string) error {
+			if len(args) != 2 {
+				return command.Usage("approve needs an image and a channel", "imgpipe approve sha256:5e2f0c production")
+			}
+			b, err := openBook(ctx, f)
+			if err != nil {
+				return err
+			}
+			defer b.close()
+			p, err := b.policy(args[1])
+			if err != nil {
+				return err
+			}
+			if withdraw {
+				err = b.Withdraw(ctx, args[0], args[1], f.word())
+			} else {
+				err = b.Approve(ctx, args[0], args[1], f.word())
+			}
+			if err != nil {
+				return err
+			}
+			d, err := b.Decide(ctx, p, args[0])
+			if err != nil {
+				return err
+			}
+			if f.json {
+				return printJSON(io, d)
+			}
+			for _, u := range d.Unmet {
+				fmt.Fprintf(io.Stdout, "missing  %s\n", u.Text)
+			}
+			if d.Open {
+				fmt.Fprintf(io.Stdout, "nothing is missing: imgpipe promote %s %s\n", d.Image, d.Channel)
+			}
+			return nil
+		},
+	}
 }

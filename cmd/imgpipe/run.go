@@ -27,6 +27,7 @@ type runFlags struct {
 	jobs   int
 	have   list
 	author string
+	key    string // file; signs evidence
 	detach bool
 }
 
@@ -34,6 +35,7 @@ func (f *runFlags) declare(fs *flag.FlagSet) {
 	dirFlag(fs, &f.dir)
 	fs.BoolVar(&f.json, "json", false, "print events and the run's record as JSON, one object a line")
 	fs.IntVar(&f.jobs, "jobs", max(1, runtime.NumCPU()/2), "work on so many stages at once")
+	fs.StringVar(&f.key, "evidence-key", "", "sign evidence with the private key in `file`")
 	fs.Var(&f.have, "capability", "this machine has what stages `NAME` in requires; may be given several times")
 }
 
@@ -182,6 +184,11 @@ func (o *office) see(ctx context.Context, f *runFlags, progress *command.Progres
 		return nil, err
 	}
 	defer leave()
+	if f.key != "" {
+		if o.store.Key, err = readKey(f.key); err != nil {
+			return nil, err
+		}
+	}
 	env := step.Env{Store: o.store, DB: o.db}
 	if err := equip(&env); err != nil {
 		return nil, err

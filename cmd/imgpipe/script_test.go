@@ -27,7 +27,8 @@ func TestScript(t *testing.T) {
 		t.Fatal(err)
 	}
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
+		Dir:  "testdata/script",
+		Cmds: scriptCommands,
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("DEMO", demo+"/../../ci/demo/pipeline.yaml")
 			scripts, err := filepath.Glob(filepath.Join(e.WorkDir, "*.sh"))
@@ -36,7 +37,6 @@ func TestScript(t *testing.T) {
 			}
 			return err
 		},
-		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"waitfor": waitFor, "waitport": waitPort, "waitrun": waitRun},
 	})
 }
 

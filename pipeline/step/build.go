@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"goldsmith/internal/attest"
 	"goldsmith/internal/command"
 	"goldsmith/internal/imagebuild"
 	"goldsmith/internal/registry"
@@ -183,8 +184,29 @@ func (b *build) store(ctx context.Context, out string, j *pipeline.Job) (*pipeli
 			return nil, err
 		}
 	}
+	if err := b.attest(ctx, digest, m, j); err != nil {
+		return nil, err
+	}
 	return &pipeline.Outcome{Image: digest, Notes: []string{
 		fmt.Sprintf("built %s %s: %s", m.Name, m.Version, digest),
 		"  its disk: " + b.env.Store.diskPath(raw.SHA256),
 	}}, nil
+}
+
+// attest says of an image how it was built, and by whom.
+func (b *build) attest(ctx context.Context, digest string, m *imagebuild.Manifest, j *pipeline.Job) error {
+	sum, err := hashFile(ctx, b.definition)
+	if err != nil {
+		return err
+	}
+	var authors []string
+	if j.Author != "" {
+		authors = append(authors, j.Author)
+	}
+	said := attest.Built(m, attest.ExternalParameters{
+		Definition: attest.Resource{Name: filepath.Base(b.definition), Digest: map[string]string{"sha256": sum}},
+		Inputs:     j.Inputs, Authors: authors,
+	}, "run "+j.Run)
+	_, err = attest.Attach(b.env.Store.Images, digest, attest.ProvenanceType, said, b.env.Store.keys()...)
+	return err
 }

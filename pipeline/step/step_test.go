@@ -19,6 +19,7 @@ import (
 	"goldsmith/internal/element"
 	"goldsmith/internal/evidence"
 	"goldsmith/internal/registry"
+	"goldsmith/internal/store/storetest"
 	"goldsmith/internal/testenv"
 	"goldsmith/pipeline"
 	"goldsmith/testbed/libvirt"
@@ -64,7 +65,7 @@ func load(t *testing.T, s *Store, text string) (*pipeline.Pipeline, map[string]p
 	if err != nil {
 		t.Fatal(err)
 	}
-	steps, err := New(Env{Store: s, Elements: element.Path{}, File: "p.yaml"}, p)
+	steps, err := New(Env{Store: s, DB: storetest.Open(t, storetest.Where(t, "sqlite")), Elements: element.Path{}, File: "p.yaml"}, p)
 	if err != nil {
 		err = errors.New(strings.ReplaceAll(err.Error(), file, "p.yaml"))
 	}

@@ -5,18 +5,18 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
+	"goldsmith/internal/attest"
 	"goldsmith/internal/command"
 	"goldsmith/internal/evidence"
 	"goldsmith/internal/filelock"
 	"goldsmith/internal/registry"
 	"goldsmith/internal/sparse"
+	"goldsmith/internal/trust"
 	"goldsmith/pipeline"
 )
 
@@ -24,6 +24,8 @@ import (
 type Store struct {
 	Dir    string // runs/, oci/, disks/
 	Images *registry.Layout
+	// Key signs evidence; nil: it is not signed.
+	Key *trust.PrivateKey
 }
 
 // OpenStore opens the store in dir and makes it when it is not there.
@@ -129,60 +131,23 @@ func hashFile(ctx context.Context, path string) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-// Annotations of evidence, so that a gate need not open it.
-const (
-	annotationKind   = "vnd.goldsmith.evidence.kind"
-	annotationResult = "vnd.goldsmith.evidence.result"
-)
-
-// Attach attaches evidence to the image it is about.
+// Attach attaches evidence to the image it is about, signed where the store has
+// a key for that.
 func (s *Store) Attach(e *evidence.Evidence) error {
-	content, err := e.Encode()
-	if err != nil {
-		return err
-	}
-	junit, err := e.JUnit()
-	if err != nil {
-		return err
-	}
-	_, err = s.Images.Attach(e.Subject, registry.EvidenceType,
-		map[string]string{annotationKind: e.Kind, annotationResult: string(e.Result)},
-		registry.Blob{Title: "evidence.json", MediaType: registry.EvidenceType, Content: content},
-		registry.Blob{Title: "junit.xml", MediaType: "application/xml", Content: junit})
+	_, err := attest.AttachEvidence(s.Images, e, s.keys()...)
 	return err
 }
 
-// Proofs returns the evidence about an image as a gate reads it, oldest first.
-func (s *Store) Proofs(digest string) ([]pipeline.Proof, error) {
-	refs, err := s.Images.Referrers(digest, registry.EvidenceType)
-	if err != nil {
-		return nil, err
+// keys are those that sign evidence.
+func (s *Store) keys() []*trust.PrivateKey {
+	if s.Key == nil {
+		return nil
 	}
-	var proofs []pipeline.Proof
-	for _, r := range refs {
-		proofs = append(proofs, pipeline.Proof{
-			Kind: r.Annotations[annotationKind], Passed: r.Annotations[annotationResult] == string(evidence.Pass),
-		})
-	}
-	return proofs, nil
+	return []*trust.PrivateKey{s.Key}
 }
 
-// Promote moves the channel's tag to the image when its evidence suffices,
-// and returns a *pipeline.Refusal when it does not.
-func (s *Store) Promote(digest string, c *pipeline.Channel) error {
-	h, err := s.Images.Resolve(digest)
-	if err != nil {
-		return err
-	}
-	proofs, err := s.Proofs(h.String())
-	if err != nil {
-		return err
-	}
-	if err := pipeline.Gate(c, pipeline.Facts{Image: h.String(), Proofs: proofs}, time.Now()).Err(); err != nil {
-		return err
-	}
-	if err := s.Images.Tag(h.String(), c.Name); err != nil {
-		return fmt.Errorf("channel %s: %w", c.Name, err)
-	}
-	return nil
+// Proofs returns the evidence about an image as a gate reads it that asks for
+// nobody's signature, oldest first.
+func (s *Store) Proofs(digest string) ([]pipeline.Proof, error) {
+	return attest.Proofs(s.Images, digest, nil)
 }
