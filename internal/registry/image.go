@@ -119,7 +119,7 @@ func (l *Layout) find(ctx context.Context, img Image, description []byte) (strin
 		if _, err := parseImage(d.Digest, m); err != nil {
 			continue
 		}
-		if err := l.verifyAll(ctx, m); err == nil {
+		if err := l.verifyAll(ctx, m); err == nil && l.claim(d.Digest) {
 			return d.Digest.String(), true, nil
 		} else if ctx.Err() != nil {
 			return "", false, err

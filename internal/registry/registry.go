@@ -108,7 +108,7 @@ func (l *Layout) index() (*v1.IndexManifest, error) {
 }
 
 // update changes index.json under the lock; it is replaced as a whole.
-func (l *Layout) update(change func(*v1.IndexManifest)) error {
+func (l *Layout) update(change func(*v1.IndexManifest) error) error {
 	unlock, err := l.lock(context.Background())
 	if err != nil {
 		return err
@@ -118,7 +118,14 @@ func (l *Layout) update(change func(*v1.IndexManifest)) error {
 	if err != nil {
 		return err
 	}
-	change(im)
+	if err := change(im); err != nil {
+		return err
+	}
+	return l.write(im)
+}
+
+// write replaces index.json; the layout is locked.
+func (l *Layout) write(im *v1.IndexManifest) error {
 	b, err := json.MarshalIndent(im, "", "  ")
 	if err != nil {
 		return err
@@ -140,16 +147,37 @@ func (l *Layout) putManifest(m *v1.Manifest) (v1.Hash, error) {
 	if m.Subject != nil {
 		d.Annotations = map[string]string{AnnotationSubject: m.Subject.Digest.String()}
 	}
-	return d.Digest, l.list(d)
+	return d.Digest, l.list(d, m)
 }
 
-// list puts a manifest into the index unless it is there.
-func (l *Layout) list(d v1.Descriptor) error {
-	return l.update(func(im *v1.IndexManifest) {
-		if !slices.ContainsFunc(im.Manifests, func(o v1.Descriptor) bool { return o.Digest == d.Digest }) {
+// list puts a manifest into the index unless it is there. What it is about,
+// and what it names, must still be there: a collection may just have been. That
+// is not asked where m is nil.
+func (l *Layout) list(d v1.Descriptor, m *v1.Manifest) error {
+	return l.update(func(im *v1.IndexManifest) error {
+		if m != nil {
+			if m.Subject != nil && !lists(im, m.Subject.Digest) {
+				return l.collected(m.Subject.Digest)
+			}
+			for _, b := range append([]v1.Descriptor{d, m.Config}, m.Layers...) {
+				if _, err := os.Stat(l.blobPath(b.Digest)); err != nil {
+					return l.collected(b.Digest)
+				}
+			}
+		}
+		if !lists(im, d.Digest) {
 			im.Manifests = append(im.Manifests, d)
 		}
+		return nil
 	})
+}
+
+func lists(im *v1.IndexManifest, h v1.Hash) bool {
+	return slices.ContainsFunc(im.Manifests, func(d v1.Descriptor) bool { return d.Digest == h })
+}
+
+func (l *Layout) collected(h v1.Hash) error {
+	return command.Hint(fmt.Errorf("%s: %s was removed meanwhile", l.dir, h), "do it again")
 }
 
 // putBytes stores a small blob. One that is there already is kept if it is
@@ -159,7 +187,11 @@ func (l *Layout) putBytes(b []byte, mediaType string) (v1.Descriptor, error) {
 	if err != nil {
 		return v1.Descriptor{}, err
 	}
-	if _, err := l.bytes(h, size); err != nil {
+	_, err = l.bytes(h, size)
+	if err == nil {
+		err = l.freshen(h)
+	}
+	if err != nil {
 		if err := atomicfile.Write(l.blobPath(h), b, 0o644); err != nil {
 			return v1.Descriptor{}, fmt.Errorf("image layout: %w", err)
 		}
@@ -219,12 +251,16 @@ func (l *Layout) Tag(digest, name string) error {
 	if err != nil {
 		return err
 	}
-	return l.update(func(im *v1.IndexManifest) {
+	return l.update(func(im *v1.IndexManifest) error {
+		if !lists(im, h) {
+			return l.collected(h)
+		}
 		untag(im, name)
 		im.Manifests = append(im.Manifests, v1.Descriptor{
 			MediaType: types.OCIManifestSchema1, Size: int64(len(b)), Digest: h, ArtifactType: ImageType,
 			Annotations: map[string]string{annotationRef: name},
 		})
+		return nil
 	})
 }
 

@@ -283,10 +283,11 @@ func TestMovedTagKeepsTheImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	// As a tool that copies layouts leaves it: one entry, with its tag.
-	err = l.update(func(im *v1.IndexManifest) {
+	err = l.update(func(im *v1.IndexManifest) error {
 		im.Manifests = slices.DeleteFunc(im.Manifests, func(d v1.Descriptor) bool {
 			return d.Digest.String() == first && d.Annotations[annotationRef] == ""
 		})
+		return nil
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -94,7 +94,7 @@ func (l *Layout) PullDescription(ctx context.Context, ref string) (string, error
 	if err := l.fetchDescription(img); err != nil {
 		return "", explain(ref, err)
 	}
-	return d.Digest.String(), l.list(d)
+	return d.Digest.String(), l.list(d, nil)
 }
 
 // fetchDescription brings the manifest and the description of an image into the
@@ -133,7 +133,7 @@ func (l *Layout) Pull(ctx context.Context, ref string) (string, error) {
 	if err := l.fetch(ctx, img); err != nil {
 		return "", explain(ref, err)
 	}
-	return d.Digest.String(), l.list(d)
+	return d.Digest.String(), l.list(d, nil)
 }
 
 // fetch brings the blobs of an image into the layout, the manifest last. Those
@@ -149,7 +149,7 @@ func (l *Layout) fetch(ctx context.Context, img v1.Image) error {
 	}
 	defer done()
 	for _, d := range m.Layers {
-		if l.verify(ctx, d) == nil {
+		if l.verify(ctx, d) == nil && l.freshen(d.Digest) == nil {
 			continue
 		}
 		if err := l.fetchLayer(img, d.Digest, filepath.Join(dir, d.Digest.Hex)); err != nil {
