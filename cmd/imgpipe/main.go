@@ -26,6 +26,6 @@ machines and promotes exactly the bytes that passed. Runs, images and evidence a
 		Commands: []*command.Command{runCommand(), statusCommand(), logsCommand(), cancelCommand(), retryCommand(),
 			historyCommand(), simulateCommand(), serveCommand(), workerCommand(), tokenCommand(), auditCommand(), checkCommand(),
 			channelsCommand(), promoteCommand(), approveCommand(), holdCommand(), releaseCommand(), freezeCommand(), thawCommand(),
-			rollbackCommand(), evidenceCommand(), nodeCommand(), powerCommand(), vbmcCommand()},
+			rollbackCommand(), evidenceCommand(), gcCommand(), nodeCommand(), powerCommand(), vbmcCommand()},
 	}
 }

@@ -105,10 +105,18 @@ func (b *Book) facts(ctx context.Context, tx *store.Tx, p *Policy, image string,
 	if err != nil {
 		return f, err
 	}
-	return f, each(ctx, tx, "SELECT who FROM image_author WHERE image = ? ORDER BY who", func(scan func(...any) error) error {
+	// Authors are who was noted, and of the runs that built it who is said to
+	// have made it, and who submitted them.
+	return f, each(ctx, tx, `SELECT who FROM image_author WHERE image = ?1
+		UNION SELECT r.author FROM run r JOIN task t ON t.run = CAST(r.id AS TEXT) WHERE t.image = ?1 AND t.made = 1
+		UNION SELECT x.actor FROM transition x JOIN task t ON t.run = CAST(x.run AS TEXT) WHERE t.image = ?1 AND t.made = 1
+			AND x.id = (SELECT MIN(id) FROM transition WHERE run = x.run)
+		ORDER BY 1`, func(scan func(...any) error) error {
 		var who string
 		err := scan(&who)
-		f.Authors = append(f.Authors, who)
+		if who != "" {
+			f.Authors = append(f.Authors, who)
+		}
 		return err
 	}, image)
 }

@@ -8,7 +8,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	"goldsmith/internal/attest"
 	"goldsmith/internal/command"
@@ -150,4 +152,44 @@ func (s *Store) keys() []*trust.PrivateKey {
 // nobody's signature, oldest first.
 func (s *Store) Proofs(digest string) ([]pipeline.Proof, error) {
 	return attest.Proofs(s.Images, digest, nil)
+}
+
+// SweepDisks removes unpacked disks older than age that no image has any more;
+// removed are images that count as gone. It returns how many, and their bytes
+// as files. With dry nothing is removed.
+func (s *Store) SweepDisks(removed []string, age time.Duration, now time.Time, dry bool) (n int, bytes int64, err error) {
+	images, err := s.Images.List()
+	if err != nil {
+		return 0, 0, err
+	}
+	used := map[string]bool{}
+	for _, digest := range images {
+		if slices.Contains(removed, digest) {
+			continue
+		}
+		img, err := s.Images.Image(digest)
+		if err != nil {
+			return 0, 0, err
+		}
+		used[s.diskPath(img.SHA256)] = true
+	}
+	disks, err := filepath.Glob(s.diskPath("*"))
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, path := range disks {
+		fi, err := os.Stat(path)
+		if errors.Is(err, os.ErrNotExist) || used[path] || err == nil && now.Sub(fi.ModTime()) <= age {
+			continue
+		}
+		if err == nil && !dry {
+			err = os.Remove(path)
+		}
+		if err != nil {
+			return n, bytes, err
+		}
+		n++
+		bytes += fi.Size()
+	}
+	return n, bytes, nil
 }
