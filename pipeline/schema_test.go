@@ -29,6 +29,8 @@ func TestSchemaFields(t *testing.T) {
 		"$defs stage":                            stageDocument{},
 		"$defs matrix":                           matrix{},
 		"$defs channel":                          Channel{},
+		"$defs channel properties approvals":     Approvals{},
+		"$defs channel properties freeze items":  Window{},
 		"properties inputs additionalProperties": Input{},
 		"properties defaults properties artifacts items":                 artifact{},
 		"properties defaults properties artifacts items properties keep": keep{},

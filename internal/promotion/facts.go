@@ -109,8 +109,8 @@ func (b *Book) facts(ctx context.Context, tx *store.Tx, p *Policy, image string,
 	// have made it, and who submitted them.
 	return f, each(ctx, tx, `SELECT who FROM image_author WHERE image = ?1
 		UNION SELECT r.author FROM run r JOIN task t ON t.run = CAST(r.id AS TEXT) WHERE t.image = ?1 AND t.made = 1
-		UNION SELECT x.actor FROM transition x JOIN task t ON t.run = CAST(x.run AS TEXT) WHERE t.image = ?1 AND t.made = 1
-			AND x.id = (SELECT MIN(id) FROM transition WHERE run = x.run)
+		UNION SELECT e.who FROM event e JOIN task t ON t.run = e.run WHERE t.image = ?1 AND t.made = 1
+			AND e.kind = 'run' AND e.what LIKE 'submitted: %'
 		ORDER BY 1`, func(scan func(...any) error) error {
 		var who string
 		err := scan(&who)
