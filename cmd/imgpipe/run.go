@@ -28,6 +28,7 @@ type runFlags struct {
 	have   list
 	author string
 	key    string // file; signs evidence
+	vulns  string // file of vulnerabilities
 	detach bool
 }
 
@@ -36,6 +37,7 @@ func (f *runFlags) declare(fs *flag.FlagSet) {
 	fs.BoolVar(&f.json, "json", false, "print events and the run's record as JSON, one object a line")
 	fs.IntVar(&f.jobs, "jobs", max(1, runtime.NumCPU()/2), "work on so many stages at once")
 	fs.StringVar(&f.key, "evidence-key", "", "sign evidence with the private key in `file`")
+	fs.StringVar(&f.vulns, "vuln-db", "", "compare builds by the known vulnerabilities in `file` (OSV format)")
 	fs.Var(&f.have, "capability", "this machine has what stages `NAME` in requires; may be given several times")
 }
 
@@ -189,7 +191,7 @@ func (o *office) see(ctx context.Context, f *runFlags, progress *command.Progres
 			return nil, err
 		}
 	}
-	env := step.Env{Store: o.store, DB: o.db}
+	env := step.Env{Store: o.store, DB: o.db, VulnDB: f.vulns}
 	if err := equip(&env); err != nil {
 		return nil, err
 	}

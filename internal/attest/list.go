@@ -86,6 +86,18 @@ func (it *Item) summary(s *Statement) error {
 		}
 		it.Result = fmt.Sprintf("%s, %d inputs", p.BuildDefinition.ExternalParameters.Definition.Name, len(p.BuildDefinition.ResolvedDependencies))
 		it.Run = p.RunDetails.Metadata.InvocationID
+	case PackageDiffType:
+		var d PackageDiff
+		if err := s.Decode(PackageDiffType, &d); err != nil {
+			return err
+		}
+		it.Result = fmt.Sprintf("%d packages differ from %.19s", len(d.Changes), d.Against)
+	case VulnDiffType:
+		var d VulnDiff
+		if err := s.Decode(VulnDiffType, &d); err != nil {
+			return err
+		}
+		it.Result = fmt.Sprintf("%d new, %d gone, %d stay", len(d.New), len(d.Gone), len(d.Stays))
 	}
 	return nil
 }

@@ -11,7 +11,6 @@ import (
 	"syscall"
 	"time"
 
-	"goldsmith/internal/attest"
 	"goldsmith/internal/command"
 	"goldsmith/internal/imagebuild"
 	"goldsmith/internal/registry"
@@ -23,7 +22,8 @@ type build struct {
 	env        Env
 	definition string
 	refresh    bool
-	key        string // file; empty: the image is not signed
+	key        string   // file; empty: the image is not signed
+	channels   []string // that the image may replace something in
 }
 
 type buildWith struct {
@@ -40,7 +40,10 @@ func newBuild(env Env, p *pipeline.Pipeline, stage string) (pipeline.Step, error
 	if w.Definition == "" {
 		return nil, p.Errorf(stage, "definition", "with.definition is missing: name the image definition to build")
 	}
-	b := &build{env, env.path(w.Definition), w.Refresh, env.path(w.Sign)}
+	b := &build{env, env.path(w.Definition), w.Refresh, env.path(w.Sign), nil}
+	for _, c := range p.Channels {
+		b.channels = append(b.channels, c.Name)
+	}
 	if _, err := os.Stat(b.definition); err != nil {
 		return nil, p.Errorf(stage, "definition", "image definition %s is not there", b.definition)
 	}
@@ -57,6 +60,11 @@ func (b *build) Check(context.Context) error {
 	for _, p := range []string{"imgbuild", "imginit"} {
 		if _, err := os.Stat(filepath.Join(b.env.Bin, p)); err != nil {
 			return command.Missing(fmt.Errorf("%s: %s is not there", b.env.Bin, p), "'make build' puts all programs into one directory")
+		}
+	}
+	if b.env.VulnDB != "" {
+		if _, err := os.Stat(b.env.VulnDB); err != nil {
+			return command.BadInput(fmt.Errorf("vulnerabilities: %w", err), "")
 		}
 	}
 	return nil
@@ -184,29 +192,11 @@ func (b *build) store(ctx context.Context, out string, j *pipeline.Job) (*pipeli
 			return nil, err
 		}
 	}
-	if err := b.attest(ctx, digest, m, j); err != nil {
+	if err := b.attest(ctx, out, digest, m, j); err != nil {
 		return nil, err
 	}
 	return &pipeline.Outcome{Image: digest, Notes: []string{
 		fmt.Sprintf("built %s %s: %s", m.Name, m.Version, digest),
 		"  its disk: " + b.env.Store.diskPath(raw.SHA256),
 	}}, nil
-}
-
-// attest says of an image how it was built, and by whom.
-func (b *build) attest(ctx context.Context, digest string, m *imagebuild.Manifest, j *pipeline.Job) error {
-	sum, err := hashFile(ctx, b.definition)
-	if err != nil {
-		return err
-	}
-	var authors []string
-	if j.Author != "" {
-		authors = append(authors, j.Author)
-	}
-	said := attest.Built(m, attest.ExternalParameters{
-		Definition: attest.Resource{Name: filepath.Base(b.definition), Digest: map[string]string{"sha256": sum}},
-		Inputs:     j.Inputs, Authors: authors,
-	}, "run "+j.Run)
-	_, err = attest.Attach(b.env.Store.Images, digest, attest.ProvenanceType, said, b.env.Store.keys()...)
-	return err
 }

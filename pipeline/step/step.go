@@ -34,6 +34,9 @@ type Env struct {
 	Bin      string       // directory of our programs
 	Elements element.Path // where elements, and so their smoke tests, are found
 	File     string       // the pipeline file; paths in it are relative to it
+	// VulnDB is a file of vulnerabilities (package osv) that builds are compared
+	// with; empty: none.
+	VulnDB string
 }
 
 // path is where a file of the pipeline file is; "" stays that.
