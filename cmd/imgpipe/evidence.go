@@ -109,8 +109,13 @@ func allBelieved(items []attest.Item) error {
 func printEvidence(out io.Writer, items []attest.Item) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	for _, it := range items {
-		what := "test-result"
-		if t := strings.Split(it.Type, "/"); len(t) > 2 {
+		what := "test-result" // from before there were statements
+		switch t := strings.Split(it.Type, "/"); {
+		case it.Type == attest.SPDXType:
+			what = "spdx"
+		case it.Type == attest.CycloneDXType:
+			what = "cyclonedx"
+		case len(t) > 2:
 			what = t[len(t)-2] // https://slsa.dev/provenance/v1
 		}
 		result := it.Result

@@ -191,6 +191,11 @@ func (o *office) see(ctx context.Context, f *runFlags, progress *command.Progres
 			return nil, err
 		}
 	}
+	if f.vulns != "" {
+		if _, err := os.Stat(f.vulns); err != nil {
+			return nil, command.BadInput(fmt.Errorf("vulnerabilities: %w", err), "--vuln-db names a file in the OSV format")
+		}
+	}
 	env := step.Env{Store: o.store, DB: o.db, VulnDB: f.vulns}
 	if err := equip(&env); err != nil {
 		return nil, err

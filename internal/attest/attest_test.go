@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	provenance "github.com/in-toto/attestation/go/predicates/provenance/v1"
 	testresult "github.com/in-toto/attestation/go/predicates/test_result/v0"
 	intoto "github.com/in-toto/attestation/go/v1"
@@ -92,6 +93,18 @@ func TestInToto(t *testing.T) {
 				t.Errorf("%s: %v", tt.kind, err)
 			}
 		}
+	}
+}
+
+// Package URLs are those of the bills of materials.
+func TestProvenance(t *testing.T) {
+	b := built().BuildDefinition
+	want := []Resource{{Name: "bash", URI: "pkg:deb/debian/bash@5.2.15-2%2Bb2?arch=amd64&distro=debian-12"}, {Name: "base", URI: "goldsmith:element/base"}}
+	if d := cmp.Diff(want, b.ResolvedDependencies); d != "" {
+		t.Error(d)
+	}
+	if d := cmp.Diff([]string{"adam", "eva"}, b.ExternalParameters.Authors); d != "" {
+		t.Error(d)
 	}
 }
 

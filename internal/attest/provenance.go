@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"goldsmith/internal/imagebuild"
+	"goldsmith/internal/osv"
 	"goldsmith/internal/sbom"
 )
 
@@ -55,11 +56,10 @@ const (
 // Built makes the predicate of a build from its manifest. The inputs are the
 // image's packages and elements.
 func Built(m *imagebuild.Manifest, p ExternalParameters, run string) Provenance {
-	bill := sbom.Image{Name: m.Name, Version: m.Version, Release: m.Release, Arch: m.Arch}
+	bill := sbom.Image{Name: m.Name, Version: m.Version, Release: m.Release, Arch: m.Arch, OS: sbom.OS{Version: osv.Number(m.Release)}}
 	var deps []Resource
 	for _, pkg := range m.Packages {
-		deps = append(deps, Resource{Name: pkg.Name,
-			URI: bill.PURL(sbom.Package{Package: pkg})})
+		deps = append(deps, Resource{Name: pkg.Name, URI: bill.PURL(sbom.Package{Package: pkg})})
 	}
 	for _, e := range m.Elements {
 		deps = append(deps, Resource{Name: e, URI: "goldsmith:element/" + e})

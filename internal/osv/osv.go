@@ -229,13 +229,17 @@ type Vulnerability struct {
 	Summary string   `json:"summary,omitempty"`
 }
 
-// Releases are Debian's by code name.
+// Number is a Debian release's by its code name; what is no code name that we
+// know stays what it is.
+func Number(release string) string { return cmp.Or(releases[release], release) }
+
+// releases are Debian's by code name.
 var releases = map[string]string{"buster": "10", "bullseye": "11", "bookworm": "12", "trixie": "13", "forky": "14"}
 
 // Affecting returns what concerns packages of a Debian release, given by its
 // code name or number, sorted by package and ID.
 func (db *DB) Affecting(release string, packages []Source) ([]Vulnerability, error) {
-	number := cmp.Or(releases[release], release)
+	number := Number(release)
 	if strings.Trim(number, "0123456789") != "" || number == "" {
 		return nil, command.BadInput(fmt.Errorf("release %q: vulnerabilities are known of Debian's releases only", release), "")
 	}

@@ -62,11 +62,6 @@ func (b *build) Check(context.Context) error {
 			return command.Missing(fmt.Errorf("%s: %s is not there", b.env.Bin, p), "'make build' puts all programs into one directory")
 		}
 	}
-	if b.env.VulnDB != "" {
-		if _, err := os.Stat(b.env.VulnDB); err != nil {
-			return command.BadInput(fmt.Errorf("vulnerabilities: %w", err), "")
-		}
-	}
 	return nil
 }
 
