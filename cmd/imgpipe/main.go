@@ -24,7 +24,7 @@ func program() *command.Program {
 		Long: `A pipeline file names stages and channels (docs/pipeline.md). A run builds an image, tests it on
 machines and promotes exactly the bytes that passed. Runs, images and evidence are kept in .goldsmith.`,
 		Commands: []*command.Command{runCommand(), statusCommand(), logsCommand(), cancelCommand(), retryCommand(),
-			historyCommand(), simulateCommand(), serveCommand(), workerCommand(), tokenCommand(), auditCommand(), checkCommand(),
+			historyCommand(), simulateCommand(), serveCommand(), workerCommand(), tokenCommand(), auditCommand(), backupCommand(), restoreCommand(), checkCommand(),
 			channelsCommand(), promoteCommand(), approveCommand(), holdCommand(), releaseCommand(), freezeCommand(), thawCommand(),
 			rollbackCommand(), evidenceCommand(), gcCommand(), nodeCommand(), powerCommand(), vbmcCommand()},
 	}
