@@ -19,6 +19,7 @@ import (
 
 	"goldsmith/internal/api"
 	"goldsmith/internal/command"
+	"goldsmith/internal/promotion"
 	database "goldsmith/internal/store"
 	"goldsmith/internal/yamlfile"
 	"goldsmith/pipeline"
@@ -34,6 +35,7 @@ type settings struct {
 	Listen     string   // address; empty: 127.0.0.1:8480
 	Cert       string   `yaml:"certificate"` // PEM file; empty: no TLS, on loopback only
 	Key        string   // its key
+	Channels   string   // file with channels, alone or a pipeline's; empty: none are moved over HTTP
 	Sources    []string // directories below which pipeline files may be named
 	// Worker is what this process works on; without it, nothing.
 	Worker *workerSettings
@@ -62,7 +64,7 @@ func readSettings(file string) (*settings, error) {
 			*path = filepath.Join(filepath.Dir(file), *path)
 		}
 	}
-	for _, p := range []*string{&s.Dir, &s.Cert, &s.Key} {
+	for _, p := range []*string{&s.Dir, &s.Cert, &s.Key, &s.Channels} {
 		beside(p)
 	}
 	for i := range s.Sources {
@@ -151,7 +153,8 @@ func serve(ctx context.Context, log *slog.Logger, s *settings) (err error) {
 	}
 	defer func() { err = errors.Join(err, queue.Close()) }()
 	web := &http.Server{
-		Handler: api.New(api.Config{Engine: e, DB: db, Dir: s.Dir, Sources: s.Sources, Submit: submitter(e), Version: version, Log: log}),
+		Handler: api.New(api.Config{Engine: e, DB: db, Dir: s.Dir, Sources: s.Sources, Submit: submitter(e), Version: version, Log: log,
+			Book: promotion.New(db, store.Images), Policies: policiesOf(s.Channels)}),
 		// A body's time is bounded by the handlers, which know how large it may be.
 		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
@@ -235,5 +238,27 @@ func submitter(e *engine.Engine) func(context.Context, string, map[string]string
 			return 0, err
 		}
 		return e.Submit(ctx, engine.Submission{Pipeline: p, File: file, Author: author, Actor: actor})
+	}
+}
+
+// policiesOf reads the channels of a file, as it is then; nil where there is none.
+func policiesOf(file string) func() ([]*promotion.Policy, error) {
+	if file == "" {
+		return nil
+	}
+	return func() ([]*promotion.Policy, error) {
+		all, err := pipeline.LoadPolicies(file)
+		if err != nil {
+			return nil, err
+		}
+		var list []*promotion.Policy
+		for i := range all.Channels {
+			p, err := promotion.NewPolicy(&all.Channels[i], filepath.Dir(file))
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, p)
+		}
+		return list, nil
 	}
 }

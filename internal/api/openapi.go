@@ -143,6 +143,10 @@ func (d *describer) structure(t reflect.Type) object {
 	for i := range t.NumField() {
 		f := t.Field(i)
 		tag, options, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if f.Anonymous && tag == "" {
+			d.embed(f.Type, properties)
+			continue
+		}
 		if !f.IsExported() || tag == "-" {
 			continue
 		}
@@ -158,4 +162,20 @@ func (d *describer) structure(t reflect.Type) object {
 		d.schemas[name].(object)["required"] = required
 	}
 	return ref
+}
+
+// embed adds what a structure has of one that is embedded in it.
+func (d *describer) embed(t reflect.Type, properties object) {
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	d.structure(t)
+	name := t.Name()
+	if d.types[name] != t {
+		name = path.Base(t.PkgPath()) + "." + name
+	}
+	inner, _ := d.schemas[name].(object)["properties"].(object)
+	for k, v := range inner {
+		properties[k] = v
+	}
 }

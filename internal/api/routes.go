@@ -80,7 +80,7 @@ func (s *Server) routes() []route {
 		{method: get, path: "/v1/nodes", role: Viewer, summary: "the inventory", out: Nodes{}, serve: s.nodes},
 		{method: get, path: "/v1/audit", role: Admin, summary: "requests that changed something or were refused", query: map[string]string{"n": "at most so many; 100 unless given"}, out: []Request{}, serve: s.audit},
 	}
-	return append(all, s.workRoutes()...)
+	return slices.Concat(all, s.channelRoutes(), s.workRoutes())
 }
 
 func (s *Server) health(w http.ResponseWriter, _ *http.Request) {

@@ -22,6 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"goldsmith/internal/command"
+	"goldsmith/internal/promotion"
 	"goldsmith/internal/store"
 	"goldsmith/pipeline/engine"
 )
@@ -35,10 +36,14 @@ type Config struct {
 	// run can be made over HTTP.
 	Sources []string
 	// Submit makes a run of a file.
-	Submit  func(ctx context.Context, file string, inputs map[string]string, author, actor string) (int64, error)
-	Images  http.Handler // the registry, below /v2/; nil: none
-	Version string
-	Log     *slog.Logger // nil: nothing is said
+	Submit func(ctx context.Context, file string, inputs map[string]string, author, actor string) (int64, error)
+	// Book is what moves channels, Policies reads their policies; nil: there are no
+	// channels.
+	Book     *promotion.Book
+	Policies func() ([]*promotion.Policy, error)
+	Images   http.Handler // the registry, below /v2/; nil: none
+	Version  string
+	Log      *slog.Logger // nil: nothing is said
 }
 
 // Limits.

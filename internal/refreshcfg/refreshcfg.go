@@ -72,7 +72,6 @@ func (f *Failure) Reason() string {
 	return command.Line(f.reason())
 }
 
-
 func (f *Failure) reason() string {
 	e, ok := errors.AsType[*hook.Error](f.Err)
 	if !ok {
