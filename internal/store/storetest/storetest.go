@@ -111,7 +111,25 @@ type Server struct {
 	bin string
 	as  *syscall.SysProcAttr
 	cmd *exec.Cmd
-	log bytes.Buffer
+	log output
+}
+
+// output is what the server and its programs say, who may speak at once.
+type output struct {
+	mu   sync.Mutex // guards said
+	said bytes.Buffer
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.said.Write(b)
+}
+
+func (o *output) Bytes() []byte {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return bytes.Clone(o.said.Bytes())
 }
 
 // New starts a server that ends with the test.
