@@ -45,8 +45,8 @@ system-test: build ## the system tier: boots machines
 system-core: build ## the part of the system tier that continuous integration runs
 	$(GO) test ./tests -core -timeout 20m -count 1
 
-demo: deps build ## build, boot, test and promote the demo image
-	bin/imgpipe run ci/demo/pipeline.yaml
+demo: deps build ## build, boot, test and promote the demo image, to production
+	ci/demo.sh
 
 demo-metal: deps build ## rehearse servers: deploy by PXE behind management controllers, test and upgrade (root)
 	ci/demo-metal.sh

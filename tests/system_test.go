@@ -145,7 +145,7 @@ func TestRunRecord(t *testing.T) {
 	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &last); err != nil || last.Event != "result" {
 		t.Fatalf("the last line is no result: %v", err)
 	}
-	if got, want := statuses(&last.Result), "build=passed smoke=passed promote=passed"; got != want {
+	if got, want := statuses(&last.Result), "build=passed smoke=passed promote=passed staging=passed"; got != want {
 		t.Errorf("stages: %s; want %s", got, want)
 	}
 	if got := tags(t, dir)["candidate"]; got != last.Result.Stages[0].Image {
