@@ -37,6 +37,8 @@ type settings struct {
 	Key        string   // its key
 	Channels   string   // file with channels, alone or a pipeline's; empty: none are moved over HTTP
 	Sources    []string // directories below which pipeline files may be named
+	Evidence   string   `yaml:"evidence-key"` // private key that signs evidence; empty: none does
+	VulnDB     string   `yaml:"vuln-db"`      // vulnerabilities in OSV's format; empty: none
 	// Worker is what this process works on; without it, nothing.
 	Worker *workerSettings
 }
@@ -64,7 +66,7 @@ func readSettings(file string) (*settings, error) {
 			*path = filepath.Join(filepath.Dir(file), *path)
 		}
 	}
-	for _, p := range []*string{&s.Dir, &s.Cert, &s.Key, &s.Channels} {
+	for _, p := range []*string{&s.Dir, &s.Cert, &s.Key, &s.Channels, &s.Evidence, &s.VulnDB} {
 		beside(p)
 	}
 	for i := range s.Sources {
@@ -136,6 +138,11 @@ func serve(ctx context.Context, log *slog.Logger, s *settings) (err error) {
 		return err
 	}
 	defer leave()
+	if s.Evidence != "" {
+		if store.Key, err = readKey(s.Evidence); err != nil {
+			return err
+		}
+	}
 	db, err := database.Open(ctx, cmp.Or(s.Database, os.Getenv(databaseVariable), filepath.Join(s.Dir, "imgpipe.db")))
 	if err != nil {
 		return err
@@ -167,7 +174,7 @@ func serve(ctx context.Context, log *slog.Logger, s *settings) (err error) {
 		}
 	})
 	if s.Worker != nil {
-		env := step.Env{Store: store, DB: db}
+		env := step.Env{Store: store, DB: db, VulnDB: s.VulnDB}
 		if err := equip(&env); err != nil {
 			return errors.Join(err, web.Close())
 		}
