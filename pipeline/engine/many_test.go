@@ -237,3 +237,44 @@ func (y *yard) begin(a *Assignment, node string, needs []string) (fault bool) {
 	}
 	return fault
 }
+
+// What the engine itself costs: stages that do nothing, without nodes.
+func BenchmarkTasks(b *testing.B) {
+	for _, kind := range []string{"sqlite", "postgresql"} {
+		b.Run(kind, func(b *testing.B) {
+			f := open(b, storetest.Where(b, kind))
+			f.hire("w1", 4)
+			cpu := cpuSeconds()
+			n := 0
+			for b.Loop() {
+				var all []int64
+				for i := range 5 {
+					all = append(all, f.submit(lattice(uint64(i))))
+				}
+				for _, id := range all {
+					f.ended(id, time.Minute)
+				}
+				n += 5 * perRun
+			}
+			b.ReportMetric(1000*b.Elapsed().Seconds()/float64(n), "ms/task")
+			b.ReportMetric(1000*(cpuSeconds()-cpu)/float64(n), "CPU-ms/task")
+		})
+	}
+}
+
+// What the engine costs while nothing happens.
+func BenchmarkIdle(b *testing.B) {
+	for _, kind := range []string{"sqlite", "postgresql"} {
+		b.Run(kind, func(b *testing.B) {
+			f := open(b, storetest.Where(b, kind))
+			f.hire("w1", 4)
+			time.Sleep(2 * time.Second)
+			cpu := cpuSeconds()
+			start := time.Now()
+			for b.Loop() {
+				time.Sleep(10 * time.Second)
+			}
+			b.ReportMetric(100*(cpuSeconds()-cpu)/time.Since(start).Seconds(), "%CPU")
+		})
+	}
+}
