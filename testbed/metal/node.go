@@ -336,7 +336,7 @@ func (n *Node) whileHeld(ctx context.Context) (context.Context, context.CancelFu
 }
 
 func (n *Node) deploy(ctx context.Context, d Deployment) error {
-	metadata, err := jsonOf(d.Seed.Metadata)
+	metadata, err := n.metadata(ctx, d.Seed.Metadata)
 	if err != nil {
 		return err
 	}

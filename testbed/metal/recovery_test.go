@@ -203,7 +203,8 @@ func TestRedeploy(t *testing.T) {
 		return good(ctx, c)
 	})
 	r.pass(4 * time.Minute)
-	if got == nil || got.Image.Digest != digest || got.Seed.InstanceID != "i-1" {
+	if got == nil || got.Image.Digest != digest || got.Seed.InstanceID != "i-1" ||
+		!strings.Contains(string(got.Seed.Metadata), `"stable-address":{"ipv6":"fd`) || strings.Contains(string(got.Seed.Metadata), "hunter2") {
 		t.Errorf("it was told %+v", got)
 	}
 	r.is("n1", inventory.Available)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 
 	"goldsmith/internal/deploy"
@@ -17,11 +18,20 @@ const owner = "imgpipe"
 
 func dashes(mac string) string { return strings.ReplaceAll(mac, ":", "-") }
 
-func jsonOf(v any) (json.RawMessage, error) {
-	if v == nil {
-		return nil, nil
+// metadata is what the machine is told at its first start: the holder's, and
+// which IPv6 address is its own (elements/network).
+func (n *Node) metadata(ctx context.Context, given any) (json.RawMessage, error) {
+	a, err := n.site.cfg.Inventory.Addresses(ctx, n.Name())
+	if err != nil {
+		return nil, err
 	}
-	return json.Marshal(v)
+	told, ok := given.(map[string]any)
+	if !ok && given != nil {
+		return json.Marshal(given)
+	}
+	all := map[string]any{"stable-address": map[string]any{"mac": n.node.Spec.MACs[0], "ipv6": a.IPv6.String()}}
+	maps.Copy(all, told)
+	return json.Marshal(all)
 }
 
 // keepHardware notes what the agent found.
