@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,6 +23,7 @@ import (
 	"goldsmith/internal/store"
 	"goldsmith/testbed"
 	"goldsmith/testbed/inventory"
+	"goldsmith/testbed/lan"
 	servers "goldsmith/testbed/metal"
 )
 
@@ -254,11 +256,40 @@ func (m *metalTorture) leftovers() {
 	if sessions > len(m.boxes) {
 		m.t.Errorf("%d sessions are noted as open, with %d controllers", sessions, len(m.boxes))
 	}
+	m.ok(m.lan.Do(m.sockets))
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	m.ok(err)
 	if strings.Contains(string(mounts), m.dir) {
 		m.t.Errorf("mounts are left:\n%s", mounts)
 	}
+}
+
+// sockets finds what a worker left in the network: there are the controllers'
+// sockets, and no card but the bridge.
+func (m *metalTorture) sockets() error {
+	const listening = "0A"
+	for name, want := range map[string]int{"udp": len(m.boxes), "udp6": 0, "raw": 0, "raw6": 0, "packet": 0, "tcp": 0, "tcp6": 0} {
+		text, err := os.ReadFile("/proc/thread-self/net/" + name)
+		if err != nil {
+			return err
+		}
+		n := 0
+		for _, line := range strings.Split(strings.TrimSpace(string(text)), "\n")[1:] {
+			if f := strings.Fields(line); !strings.HasPrefix(name, "tcp") || len(f) > 3 && f[3] == listening {
+				n++
+			}
+		}
+		if n != want {
+			m.t.Errorf("%d sockets are left in %s; want %d:\n%s", n, name, want, text)
+		}
+	}
+	links, err := net.Interfaces()
+	for _, l := range links {
+		if l.Name != "lo" && l.Name != lan.Bridge {
+			m.t.Errorf("network device %s is left", l.Name)
+		}
+	}
+	return err
 }
 
 // history checks that no node was ever in two hands: leases by fence do not
