@@ -71,7 +71,7 @@ func TestDeadNode(t *testing.T) {
 	}
 	c.add(2 * LeaseTime)
 	ok(t, v.Expire(ctx))
-	if got := states(); got != "done failed todo running todo" {
+	if got := states(); got != "passed failed todo running todo" {
 		t.Errorf("the lease is lost: %s", got)
 	}
 	// What was begun ends with the lease, also where it waits by then.
