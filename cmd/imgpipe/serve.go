@@ -96,7 +96,7 @@ func serveCommand() *command.Command {
 		Name:  "serve",
 		Short: "serve runs to people, programs and workers",
 		Long: `
-Serves the API (/openapi.json describes it), looks after runs, and works on them where its file says so. Several
+Serves the API (/openapi.json describes it) and images (/v2/, a registry), looks after runs, and works on them where its file says so. Several
 servers may use one PostgreSQL database; any of them may die. It ends on SIGTERM: what is being worked on gets
 a minute to end, and is given back then. Tokens are made by 'imgpipe token'.`,
 		Example: `imgpipe serve --config /etc/goldsmith/imgpipe.yaml`,
@@ -159,9 +159,10 @@ func serve(ctx context.Context, log *slog.Logger, s *settings) (err error) {
 		return errors.Join(err, l.Close())
 	}
 	defer func() { err = errors.Join(err, queue.Close()) }()
+	policies := policiesOf(s.Channels)
 	web := &http.Server{
 		Handler: api.New(api.Config{Engine: e, DB: db, Dir: s.Dir, Sources: s.Sources, Submit: submitter(e), Version: version, Log: log,
-			Book: promotion.New(db, store.Images), Policies: policiesOf(s.Channels)}),
+			Book: promotion.New(db, store.Images), Policies: policies, Images: registryOf(store, db, policies, log)}),
 		// A body's time is bounded by the handlers, which know how large it may be.
 		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),

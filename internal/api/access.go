@@ -150,11 +150,10 @@ func digest(secret string) string {
 // which of it.
 var errNobody = errors.New("no token, or one that does not count")
 
-// who is whose token a request carries. What is compared are digests of secrets
+// who is whose token that is. What is compared are digests of secrets
 // that nobody can guess, so how long that takes says nothing.
-func (a *Access) who(ctx context.Context, header string) (name string, role Role, err error) {
-	secret, ok := strings.CutPrefix(header, "Bearer ")
-	if !ok || !strings.HasPrefix(secret, secretPrefix) || len(secret) > 100 {
+func (a *Access) who(ctx context.Context, secret string) (name string, role Role, err error) {
+	if !strings.HasPrefix(secret, secretPrefix) || len(secret) > 100 {
 		return "", "", errNobody
 	}
 	var id, expires, used int64

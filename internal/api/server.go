@@ -73,11 +73,8 @@ func New(c Config) *Server {
 	}
 	s := &Server{Config: c, access: NewAccess(c.DB), mux: http.NewServeMux()}
 	s.figures = newFigures(s)
-	for _, r := range s.routes() {
+	for _, r := range append(s.routes(), s.imageRoutes()...) {
 		s.mux.Handle(r.pattern(), s.guard(r))
-	}
-	if c.Images != nil {
-		s.mux.Handle("/v2/", s.guard(route{method: "", path: "/v2/", role: Viewer, serve: c.Images.ServeHTTP, raw: true}))
 	}
 	return s
 }
@@ -89,11 +86,13 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.Serve
 type route struct {
 	method, path string
 	role         Role // that suffices; empty: nobody is asked for
+	also         Role // another that suffices
 	summary      string
 	query        map[string]string // parameters, and what they mean
 	in, out      any               // examples of the bodies' types; nil: there is none, or it is no JSON
 	serve        http.HandlerFunc
 	raw          bool // the body is no JSON
+	images       bool // of the registry
 }
 
 func (r route) pattern() string { return strings.TrimSpace(r.method + " " + r.path) }
@@ -124,20 +123,24 @@ func (s *Server) guard(rt route) http.Handler {
 		var id identity
 		if rt.role != "" {
 			var err error
-			id.name, id.role, err = s.access.who(r.Context(), r.Header.Get("Authorization"))
+			id.name, id.role, err = s.access.who(r.Context(), credentials(rt, r))
 			switch {
 			case errors.Is(err, errNobody):
-				rec.Header().Set("WWW-Authenticate", `Bearer realm="imgpipe"`)
-				refuse(rec, http.StatusUnauthorized, err)
+				s.deny(rec, rt, http.StatusUnauthorized, err)
 			case err != nil:
 				s.fail(rec, err)
-			case !id.role.may(rt.role):
-				refuse(rec, http.StatusForbidden, errors.New("this needs the role "+string(rt.role)+"; the token's is "+string(id.role)))
+			default:
+				if err := rt.allowed(id.role); err != nil {
+					s.deny(rec, rt, http.StatusForbidden, err)
+				}
 			}
 		}
 		if rec.status == http.StatusOK {
 			limit := int64(maxBody)
-			if rt.raw {
+			switch {
+			case rt.images:
+				limit = maxBlob
+			case rt.raw:
 				limit = maxFile
 			}
 			r.Body = http.MaxBytesReader(rec, r.Body, limit)
@@ -162,8 +165,7 @@ func (s *Server) done(rt route, rec *recorder, r *http.Request, id identity, beg
 		peer = r.RemoteAddr
 	}
 	s.Log.Info("request", "method", r.Method, "path", r.URL.Path, "status", rec.status, "who", id.name, "peer", peer, "ms", took.Milliseconds())
-	denied := rec.status == http.StatusUnauthorized || rec.status == http.StatusForbidden || rec.status == http.StatusRequestEntityTooLarge
-	if !denied && !rt.changes() || id.name == "" && !s.roomForStranger() {
+	if !rt.worthNote(r, rec.status) || id.name == "" && !s.roomForStranger() {
 		return
 	}
 	err = s.access.note(context.WithoutCancel(r.Context()), Request{Who: id.name, Role: id.role, Peer: peer, Request: r.Method + " " + r.URL.Path,

@@ -70,7 +70,7 @@ func (s *served) name(c *call, p *pushed) error {
 	}
 	protected, err := s.Protected(c.r, p.tag)
 	if err == nil && protected {
-		err = bad(http.StatusForbidden, "DENIED", "the tag %s is a channel's: only a promotion moves it", p.tag)
+		err = bad(http.StatusForbidden, "DENIED", "the tag %s is not pushed: push by digest; a channel is moved by a promotion", p.tag)
 	}
 	return err
 }
