@@ -158,44 +158,55 @@ func serve(ctx context.Context, log *slog.Logger, s *settings) (err error) {
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
-	defer func() { err = errors.Join(err, queue.Close()) }()
 	policies := policiesOf(s.Channels)
+	h := api.New(api.Config{Engine: e, DB: db, Dir: s.Dir, Sources: s.Sources, Submit: submitter(e), Version: version, Log: log,
+		Book: promotion.New(db, store.Images), Policies: policies, Images: registryOf(store, db, policies, log)})
+	log.Info("serving", "address", l.Addr().String(), "database", database.Redacted(db.Where()), "version", version)
+	err = attend(ctx, log, s, l, h, step.Env{Store: store, DB: db, VulnDB: s.VulnDB}, e)
+	return errors.Join(err, queue.Close())
+}
+
+// attend answers requests, and works on stages where the settings say so, until
+// ctx ends or one of both cannot go on.
+func attend(ctx context.Context, log *slog.Logger, s *settings, l net.Listener, h http.Handler, env step.Env, e *engine.Engine) error {
+	if err := equip(&env); err != nil {
+		return errors.Join(err, l.Close())
+	}
 	web := &http.Server{
-		Handler: api.New(api.Config{Engine: e, DB: db, Dir: s.Dir, Sources: s.Sources, Submit: submitter(e), Version: version, Log: log,
-			Book: promotion.New(db, store.Images), Policies: policies, Images: registryOf(store, db, policies, log)}),
+		Handler: h,
 		// A body's time is bounded by the handlers, which know how large it may be.
 		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
 	var wg sync.WaitGroup
-	failed := make(chan error, 2)
 	wg.Go(func() {
 		if err := web.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			failed <- err
+			end(err)
 		}
 	})
 	if s.Worker != nil {
-		env := step.Env{Store: store, DB: db, VulnDB: s.VulnDB}
-		if err := equip(&env); err != nil {
-			return errors.Join(err, web.Close())
-		}
 		grace, enough := afterwards(ctx, drainTime)
 		defer enough()
-		wg.Go(func() { failed <- work(ctx, grace, log, s, env, e) })
+		wg.Go(func() {
+			if err := work(ctx, grace, log, s, env, e); err != nil {
+				end(err)
+			}
+		})
 	}
-	log.Info("serving", "address", l.Addr().String(), "database", database.Redacted(db.Where()), "version", version)
-	select {
-	case <-ctx.Done():
-	case err = <-failed:
-	}
+	<-ctx.Done()
 	log.Info("ending")
-	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	brief, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	if web.Shutdown(end) != nil {
+	if web.Shutdown(brief) != nil {
 		_ = web.Close() // who still waits is cut off
 	}
 	wg.Wait()
-	return err
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	return nil
 }
 
 // afterwards is a context that ends some time after ctx.

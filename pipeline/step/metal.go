@@ -98,13 +98,7 @@ func (b *metalBench) network() testbed.Network { return b.where }
 // serve opens the site. It looks after its nodes meanwhile: those that are new
 // are inspected, those that others gave back are cleaned.
 func (b *metalBench) serve(ctx context.Context, h http.Handler) (string, error) {
-	var err error
-	b.site, err = metal.Open(ctx, metal.Config{
-		Inventory: b.inventory, Network: b.with.Network, Where: b.where, Dir: filepath.Join(b.env.Store.Dir, "metal"),
-		Kernel: b.with.Ramdisk + ".vmlinuz", Initrd: b.with.Ramdisk + ".initrd", Cmdline: b.with.Cmdline,
-		Images: b.env.Store.Images.Dir(), Keys: b.keys, Handler: h, Notify: b.with.Notify,
-	})
-	if err != nil {
+	if err := b.openSite(ctx, h); err != nil {
 		return "", err
 	}
 	var keep context.Context
@@ -117,7 +111,26 @@ func (b *metalBench) serve(ctx context.Context, h http.Handler) (string, error) 
 	return b.site.URL(), nil
 }
 
-// askEvery is how often a node is asked for that others have.
+// openSite opens the site, after other stages that use it.
+func (b *metalBench) openSite(ctx context.Context, h http.Handler) (err error) {
+	for {
+		b.site, err = metal.Open(ctx, metal.Config{
+			Inventory: b.inventory, Network: b.with.Network, Where: b.where, Dir: filepath.Join(b.env.Store.Dir, "metal"),
+			Kernel: b.with.Ramdisk + ".vmlinuz", Initrd: b.with.Ramdisk + ".initrd", Cmdline: b.with.Cmdline,
+			Images: b.env.Store.Images.Dir(), Keys: b.keys, Handler: h, Notify: b.with.Notify,
+		})
+		if command.Status(err) != command.StatusBusy {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		case <-time.After(askEvery):
+		}
+	}
+}
+
+// askEvery is how often something is asked for that others have.
 const askEvery = 2 * time.Second
 
 func (b *metalBench) install(ctx context.Context, o order) (machine, error) {
