@@ -10,6 +10,7 @@ import (
 	"goldsmith/internal/promotion"
 	"goldsmith/internal/registry"
 	"goldsmith/pipeline"
+	"goldsmith/pipeline/step"
 )
 
 // garbage is what 'imgpipe gc --json' prints.
@@ -17,7 +18,9 @@ type garbage struct {
 	*registry.Garbage
 	Disks     int   `json:"disks"` // unpacked ones
 	DiskBytes int64 `json:"disk_bytes"`
-	DryRun    bool  `json:"dry_run,omitempty"`
+	// Artifacts are files of runs whose time was over.
+	Artifacts step.Swept `json:"artifacts"`
+	DryRun    bool       `json:"dry_run,omitempty"`
 }
 
 func gcCommand() *command.Command {
@@ -31,7 +34,8 @@ func gcCommand() *command.Command {
 Removes images with all that is attached to them, and what killed processes
 left. What a tag names stays, what a channel could be rolled back to, what a
 node has, what a running run works on, what is held, and what is younger than
-an hour. While an image is being stored nothing is removed (status 4).`,
+an hour. While an image is being stored nothing is removed (status 4). Files of
+runs go when their time is over, which the pipeline file says (artifacts).`,
 		Example: `imgpipe gc --dry-run
 imgpipe gc --keep 3 --older 30d`,
 		Flags: func(fs *flag.FlagSet) {
@@ -60,6 +64,9 @@ imgpipe gc --keep 3 --older 30d`,
 			if err != nil {
 				return err
 			}
+			if g.Artifacts, err = b.store.SweepArtifacts(ctx, b.engine, time.Now(), dry); err != nil {
+				return err
+			}
 			if asJSON {
 				return printJSON(io, g)
 			}
@@ -70,8 +77,8 @@ imgpipe gc --keep 3 --older 30d`,
 			for _, d := range g.Images {
 				fmt.Fprintf(io.Stdout, "%s %s\n", word, d)
 			}
-			fmt.Fprintf(io.Stdout, "%s %d images, %d attachments, %d blobs (%d MiB), %d unpacked disks (%d MiB)\n",
-				word, len(g.Images), g.Attached, g.Blobs, g.Bytes>>20, g.Disks, g.DiskBytes>>20)
+			fmt.Fprintf(io.Stdout, "%s %d images, %d attachments, %d blobs (%d MiB), %d unpacked disks (%d MiB), %d files of runs (%d MiB)\n",
+				word, len(g.Images), g.Attached, g.Blobs, g.Bytes>>20, g.Disks, g.DiskBytes>>20, g.Artifacts.Files, g.Artifacts.Bytes>>20)
 			return nil
 		},
 	}

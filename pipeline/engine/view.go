@@ -31,9 +31,9 @@ func (e *Engine) Runs(ctx context.Context, limit int) ([]*pipeline.Run, error) {
 	return e.runs(ctx, "id IN (SELECT id FROM run ORDER BY id DESC LIMIT ?)", limit)
 }
 
-// Open returns the records of all runs that have not ended.
-func (e *Engine) Open(ctx context.Context) ([]*pipeline.Run, error) {
-	return e.runs(ctx, "ended = 0")
+// RunsBefore is Runs of those with smaller numbers than before; 0 means of all.
+func (e *Engine) RunsBefore(ctx context.Context, before int64, limit int) ([]*pipeline.Run, error) {
+	return e.runs(ctx, "id IN (SELECT id FROM run WHERE ?1 = 0 OR id < ?1 ORDER BY id DESC LIMIT ?2)", before, limit)
 }
 
 func (e *Engine) runs(ctx context.Context, where string, args ...any) (runs []*pipeline.Run, err error) {
