@@ -45,6 +45,7 @@ type Run struct {
 // StageRun is the record of one stage.
 type StageRun struct {
 	Name     string    `json:"name"`
+	Needs    []string  `json:"needs,omitempty"` // stages
 	Status   Status    `json:"status"`
 	Reason   string    `json:"reason,omitempty"`
 	Hint     string    `json:"hint,omitempty"`        // what to do about a failure, where that is known

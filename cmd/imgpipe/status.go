@@ -26,7 +26,7 @@ type status struct {
 
 func statusCommand() *command.Command {
 	var dir string
-	var asJSON bool
+	var asJSON, follow bool
 	var n int
 	return &command.Command{
 		Name:  "status",
@@ -34,17 +34,23 @@ func statusCommand() *command.Command {
 		Short: "show runs and what the channels hold",
 		Long: `
 Shows the newest runs, newest last, with their stages, and which image each channel's tag stands for; or one run,
-with every attempt. A stage that waits says what for.`,
+with every attempt. A stage that waits says what for. -f shows one run as a tree until it has ended: stages below
+those that they need.`,
 		Example: `imgpipe status
+imgpipe status -f 12
 imgpipe status --json | jq '.channels.candidate'`,
 		Flags: func(fs *flag.FlagSet) {
 			dirFlag(fs, &dir)
 			fs.BoolVar(&asJSON, "json", false, "print the records as JSON")
 			fs.IntVar(&n, "n", 20, "show at most `N` runs")
+			fs.BoolVar(&follow, "f", false, "show one run as a tree until it has ended")
 		},
 		Run: func(ctx context.Context, io command.IO, args []string) error {
-			if len(args) > 1 || n < 1 {
-				return command.Usage("status takes at most one run", "imgpipe status 12")
+			if len(args) > 1 || n < 1 || follow && (len(args) != 1 || asJSON) {
+				return command.Usage("status takes at most one run; -f needs one, and is not for --json", "imgpipe status -f 12")
+			}
+			if follow {
+				return watch(ctx, io, dir, args[0])
 			}
 			s := status{Runs: []*pipeline.Run{}, Channels: map[string]string{}}
 			o, err := knownOffice(ctx, dir)

@@ -30,7 +30,7 @@ func crowd(t testing.TB) int {
 		}
 		return n
 	}
-	return 12
+	return 6
 }
 
 const (

@@ -38,32 +38,51 @@ func (e *Engine) RunsBefore(ctx context.Context, before int64, limit int) ([]*pi
 
 func (e *Engine) runs(ctx context.Context, where string, args ...any) (runs []*pipeline.Run, err error) {
 	err = e.db.View(ctx, func(tx *store.Tx) error {
-		rows, err := tx.Query(ctx, `SELECT id, pipeline, file, source, inputs, author, host, state, reason, waits, created, ended FROM run WHERE `+where+` ORDER BY id`, args...)
+		rows, err := tx.Query(ctx, `SELECT id, pipeline, file, source, inputs, author, host, state, reason, waits, policy, created, ended FROM run WHERE `+where+` ORDER BY id`, args...)
 		if err != nil {
 			return err
 		}
 		defer rows.Close()
 		byName := map[string]*pipeline.Run{}
-		waits := map[string]string{}
+		waits, policies := map[string]string{}, map[string]string{}
 		for rows.Next() {
 			r := &pipeline.Run{}
 			var created, ended int64
-			var inputs, wait string
-			if err := rows.Scan(&r.ID, &r.Pipeline, &r.File, &r.Source, &inputs, &r.Author, &r.Host, &r.Status, &r.Reason, &wait, &created, &ended); err != nil {
+			var inputs, wait, policy string
+			if err := rows.Scan(&r.ID, &r.Pipeline, &r.File, &r.Source, &inputs, &r.Author, &r.Host, &r.Status, &r.Reason, &wait, &policy, &created, &ended); err != nil {
 				return err
 			}
 			if err := json.Unmarshal([]byte(inputs), &r.Inputs); err != nil {
 				return err
 			}
 			r.Started, r.Ended = store.Time(created), moment(ended)
-			runs, byName[r.ID], waits[r.ID] = append(runs, r), r, wait
+			runs, byName[r.ID], waits[r.ID], policies[r.ID] = append(runs, r), r, wait, policy
 		}
 		if err := errors.Join(rows.Err(), rows.Close()); err != nil || len(runs) == 0 {
 			return err
 		}
-		return addStages(ctx, tx, byName, waits, where, args)
+		if err := addStages(ctx, tx, byName, waits, where, args); err != nil {
+			return err
+		}
+		return e.addNeeds(ctx, tx, runs, policies)
 	})
 	return runs, err
+}
+
+// addNeeds says which stages each stage needs.
+func (e *Engine) addNeeds(ctx context.Context, tx *store.Tx, runs []*pipeline.Run, policies map[string]string) error {
+	for _, r := range runs {
+		p, err := e.policy(ctx, tx, policies[r.ID])
+		if err != nil {
+			return err
+		}
+		for i, s := range r.Stages {
+			if i < len(p.Stages) {
+				s.Needs = p.Stages[i].Needs
+			}
+		}
+	}
+	return nil
 }
 
 // Source returns the pipeline file's bytes of a run.
