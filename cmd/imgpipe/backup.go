@@ -211,7 +211,7 @@ func readBackup(ctx context.Context, r stdio.Reader, file, dir string) error {
 	}
 	defer root.Close()
 	t := tar.NewReader(z)
-	loaded := false
+	var dump *os.File
 	for {
 		h, err := t.Next()
 		if errors.Is(err, stdio.EOF) {
@@ -220,21 +220,42 @@ func readBackup(ctx context.Context, r stdio.Reader, file, dir string) error {
 		if err != nil {
 			return command.BadInput(fmt.Errorf("%s: %w", file, err), "expected a file that 'imgpipe backup' made")
 		}
-		if h.Name == dumpName && !loaded {
-			if err := loadDump(ctx, dir, t); err != nil {
-				return fmt.Errorf("%s: %w", file, err)
+		if h.Name == dumpName && dump == nil {
+			// It is loaded last: a database elsewhere is not to have half of a backup.
+			if dump, err = spool(dir, t); err != nil {
+				return err
 			}
-			loaded = true
+			defer os.Remove(dump.Name())
+			defer dump.Close()
 			continue
 		}
 		if err := putBack(root, h, t); err != nil {
 			return fmt.Errorf("%s: %s: %w", file, command.Plain(h.Name), err)
 		}
 	}
-	if !loaded {
+	if dump == nil {
 		return command.BadInput(fmt.Errorf("%s: no database in it", file), "expected a file that 'imgpipe backup' made")
 	}
+	if err := loadDump(ctx, dir, dump); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
 	return nil
+}
+
+// spool keeps what r has in a file of the directory, and goes back to its
+// beginning.
+func spool(dir string, r stdio.Reader) (*os.File, error) {
+	f, err := os.CreateTemp(dir, "build-dump")
+	if err != nil {
+		return nil, err
+	}
+	if _, err = stdio.Copy(f, r); err == nil {
+		_, err = f.Seek(0, stdio.SeekStart)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close(), os.Remove(f.Name()))
+	}
+	return f, nil
 }
 
 func loadDump(ctx context.Context, dir string, r stdio.Reader) error {

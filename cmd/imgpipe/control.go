@@ -117,8 +117,11 @@ func again(ctx context.Context, io command.IO, f *runFlags, id int64, stage stri
 			return id, o.engine.Adopt(ctx, id, caller(), host)
 		}
 		if f.detach {
-			_, err := begin()
-			return r, err
+			if _, err := begin(); err != nil {
+				return nil, err
+			}
+			progress.Info("run %d goes on", id)
+			return o.engine.Run(ctx, id)
 		}
 		source, err := o.engine.Source(ctx, id)
 		if err != nil {

@@ -217,9 +217,22 @@ func (o *office) see(ctx context.Context, f *runFlags, progress *command.Progres
 	still, stop := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan error, 1)
 	go func() { done <- w.Run(still, context.WithoutCancel(ctx)) }()
-	r, err := o.follow(ctx, id, progress)
+	watching, enough := context.WithCancel(ctx)
+	failed := make(chan error, 1)
+	go func() {
+		err := <-done
+		failed <- err
+		if err != nil {
+			enough() // nobody works any more: what is left is cancelled
+		}
+	}()
+	r, err := o.follow(watching, id, progress)
 	stop()
-	err = errors.Join(err, <-done, queue.Close())
+	enough()
+	if ctx.Err() == nil && errors.Is(err, context.Canceled) {
+		err = nil // it is the worker's error that counts
+	}
+	err = errors.Join(err, <-failed, queue.Close())
 	if r != nil {
 		err = errors.Join(err, step.Keep(f.dir, r.ID, r))
 	}

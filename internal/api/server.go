@@ -51,6 +51,8 @@ const (
 	maxBody    = 1 << 20          // bytes of a request's body
 	maxFile    = 1 << 30          // bytes of a worker's file
 	handleTime = 2 * time.Minute  // for a request that is no file
+	bodyTime   = 90 * time.Second // until a body has come: longer than maxWait, as waiting reads on
+	fileTime   = 30 * time.Minute // the same of a file
 	maxWait    = 50 * time.Second // of a request that waits
 	noteEvery  = time.Second      // strangers' requests are written down at most so often
 )
@@ -120,6 +122,11 @@ func (s *Server) guard(rt route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		begun := time.Now()
 		rec := &recorder{ResponseWriter: w, status: http.StatusOK}
+		// A body must come in time, whoever sends it: also where it is not read.
+		within := func(d time.Duration) {
+			_ = http.NewResponseController(w).SetReadDeadline(begun.Add(d)) // a server that cannot is a test's
+		}
+		within(bodyTime)
 		var id identity
 		if rt.role != "" {
 			var err error
@@ -142,6 +149,9 @@ func (s *Server) guard(rt route) http.Handler {
 				limit = maxBlob
 			case rt.raw:
 				limit = maxFile
+			}
+			if limit > maxBody {
+				within(fileTime)
 			}
 			r.Body = http.MaxBytesReader(rec, r.Body, limit)
 			ctx := context.WithValue(r.Context(), identityKey{}, id)

@@ -153,7 +153,7 @@ func (s *Server) putFile(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) keepFile(a *engine.Held, name string, body io.Reader) error {
-	if !filepath.IsLocal(name) || name == "log" || strings.Count(name, "/") > 4 {
+	if !filepath.IsLocal(name) || name != filepath.Clean(name) || name == "." || name == "log" || strings.Count(name, "/") > 4 {
 		return command.Usage(fmt.Sprintf("file %q: expected a relative path", name), "")
 	}
 	dir := engine.AttemptDir(s.Dir, a.Run, a.Stage, a.Number)

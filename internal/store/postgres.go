@@ -45,13 +45,33 @@ func Redacted(where string) string {
 	return u.Redacted()
 }
 
+// Bounded is the URL of a PostgreSQL database with limits for what a process can
+// do to others that is frozen or cut off: a transaction that nothing happens in
+// ends, and its locks with it; a peer that is gone is noticed; nobody waits for a
+// lock for ever. Limits that the URL has stay.
+func Bounded(where string) string {
+	u, err := url.Parse(where)
+	if err != nil {
+		return where
+	}
+	q := u.Query()
+	for name, value := range map[string]string{"idle_in_transaction_session_timeout": "20s", "lock_timeout": "40s",
+		"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"} {
+		if !q.Has(name) {
+			q.Set(name, value)
+		}
+	}
+	u.RawQuery = q.Encode()
+	return u.String()
+}
+
 func openPostgres(ctx context.Context, where string) (*DB, error) {
 	if _, err := pgx.ParseConfig(where); err != nil {
 		// The library's text may have the password.
 		return nil, command.BadInput(fmt.Errorf("%s: not the URL of a PostgreSQL database", Redacted(where)),
 			"expected such as postgres://user@host:5432/imgpipe?sslmode=verify-full")
 	}
-	pool, err := sql.Open("pgx", where)
+	pool, err := sql.Open("pgx", Bounded(where))
 	if err != nil {
 		return nil, err
 	}

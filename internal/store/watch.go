@@ -120,7 +120,7 @@ func (db *DB) listen(ctx context.Context) {
 }
 
 func (db *DB) listenOnce(ctx context.Context) {
-	conn, err := pgx.Connect(ctx, db.where)
+	conn, err := pgx.Connect(ctx, Bounded(db.where))
 	if err != nil {
 		return
 	}

@@ -23,6 +23,7 @@ const WorkerSilence = time.Minute
 func (e *Engine) Advance(ctx context.Context, run int64, cause, actor string) (Decision, error) {
 	var d Decision
 	var next []int64
+	var due time.Time
 	err := e.db.Tx(ctx, func(tx *store.Tx) error {
 		p, r, err := e.load(ctx, tx, run)
 		if err != nil || r.ended {
@@ -32,6 +33,7 @@ func (e *Engine) Advance(ctx context.Context, run int64, cause, actor string) (D
 		if err != nil {
 			return err
 		}
+		due = r.due
 		d = Plan(*s, *p)
 		if err := e.record(ctx, tx, r, s, d, cause, actor); err != nil {
 			return err
@@ -53,7 +55,7 @@ func (e *Engine) Advance(ctx context.Context, run int64, cause, actor string) (D
 	switch {
 	case slices.ContainsFunc(d.Actions, func(a Action) bool { return a.Do != Start && a.Do != Stop && a.Do != Finish }):
 		e.enqueue(ctx, time.Time{}, run) // what was skipped or forgiven may let others begin, or end the run
-	case !d.Again.IsZero() && e.dispatch != nil:
+	case !d.Again.IsZero() && !d.Again.Equal(due) && e.dispatch != nil:
 		e.enqueue(ctx, d.Again, run)
 	}
 	e.enqueue(ctx, time.Time{}, next...)
@@ -65,21 +67,22 @@ type runRow struct {
 	RunNow
 	policy string
 	waits  string
+	due    time.Time // what was asked for to happen though nothing else does
 	ended  bool
 }
 
 func (e *Engine) load(ctx context.Context, tx *store.Tx, run int64) (*Policy, *runRow, error) {
 	r := &runRow{}
-	var created, ended int64
-	err := tx.QueryRow(ctx, "SELECT state, cancel, newer, policy, waits, host, created, ended FROM run WHERE id = ?", run).
-		Scan(&r.State, &r.Cancel, &r.Newer, &r.policy, &r.waits, &r.Host, &created, &ended)
+	var begun, due, ended int64
+	err := tx.QueryRow(ctx, "SELECT state, cancel, newer, policy, waits, host, begun, due, ended FROM run WHERE id = ?", run).
+		Scan(&r.State, &r.Cancel, &r.Newer, &r.policy, &r.waits, &r.Host, &begun, &due, &ended)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil, command.BadInput(fmt.Errorf("run %d: %w", run, ErrNoRun), "'imgpipe status' lists the runs")
 	}
 	if err != nil {
 		return nil, nil, err
 	}
-	r.ID, r.Created, r.ended = run, store.Time(created), ended != 0
+	r.ID, r.Begun, r.due, r.ended = run, store.Time(begun), store.Time(due), ended != 0
 	p, err := e.policy(ctx, tx, r.policy)
 	return p, r, err
 }
@@ -246,11 +249,16 @@ func (e *Engine) record(ctx context.Context, tx *store.Tx, r *runRow, s *Snapsho
 	if err != nil {
 		return err
 	}
+	if !d.Again.Equal(r.due) {
+		if err := tx.One(ctx, "UPDATE run SET due = ? WHERE id = ?", store.Millis(d.Again), r.ID); err != nil {
+			return err
+		}
+	}
 	if len(d.Actions) == 0 && string(waits) == r.waits {
 		return nil
 	}
 	slot := slices.ContainsFunc(d.Waits, func(w Wait) bool { return w.Slot })
-	if err := tx.One(ctx, "UPDATE run SET waits = ?, slot = ?, due = ? WHERE id = ?", string(waits), slot, store.Millis(d.Again), r.ID); err != nil {
+	if err := tx.One(ctx, "UPDATE run SET waits = ?, slot = ? WHERE id = ?", string(waits), slot, r.ID); err != nil {
 		return err
 	}
 	var names [2]string
@@ -328,8 +336,8 @@ func (e *Engine) Sweep(ctx context.Context) (int, error) {
 		return err
 	})
 	for _, run := range runs {
-		if _, err := e.Advance(ctx, run, "a sweep", ""); err != nil {
-			return 0, err
+		if _, bad := e.Advance(ctx, run, "a sweep", ""); bad != nil {
+			err = errors.Join(err, fmt.Errorf("run %d: %w", run, bad)) // it is not in the way of others
 		}
 	}
 	return len(runs), err

@@ -51,9 +51,9 @@ type Snapshot struct {
 
 // RunNow is how a run stands.
 type RunNow struct {
-	ID      int64           `json:"id"`
-	State   pipeline.Status `json:"state"`
-	Created time.Time       `json:"created"`
+	ID    int64           `json:"id"`
+	State pipeline.Status `json:"state"`
+	Begun time.Time       `json:"begun"` // or begun again
 	// Cancel is who wants it to end, and why; empty: nobody.
 	Cancel string `json:"cancel,omitempty"`
 	// Host is the only worker that may work on it; empty: any may.

@@ -62,7 +62,7 @@ func (sweepArgs) Kind() string { return "sweep" }
 // The caller closes it.
 func StartDispatcher(ctx context.Context, e *Engine) (Dispatcher, error) {
 	if e.db.Postgres() {
-		pool, err := pgxpool.New(ctx, e.db.Where())
+		pool, err := pgxpool.New(ctx, store.Bounded(e.db.Where()))
 		if err != nil {
 			return nil, err
 		}
@@ -120,12 +120,12 @@ func startRiver[Tx any](ctx context.Context, e *Engine, driver riverdriver.Drive
 		return nil, errors.Join(err, closeDB())
 	}
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	d := &dispatcher[Tx]{client: c, close: closeDB, cancel: cancel}
+	e.Use(d) // before anything is delivered
 	if err := c.Start(run); err != nil {
 		cancel()
 		return nil, errors.Join(err, closeDB())
 	}
-	d := &dispatcher[Tx]{client: c, close: closeDB, cancel: cancel}
-	e.Use(d)
 	return d, nil
 }
 

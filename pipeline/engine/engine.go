@@ -117,9 +117,9 @@ func (e *Engine) Submit(ctx context.Context, s Submission) (id int64, err error)
 		if err != nil {
 			return err
 		}
-		id, err = tx.Insert(ctx, `INSERT INTO run (pipeline, file, source, policy, inputs, grp, author, host, state, created)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, s.Pipeline.Name, s.File, source, pol, string(inputs), s.Pipeline.Group, s.Author, s.Host,
-			pipeline.Running, store.Millis(e.now()))
+		id, err = tx.Insert(ctx, `INSERT INTO run (pipeline, file, source, policy, inputs, grp, author, host, state, created, begun)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, s.Pipeline.Name, s.File, source, pol, string(inputs), s.Pipeline.Group, s.Author, s.Host,
+			pipeline.Running, store.Millis(e.now()), store.Millis(e.now()))
 		if err != nil {
 			return err
 		}
@@ -215,8 +215,15 @@ func (e *Engine) Retry(ctx context.Context, run int64, stage, actor, host string
 		if n, err := r.RowsAffected(); err != nil || n == 0 {
 			return errors.Join(err, command.Usage(fmt.Sprintf("run %d has nothing to try again", run), "'imgpipe status' shows how its stages ended"))
 		}
+		var known int
+		if err := tx.QueryRow(ctx, "SELECT COUNT(*) FROM task WHERE run = ?1 AND stage >= 0 AND (?2 = '' OR name = ?2)", runName(run), stage).Scan(&known); err != nil {
+			return err
+		}
+		if known == 0 {
+			return command.BadInput(fmt.Errorf("run %d has no stage %q", run, stage), "'imgpipe status' lists them")
+		}
 		tx.Wake()
-		if err := tx.One(ctx, "UPDATE run SET state = ?, reason = '', cancel = '', newer = 0, ended = 0, host = ? WHERE id = ?", pipeline.Running, host, run); err != nil {
+		if err := tx.One(ctx, "UPDATE run SET state = ?, reason = '', cancel = '', newer = 0, ended = 0, begun = ?, host = ? WHERE id = ?", pipeline.Running, store.Millis(e.now()), host, run); err != nil {
 			return err
 		}
 		return e.event(ctx, tx, run, "operator", actor, "retry %s", stage)
@@ -232,6 +239,15 @@ func (e *Engine) Adopt(ctx context.Context, run int64, actor, host string) error
 	err := e.db.Tx(ctx, func(tx *store.Tx) error {
 		if err := e.mustBe(ctx, tx, run, false); err != nil {
 			return err
+		}
+		var busy int
+		err := tx.QueryRow(ctx, `SELECT COUNT(*) FROM run JOIN worker ON worker.name = run.host WHERE run.id = ? AND worker.seen > ?`,
+			run, store.Millis(e.now().Add(-AttemptLease))).Scan(&busy)
+		if err != nil {
+			return err
+		}
+		if busy > 0 {
+			return command.Busy(fmt.Errorf("run %d: a process that is alive works on it", run), "wait half a minute if it was killed just now; 'imgpipe cancel' ends the run")
 		}
 		tx.Wake()
 		if err := tx.One(ctx, "UPDATE run SET host = ? WHERE id = ?", host, run); err != nil {

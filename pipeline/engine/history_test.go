@@ -238,7 +238,7 @@ func fill(b *testing.B, e *Engine, runs int) {
 }
 
 func one(ctx context.Context, tx *store.Tx, e *Engine, p *pipeline.Pipeline, pol, source string) error {
-	id, err := tx.Insert(ctx, `INSERT INTO run (pipeline, file, source, policy, inputs, state, created, ended) VALUES ('test', 'p.yaml', ?, ?, '{}', 'passed', 1, 2)`, source, pol)
+	id, err := tx.Insert(ctx, `INSERT INTO run (pipeline, file, source, policy, inputs, state, created, begun, ended) VALUES ('test', 'p.yaml', ?, ?, '{}', 'passed', 1, 1, 2)`, source, pol)
 	if err == nil {
 		err = e.addTasks(ctx, tx, id, p)
 	}

@@ -12,6 +12,7 @@ import (
 	"goldsmith/internal/command"
 	"goldsmith/internal/store"
 	"goldsmith/pipeline"
+	"goldsmith/testbed/inventory"
 )
 
 // Hub is where workers get their work, and say how it goes. The engine is one;
@@ -147,6 +148,15 @@ func (e *Engine) claim(ctx context.Context, w WorkerInfo) (*Assignment, error) {
 		if err != nil || c == nil {
 			return err
 		}
+		// A plan does not count what waits for a worker that is gone, and it may be
+		// back.
+		var running int
+		if err := tx.QueryRow(ctx, "SELECT COUNT(*) FROM task WHERE state = 'running' AND stage >= 0").Scan(&running); err != nil {
+			return err
+		}
+		if limit, err := inventory.Cap(ctx, tx); err != nil || running >= limit {
+			return err
+		}
 		a, err = e.assign(ctx, tx, w, c)
 		return err
 	})
@@ -228,8 +238,13 @@ func (e *Engine) assign(ctx context.Context, tx *store.Tx, w WorkerInfo, c *cand
 // Beat implements Hub.
 func (e *Engine) Beat(ctx context.Context, attempt int64, progress string, wait time.Duration) (Order, error) {
 	err := e.db.Tx(ctx, func(tx *store.Tx) error {
+		now := e.now()
 		_, err := tx.Exec(ctx, "UPDATE attempt SET expires = ?, progress = ? WHERE id = ? AND ended = 0",
-			store.Millis(e.now().Add(AttemptLease)), progress, attempt)
+			store.Millis(now.Add(AttemptLease)), progress, attempt)
+		if err == nil {
+			// One whose slots are all busy asks for nothing, and is there all the same.
+			_, err = tx.Exec(ctx, "UPDATE worker SET seen = ? WHERE name = (SELECT worker FROM attempt WHERE id = ? AND ended = 0)", store.Millis(now), attempt)
+		}
 		return err
 	})
 	if err != nil {

@@ -40,7 +40,7 @@ func Plan(s Snapshot, p Policy) Decision {
 		l.finish()
 	}
 	if p.Timeout > 0 {
-		l.again(s.Run.Created.Add(p.Timeout))
+		l.again(s.Run.Begun.Add(p.Timeout))
 	}
 	return l.d
 }
@@ -69,7 +69,7 @@ func (l *planner) over() (string, pipeline.Status) {
 		return r.Cancel, pipeline.Cancelled
 	case r.Newer != 0:
 		return fmt.Sprintf("run %d takes its place", r.Newer), pipeline.Cancelled
-	case l.p.Timeout > 0 && !l.s.At.Before(r.Created.Add(l.p.Timeout)):
+	case l.p.Timeout > 0 && !l.s.At.Before(r.Begun.Add(l.p.Timeout)):
 		return fmt.Sprintf("did not end within %s", l.p.Timeout), pipeline.Failed
 	}
 	return "", ""

@@ -38,7 +38,7 @@ var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 // snapshot builds one from "name=state", "name=state@image" for what a stage
 // made, and "name=failed:class,class" for how it failed.
 func snapshot(p Policy, list string) Snapshot {
-	s := Snapshot{At: noon, Run: RunNow{ID: 1, State: pipeline.Running, Created: noon.Add(-time.Hour)}, Cap: 10, Workers: []WorkerNow{{Name: "w"}}}
+	s := Snapshot{At: noon, Run: RunNow{ID: 1, State: pipeline.Running, Begun: noon.Add(-time.Hour)}, Cap: 10, Workers: []WorkerNow{{Name: "w"}}}
 	for range p.Stages {
 		s.Tasks = append(s.Tasks, TaskNow{State: pipeline.Todo})
 	}

@@ -280,7 +280,7 @@ func (m *simulation) prediction() Prediction {
 
 // Fresh is the snapshot of a run that has just been made.
 func Fresh(p Policy, at time.Time, cap int, workers ...WorkerNow) Snapshot {
-	s := Snapshot{At: at, Run: RunNow{State: pipeline.Running, Created: at}, Cap: cap, Workers: workers, Tasks: make([]TaskNow, len(p.Stages))}
+	s := Snapshot{At: at, Run: RunNow{State: pipeline.Running, Begun: at}, Cap: cap, Workers: workers, Tasks: make([]TaskNow, len(p.Stages))}
 	for i := range s.Tasks {
 		s.Tasks[i].State = pipeline.Todo
 	}

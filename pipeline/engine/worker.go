@@ -133,11 +133,16 @@ func (w *Worker) beat(ctx context.Context, cancel context.CancelCauseFunc, attem
 		if w.Progress != nil {
 			progress = w.Progress(attempt)
 		}
-		o, err := w.Hub.Beat(ctx, attempt, progress, BeatEvery)
+		// The lease counts from when the hub heard of us, which is not later than
+		// this call began.
+		asked := time.Now()
+		call, done := context.WithDeadline(ctx, alive.Add(AttemptLease))
+		o, err := w.Hub.Beat(call, attempt, progress, BeatEvery)
+		done()
 		switch {
 		case ctx.Err() != nil:
 			return
-		case err != nil && time.Since(alive) > AttemptLease:
+		case err != nil && time.Since(alive) >= AttemptLease:
 			// Whoever looks for silent workers has given it to another by now.
 			cancel(fmt.Errorf("%w: %w", ErrLost, err))
 			return
@@ -152,7 +157,7 @@ func (w *Worker) beat(ctx context.Context, cancel context.CancelCauseFunc, attem
 			cancel(fmt.Errorf("%w: %s", ErrStopped, o.Stop))
 			return
 		}
-		alive = time.Now()
+		alive = asked
 	}
 }
 

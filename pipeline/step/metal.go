@@ -59,6 +59,9 @@ func newMetalPlace(env Env, w *machineWith, bad func(key, format string, args ..
 }
 
 func (p *metalPlace) check(context.Context) error {
+	if p.env.Store != nil && p.env.DB == nil {
+		return command.Missing(errors.New("machines of metal: this worker has no inventory"), "let the server's own worker take the stage: it may have a capability that the stage requires")
+	}
 	if os.Geteuid() != 0 {
 		return command.Missing(errors.New("machines of metal: DHCP and TFTP need root"), "run as root")
 	}

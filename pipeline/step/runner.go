@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync"
 
 	"goldsmith/internal/atomicfile"
 	"goldsmith/internal/command"
@@ -19,9 +18,6 @@ import (
 type Runner struct {
 	Env      Env // File is each pipeline's own
 	Progress *command.Progress
-
-	mu    sync.Mutex
-	steps map[string]map[string]pipeline.Step // by file, bytes and inputs; then by stage
 }
 
 // Work does an attempt: engine.Worker's Work.
@@ -89,29 +85,16 @@ func (r *Runner) attempt(ctx context.Context, a *engine.Assignment) (*pipeline.O
 	return out, err
 }
 
-// of returns the steps of an assignment's pipeline.
+// of makes the steps of an assignment's pipeline. What the file names, keys and
+// channels, is read anew for each attempt: it may have changed.
 func (r *Runner) of(a *engine.Assignment) (map[string]pipeline.Step, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	key := fmt.Sprintf("%q %q %q", a.File, a.Source, a.Inputs)
-	if s, ok := r.steps[key]; ok {
-		return s, nil
-	}
 	p, err := pipeline.Parse(a.File, a.Source, a.Inputs, Names())
 	if err != nil {
 		return nil, err
 	}
 	env := r.Env
 	env.File = a.File
-	steps, err := New(env, p)
-	if err != nil {
-		return nil, err
-	}
-	if r.steps == nil {
-		r.steps = map[string]map[string]pipeline.Step{}
-	}
-	r.steps[key] = steps
-	return steps, nil
+	return New(env, p)
 }
 
 // Keep writes a run's record beside its files, as run.json.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,6 +43,9 @@ func newScript(env Env, p *pipeline.Pipeline, stage string) (pipeline.Step, erro
 	}
 	if w.Run == "" {
 		return nil, p.Errorf(stage, "run", "with.run is missing: the program to run, relative to this file")
+	}
+	if strings.HasPrefix(w.Evidence, "libvirt-") || strings.HasPrefix(w.Evidence, "metal-") {
+		return nil, p.Errorf(stage, "evidence", "with.evidence %q: that kind is left by suites on such machines alone", w.Evidence)
 	}
 	if w.Evidence != "" && !pipeline.Kind(w.Evidence) {
 		return nil, p.Errorf(stage, "evidence", "with.evidence %q: lower case letters, digits and '-' only", w.Evidence)
@@ -100,7 +104,8 @@ func (s *script) Run(ctx context.Context, j *pipeline.Job) (*pipeline.Outcome, e
 // environ is what the program is told. It has our own environment but for what
 // is set.
 func (s *script) environ(j *pipeline.Job) []string {
-	env := os.Environ()
+	// Where the database is, and by which password, is nothing for a script.
+	env := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "IMGPIPE_DATABASE=") })
 	for name, value := range s.with.Environment {
 		env = append(env, name+"="+value)
 	}

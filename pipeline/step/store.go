@@ -71,7 +71,7 @@ func (s *Store) sweep() error {
 	entries, err := os.ReadDir(s.Dir)
 	for _, e := range entries {
 		for _, p := range scratchPrefixes {
-			if e.IsDir() && strings.HasPrefix(e.Name(), p) {
+			if strings.HasPrefix(e.Name(), p) {
 				err = errors.Join(err, os.RemoveAll(filepath.Join(s.Dir, e.Name())))
 			}
 		}

@@ -25,6 +25,7 @@ CREATE TABLE run (
     slot     INTEGER NOT NULL DEFAULT 0,      -- 1: the cap is in its way
     due      INTEGER NOT NULL DEFAULT 0,      -- when to plan though nothing happens; 0: never
     created  INTEGER NOT NULL,
+    begun    INTEGER NOT NULL,                -- or begun again: its time counts from here
     ended    INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX run_open ON run (id) WHERE ended = 0;
