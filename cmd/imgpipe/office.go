@@ -66,6 +66,10 @@ func knownOffice(ctx context.Context, dir string) (*office, error) {
 
 func (o *office) close() { _ = o.db.Close() }
 
+// hasDatabase is the capability of workers that see imgpipe's database, as
+// promotions must.
+const hasDatabase = "database"
+
 // capabilities are what this machine has of what stages may require: what can be
 // seen, and what people say it has.
 func capabilities(ctx context.Context, needed func(string) bool, said []string) []string {
@@ -84,7 +88,7 @@ func capabilities(ctx context.Context, needed func(string) bool, said []string) 
 func able(ctx context.Context, p *pipeline.Pipeline, said []string) ([]string, error) {
 	have := capabilities(ctx, func(c string) bool {
 		return slices.ContainsFunc(p.Stages, func(s pipeline.Stage) bool { return slices.Contains(s.Requires, c) })
-	}, said)
+	}, append(said, hasDatabase))
 	for _, s := range p.Stages {
 		for _, c := range s.Requires {
 			if s.Skip == "" && !slices.Contains(have, c) {

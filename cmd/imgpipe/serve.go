@@ -238,7 +238,7 @@ func work(ctx, grace context.Context, log *slog.Logger, s *settings, env step.En
 		}
 		info.Name = host
 	}
-	info.Capabilities = capabilities(ctx, func(string) bool { return true }, s.Worker.Capabilities)
+	info.Capabilities = capabilities(ctx, func(string) bool { return true }, append(s.Worker.Capabilities, hasDatabase))
 	progress := command.NewProgress("imgpipe", command.IO{Stdout: stdio.Discard, Stderr: stdio.Discard}, false)
 	defer progress.Close()
 	runner := &step.Runner{Env: env, Progress: progress}

@@ -17,6 +17,7 @@ import (
 
 	"goldsmith/internal/api"
 	"goldsmith/internal/command"
+	"goldsmith/pipeline"
 	"goldsmith/pipeline/engine"
 	"goldsmith/pipeline/step"
 )
@@ -32,7 +33,9 @@ func workerCommand() *command.Command {
 		Long: `
 Takes stages from 'imgpipe serve' that require no more than this machine has, and sends what they leave. It needs
 a token of the role worker, by whose name the server calls it, and the pipeline's files where the server has
-them: a shared directory, or a checkout at the same path. It never sees the database. On SIGTERM it takes nothing
+them: a shared directory, or a checkout at the same path. It never sees the database; images come from the server's
+registry, and go there with what was proved about them. Its directory is its own: channels' tags in it follow the
+server's. On SIGTERM it takes nothing
 more; what is being worked on gets a minute, and is given back then.`,
 		Example: `imgpipe worker --server https://images.example.org:8443 --token /etc/goldsmith/worker.token --capability bmc-net`,
 		Flags: func(fs *flag.FlagSet) {
@@ -52,7 +55,7 @@ more; what is being worked on gets a minute, and is given back then.`,
 			if err != nil {
 				return err
 			}
-			store, err := step.OpenStore(dir)
+			store, err := ownStore(dir)
 			if err != nil {
 				return err
 			}
@@ -67,7 +70,8 @@ more; what is being worked on gets a minute, and is given back then.`,
 			}
 			progress := command.NewProgress("imgpipe", command.IO{Stdout: stdio.Discard, Stderr: stdio.Discard}, false)
 			defer progress.Close()
-			away := &remote{client, &step.Runner{Env: env, Progress: progress}, dir}
+			runner := &step.Runner{Env: env, Progress: progress}
+			away := &remote{client, runner, dir, runner.Work}
 			grace, enough := afterwards(ctx, drainTime)
 			defer enough()
 			w := &engine.Worker{Hub: client, Work: away.work, Log: logger(io.Stderr, asJSON), Info: engine.WorkerInfo{
@@ -77,11 +81,22 @@ more; what is being worked on gets a minute, and is given back then.`,
 	}
 }
 
+// ownStore opens the store of a worker, which nobody decides in: the tags of
+// channels are changed there.
+func ownStore(dir string) (*step.Store, error) {
+	if _, err := os.Stat(filepath.Join(dir, "imgpipe.db")); err == nil {
+		return nil, command.BadInput(fmt.Errorf("%s: runs are kept there; a worker's directory is its own", dir),
+			"name another with --dir, or let 'imgpipe serve' work itself")
+	}
+	return step.OpenStore(dir)
+}
+
 // remote does attempts whose files belong elsewhere.
 type remote struct {
-	client *api.Client
-	runner *step.Runner
-	dir    string
+	client  *api.Client
+	runner  *step.Runner
+	dir     string
+	attempt func(context.Context, *engine.Assignment) engine.Result // runner's, but for tests
 }
 
 // sendEvery is how often an attempt's log is sent.
@@ -90,19 +105,38 @@ const sendEvery = time.Second
 // sendLimit is how long a file may take.
 const sendLimit = 10 * time.Minute
 
-// work is step.Runner.Work, with what it writes sent to the server.
+// work is step.Runner.Work, with the images that it takes brought here, and what
+// it leaves sent to the server.
 func (r *remote) work(ctx context.Context, a *engine.Assignment) engine.Result {
+	if err := r.bring(ctx, a); err != nil {
+		return unfinished(ctx, err)
+	}
 	done, sent := make(chan struct{}), make(chan error, 1)
 	go func() { sent <- r.sendLog(ctx, a, done) }()
-	res := r.runner.Work(ctx, a)
+	res := r.attempt(ctx, a)
 	close(done)
 	err := <-sent
 	if !errors.Is(context.Cause(ctx), engine.ErrLost) {
 		err = errors.Join(err, r.sendFiles(context.WithoutCancel(ctx), a))
 	}
-	if err != nil && res.State == "passed" {
+	if ctx.Err() == nil {
+		// What failed is as good a proof as what passed: a gate must see it.
+		if err := r.sendImages(ctx, a, res.Image); err != nil {
+			return unfinished(ctx, err)
+		}
+	}
+	if err != nil && res.State == pipeline.Passed {
 		// What was found out would be lost with what proves it.
-		return engine.Result{State: "failed", Class: engine.ClassInfra, Reason: "what the stage left could not be sent: " + err.Error()}
+		return unfinished(ctx, fmt.Errorf("what the stage left could not be sent: %w", err))
+	}
+	return res
+}
+
+// unfinished is the result of an attempt that says nothing about the image.
+func unfinished(ctx context.Context, err error) engine.Result {
+	res := engine.Result{State: pipeline.Failed, Class: engine.ClassInfra, Reason: err.Error(), Exit: command.Status(err), Hint: command.HintOf(err)}
+	if cause := context.Cause(ctx); errors.Is(cause, engine.ErrStopped) {
+		res.State, res.Reason = pipeline.Interrupted, cause.Error()
 	}
 	return res
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"goldsmith/internal/command"
+	"goldsmith/internal/registry"
 	"goldsmith/pipeline/engine"
 )
 
@@ -74,6 +75,11 @@ func readSecret(file string) (string, error) {
 		return "", command.BadInput(fmt.Errorf("%s: no token of imgpipe", file), "'imgpipe token add' makes one")
 	}
 	return secret, nil
+}
+
+// Images is the server's registry.
+func (c *Client) Images() registry.Peer {
+	return registry.Peer{URL: c.url, Token: c.token, Transport: c.http.Transport}
 }
 
 // Call sends in and reads the answer into out; either may be nil. limit is how
