@@ -123,6 +123,9 @@ func addTree(ctx context.Context, t *tar.Writer, dir, name string) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
+		if err == nil && d.IsDir() && strings.HasPrefix(d.Name(), ".") {
+			return fs.SkipDir // what comes into a layout, and is not whole yet
+		}
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}

@@ -22,11 +22,28 @@ import (
 	"goldsmith/pipeline/step"
 )
 
+// workerFlags are those of 'imgpipe worker'.
+type workerFlags struct {
+	dir, server, token, ca, key, vulns string
+	have                               list
+	slots                              int
+	json                               bool
+}
+
+func (f *workerFlags) declare(fs *flag.FlagSet) {
+	dirFlag(fs, &f.dir)
+	fs.StringVar(&f.server, "server", "", "`URL` of the server")
+	fs.StringVar(&f.token, "token", "/etc/goldsmith/worker.token", "`file` with the token, which only its owner can read")
+	fs.StringVar(&f.ca, "ca", "", "`file` with the certificates that the server's must be signed by; empty: the system's")
+	fs.StringVar(&f.key, "evidence-key", "", "sign evidence with the private key in `file`")
+	fs.StringVar(&f.vulns, "vuln-db", "", "compare builds by the known vulnerabilities in `file` (OSV format)")
+	fs.Var(&f.have, "capability", "this machine has what stages `NAME` in requires; may be given several times")
+	fs.IntVar(&f.slots, "jobs", max(1, runtime.NumCPU()/2), "work on so many stages at once")
+	fs.BoolVar(&f.json, "json", false, "log JSON, one object a line")
+}
+
 func workerCommand() *command.Command {
-	var dir, server, token, ca string
-	var have list
-	var slots int
-	var asJSON bool
+	var f workerFlags
 	return &command.Command{
 		Name:  "worker",
 		Short: "work on the stages of a server's runs",
@@ -35,50 +52,51 @@ Takes stages from 'imgpipe serve' that require no more than this machine has, an
 a token of the role worker, by whose name the server calls it, and the pipeline's files where the server has
 them: a shared directory, or a checkout at the same path. It never sees the database; images come from the server's
 registry, and go there with what was proved about them. Its directory is its own: channels' tags in it follow the
-server's. On SIGTERM it takes nothing
-more; what is being worked on gets a minute, and is given back then.`,
+server's. On SIGTERM it takes nothing more; what is being worked on gets a minute, and is given back then.`,
 		Example: `imgpipe worker --server https://images.example.org:8443 --token /etc/goldsmith/worker.token --capability bmc-net`,
-		Flags: func(fs *flag.FlagSet) {
-			dirFlag(fs, &dir)
-			fs.StringVar(&server, "server", "", "`URL` of the server")
-			fs.StringVar(&token, "token", "/etc/goldsmith/worker.token", "`file` with the token, which only its owner can read")
-			fs.StringVar(&ca, "ca", "", "`file` with the certificates that the server's must be signed by; empty: the system's")
-			fs.Var(&have, "capability", "this machine has what stages `NAME` in requires; may be given several times")
-			fs.IntVar(&slots, "jobs", max(1, runtime.NumCPU()/2), "work on so many stages at once")
-			fs.BoolVar(&asJSON, "json", false, "log JSON, one object a line")
-		},
+		Flags:   f.declare,
 		Run: func(ctx context.Context, io command.IO, args []string) error {
-			if len(args) != 0 || server == "" {
+			if len(args) != 0 || f.server == "" {
 				return command.Usage("worker needs --server", "imgpipe worker --server https://images.example.org:8443 --token worker.token")
 			}
-			client, err := api.NewClient(server, token, ca)
-			if err != nil {
-				return err
-			}
-			store, err := ownStore(dir)
-			if err != nil {
-				return err
-			}
-			leave, err := store.Enter(ctx)
-			if err != nil {
-				return err
-			}
-			defer leave()
-			env := step.Env{Store: store}
-			if err := equip(&env); err != nil {
-				return err
-			}
-			progress := command.NewProgress("imgpipe", command.IO{Stdout: stdio.Discard, Stderr: stdio.Discard}, false)
-			defer progress.Close()
-			runner := &step.Runner{Env: env, Progress: progress}
-			away := &remote{client, runner, dir, runner.Work}
-			grace, enough := afterwards(ctx, drainTime)
-			defer enough()
-			w := &engine.Worker{Hub: client, Work: away.work, Log: logger(io.Stderr, asJSON), Info: engine.WorkerInfo{
-				Slots: slots, Version: version, Capabilities: capabilities(ctx, func(string) bool { return true }, have)}}
-			return w.Run(ctx, grace)
+			return f.work(ctx, io.Stderr)
 		},
 	}
+}
+
+// work takes tasks until ctx ends.
+func (f *workerFlags) work(ctx context.Context, log stdio.Writer) error {
+	client, err := api.NewClient(f.server, f.token, f.ca)
+	if err != nil {
+		return err
+	}
+	store, err := ownStore(f.dir)
+	if err != nil {
+		return err
+	}
+	leave, err := store.Enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if f.key != "" {
+		if store.Key, err = readKey(f.key); err != nil {
+			return err
+		}
+	}
+	env := step.Env{Store: store, VulnDB: f.vulns}
+	if err := equip(&env); err != nil {
+		return err
+	}
+	progress := command.NewProgress("imgpipe", command.IO{Stdout: stdio.Discard, Stderr: stdio.Discard}, false)
+	defer progress.Close()
+	runner := &step.Runner{Env: env, Progress: progress}
+	away := &remote{client, runner, f.dir, runner.Work}
+	grace, enough := afterwards(ctx, drainTime)
+	defer enough()
+	w := &engine.Worker{Hub: client, Work: away.work, Log: logger(log, f.json), Info: engine.WorkerInfo{
+		Slots: f.slots, Version: version, Capabilities: capabilities(ctx, func(string) bool { return true }, f.have)}}
+	return w.Run(ctx, grace)
 }
 
 // ownStore opens the store of a worker, which nobody decides in: the tags of

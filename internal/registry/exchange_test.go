@@ -83,6 +83,14 @@ func TestExchange(t *testing.T) {
 			t.Errorf("%s has %q", name, got)
 		}
 	}
+}
+
+// A tag here follows the peer's, also when that is gone.
+func TestFollow(t *testing.T) {
+	house, two := open(t), open(t)
+	peer := Peer{URL: "http://" + serving(t, house, Config{})}
+	digest, _, _ := put(t, house)
+	put(t, two)
 	if err := house.Tag(digest, "staging"); err != nil {
 		t.Fatal(err)
 	}
