@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -244,7 +245,7 @@ func TestHostile(t *testing.T) {
 		t.Errorf("another's token: %+v, %v", o, err)
 	}
 	files := fmt.Sprintf("/v1/work/%d/files/", a.Attempt)
-	for _, name := range []string{"..%2f..%2fx", "%2fetc%2fx", "log", "a/../../../x"} {
+	for _, name := range []string{"..%2f..%2fx", "%2fetc%2fx", "log", "a/../../../x", "%2e/log", "x/%2e%2e/log", "%2e"} {
 		if status, _ := h.do("PUT", files+name, w1.token, strings.NewReader("x")); status == 200 {
 			t.Errorf("file %s was taken", name)
 		}
@@ -346,4 +347,20 @@ func TestFigures(t *testing.T) {
 			t.Error("ready without a database")
 		}
 	})
+}
+
+// Who sends a head and no body gets an answer, and is let go of.
+func TestNoBody(t *testing.T) {
+	h := open(t, storetest.Open(t, storetest.Where(t, "sqlite")))
+	c, err := net.Dial("tcp", strings.TrimPrefix(h.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprintf(c, "POST /v1/runs HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n")
+	_ = c.SetReadDeadline(time.Now().Add(30 * time.Second))
+	b, err := io.ReadAll(c)
+	if err != nil || !bytes.HasPrefix(b, []byte("HTTP/1.1 401 ")) {
+		t.Errorf("%q, %v", b, err)
+	}
 }

@@ -51,6 +51,7 @@ const (
 	maxBody    = 1 << 20          // bytes of a request's body
 	maxFile    = 1 << 30          // bytes of a worker's file
 	handleTime = 2 * time.Minute  // for a request that is no file
+	headTime   = 5 * time.Second  // until a stranger's body has come, which nobody reads
 	bodyTime   = 90 * time.Second // until a body has come: longer than maxWait, as waiting reads on
 	fileTime   = 30 * time.Minute // the same of a file
 	maxWait    = 50 * time.Second // of a request that waits
@@ -126,7 +127,7 @@ func (s *Server) guard(rt route) http.Handler {
 		within := func(d time.Duration) {
 			_ = http.NewResponseController(w).SetReadDeadline(begun.Add(d)) // a server that cannot is a test's
 		}
-		within(bodyTime)
+		within(headTime)
 		var id identity
 		if rt.role != "" {
 			var err error
@@ -150,6 +151,7 @@ func (s *Server) guard(rt route) http.Handler {
 			case rt.raw:
 				limit = maxFile
 			}
+			within(bodyTime)
 			if limit > maxBody {
 				within(fileTime)
 			}

@@ -186,3 +186,24 @@ func TestRefused(t *testing.T) {
 		}
 	}
 }
+
+// A process that is frozen in a transaction does not keep others from writing for
+// ever.
+func TestFrozenWriter(t *testing.T) {
+	where := storetest.Where(t, "postgresql") + "&idle_in_transaction_session_timeout=1s"
+	frozen, other := open(t, where), open(t, where)
+	held, thawed, done := make(chan struct{}), make(chan struct{}), make(chan error)
+	go func() {
+		done <- frozen.Tx(context.Background(), func(*store.Tx) error { close(held); <-thawed; return nil })
+	}()
+	<-held
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := set(ctx, other, "a", "b"); err != nil {
+		t.Error(err)
+	}
+	close(thawed)
+	if err := <-done; err == nil {
+		t.Error("what was frozen was committed")
+	}
+}
