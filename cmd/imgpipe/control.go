@@ -34,6 +34,7 @@ func (l *list) Set(s string) error {
 
 func cancelCommand() *command.Command {
 	var dir, why string
+	var far distant
 	return &command.Command{
 		Name:    "cancel",
 		Args:    "RUN",
@@ -42,6 +43,7 @@ func cancelCommand() *command.Command {
 		Example: `imgpipe cancel 12 --why "wrong branch"`,
 		Flags: func(fs *flag.FlagSet) {
 			dirFlag(fs, &dir)
+			far.declare(fs)
 			fs.StringVar(&why, "why", "", "say why: `TEXT` is in the record")
 		},
 		Run: func(ctx context.Context, io command.IO, args []string) error {
@@ -51,6 +53,11 @@ func cancelCommand() *command.Command {
 			id, err := engine.Number(args[0])
 			if err != nil {
 				return err
+			}
+			if s, err := far.open(); err != nil {
+				return err
+			} else if s != nil {
+				return s.cancel(ctx, id, why)
 			}
 			o, err := openOffice(ctx, dir)
 			if err != nil {
@@ -70,11 +77,13 @@ func retryCommand() *command.Command {
 		Short: "go on with a run that failed or was killed",
 		Long: `
 What has passed is kept. Stages that failed are tried again, and those that were skipped for them: all, or
-the one that is named. The pipeline file is taken as it was when the run was made.`,
+the one that is named. The pipeline file is taken as it was when the run was made. With --server the run is left
+to that.`,
 		Example: `imgpipe retry 12
 imgpipe retry 12 smoke`,
 		Flags: func(fs *flag.FlagSet) {
 			f.declare(fs)
+			f.far.declare(fs)
 			fs.BoolVar(&f.detach, "detach", false, "leave the run to a server or worker")
 		},
 		Run: func(ctx context.Context, io command.IO, args []string) error {
@@ -88,6 +97,11 @@ imgpipe retry 12 smoke`,
 			stage := ""
 			if len(args) == 2 {
 				stage = args[1]
+			}
+			if s, err := f.far.open(); err != nil {
+				return err
+			} else if s != nil {
+				return s.retry(ctx, id, stage)
 			}
 			return again(ctx, io, &f, id, stage)
 		},
@@ -141,6 +155,7 @@ func again(ctx context.Context, io command.IO, f *runFlags, id int64, stage stri
 
 func logsCommand() *command.Command {
 	var dir string
+	var far distant
 	var follow bool
 	var attempt int
 	return &command.Command{
@@ -154,6 +169,7 @@ each under a line with its name. The other files of an attempt lie beside its lo
 imgpipe logs -f 12 build`,
 		Flags: func(fs *flag.FlagSet) {
 			dirFlag(fs, &dir)
+			far.declare(fs)
 			fs.BoolVar(&follow, "f", false, "go on until the attempt has ended")
 			fs.IntVar(&attempt, "attempt", 0, "print attempt `N`; 0: the newest")
 		},
@@ -164,6 +180,15 @@ imgpipe logs -f 12 build`,
 			id, err := engine.Number(args[0])
 			if err != nil {
 				return err
+			}
+			s, err := far.open()
+			switch {
+			case err != nil:
+				return err
+			case s != nil && len(args) == 2:
+				return s.log(ctx, io.Stdout, id, args[1], attempt, follow)
+			case s != nil:
+				return s.logs(ctx, io.Stdout, id)
 			}
 			o, err := openOffice(ctx, dir)
 			if err != nil {

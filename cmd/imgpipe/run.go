@@ -30,6 +30,7 @@ type runFlags struct {
 	key    string // file; signs evidence
 	vulns  string // file of vulnerabilities
 	detach bool
+	far    distant
 }
 
 func (f *runFlags) declare(fs *flag.FlagSet) {
@@ -55,13 +56,15 @@ images and what was proved about them are in .goldsmith/oci, an OCI image
 layout.
 
 A run that was killed goes on with 'imgpipe retry ID': what has passed is kept.
-With --detach the run is made, and left to 'imgpipe serve' or a worker.`,
+With --detach the run is made, and left to 'imgpipe serve' or a worker. With --server that server is asked
+to make it, of the file that it has at the same path.`,
 		Example: `imgpipe run ci/demo/pipeline.yaml
 imgpipe run --set commit=$(git rev-parse HEAD) --author "$(git log -1 --format=%ae)" pipeline.yaml`,
 		Flags: func(fs *flag.FlagSet) {
 			f.declare(fs)
 			setFlag(fs, &f.set)
 			fs.StringVar(&f.author, "author", "", "who made what is built: `NAME` never counts as one who approves; empty: the user")
+			f.far.declare(fs)
 			fs.BoolVar(&f.detach, "detach", false, "leave the run to a server or worker")
 		},
 		Run: func(ctx context.Context, io command.IO, args []string) error {
@@ -76,6 +79,11 @@ imgpipe run --set commit=$(git rev-parse HEAD) --author "$(git log -1 --format=%
 // begin makes a run of a file and sees it through.
 func begin(ctx context.Context, io command.IO, f *runFlags, file string) error {
 	return shown(io, f, func(progress *command.Progress) (*pipeline.Run, error) {
+		if s, err := f.far.open(); err != nil {
+			return nil, err
+		} else if s != nil {
+			return ask(ctx, progress, s, f, file)
+		}
 		p, err := pipeline.LoadWith(file, f.set, step.Names())
 		if err != nil {
 			return nil, err

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	stdio "io"
@@ -26,6 +27,7 @@ type status struct {
 
 func statusCommand() *command.Command {
 	var dir string
+	var far distant
 	var asJSON, follow bool
 	var n int
 	return &command.Command{
@@ -41,6 +43,7 @@ imgpipe status -f 12
 imgpipe status --json | jq '.channels.candidate'`,
 		Flags: func(fs *flag.FlagSet) {
 			dirFlag(fs, &dir)
+			far.declare(fs)
 			fs.BoolVar(&asJSON, "json", false, "print the records as JSON")
 			fs.IntVar(&n, "n", 20, "show at most `N` runs")
 			fs.BoolVar(&follow, "f", false, "show one run as a tree until it has ended")
@@ -50,18 +53,14 @@ imgpipe status --json | jq '.channels.candidate'`,
 				return command.Usage("status takes at most one run; -f needs one, and is not for --json", "imgpipe status -f 12")
 			}
 			if follow {
+				if server, err := far.open(); err != nil || server != nil {
+					return errors.Join(err, command.Usage("status -f looks into a directory", "'imgpipe logs -f' follows a server's stage"))
+				}
 				return watch(ctx, io, dir, args[0])
 			}
 			s := status{Runs: []*pipeline.Run{}, Channels: map[string]string{}}
-			o, err := knownOffice(ctx, dir)
-			if err != nil {
+			if err := fill(ctx, &s, &far, dir, args, n); err != nil {
 				return err
-			}
-			if o != nil {
-				defer o.close()
-				if err := o.status(ctx, &s, args, n); err != nil {
-					return err
-				}
 			}
 			if asJSON {
 				enc := json.NewEncoder(io.Stdout)
@@ -71,6 +70,23 @@ imgpipe status --json | jq '.channels.candidate'`,
 			return printStatus(io, s, len(args) == 1)
 		},
 	}
+}
+
+// fill asks a server, or looks into a directory, where there may be nothing.
+func fill(ctx context.Context, s *status, far *distant, dir string, args []string, n int) error {
+	server, err := far.open()
+	if err != nil {
+		return err
+	}
+	if server != nil {
+		return server.status(ctx, s, args, n)
+	}
+	o, err := knownOffice(ctx, dir)
+	if err != nil || o == nil {
+		return err
+	}
+	defer o.close()
+	return o.status(ctx, s, args, n)
 }
 
 // status reads the newest runs, or the one that args names.

@@ -126,6 +126,38 @@ func (c *Client) Send(ctx context.Context, method, path string, body io.Reader, 
 
 const maxAnswer = 64 << 20
 
+// Copy has an answer that is no JSON read by take, and returns how many bytes
+// it had.
+func (c *Client) Copy(ctx context.Context, path string, limit time.Duration, take func(io.Reader) error) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url+path, nil)
+	if err != nil {
+		return 0, err
+	}
+	r.Header.Set("Authorization", "Bearer "+c.token)
+	a, err := c.http.Do(r)
+	if err != nil {
+		return 0, err
+	}
+	defer a.Body.Close()
+	if a.StatusCode != http.StatusOK {
+		b, err := io.ReadAll(io.LimitReader(a.Body, maxAnswer))
+		return 0, errors.Join(err, c.problem(a.StatusCode, b))
+	}
+	var n counter
+	err = take(io.TeeReader(a.Body, &n))
+	return int64(n), err
+}
+
+type counter int64
+
+// Write implements io.Writer.
+func (c *counter) Write(p []byte) (int, error) {
+	*c += counter(len(p))
+	return len(p), nil
+}
+
 // problem is the error that an answer tells of.
 func (c *Client) problem(status int, body []byte) error {
 	var p Problem

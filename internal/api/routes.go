@@ -182,7 +182,11 @@ func (s *Server) source(file string) (string, error) {
 	real, err := filepath.EvalSymlinks(file)
 	if err == nil {
 		for _, dir := range s.Sources {
-			if d, err := filepath.EvalSymlinks(dir); err == nil && strings.HasPrefix(real, strings.TrimSuffix(d, "/")+"/") {
+			abs, err := filepath.Abs(dir)
+			if err != nil {
+				return "", err
+			}
+			if d, err := filepath.EvalSymlinks(abs); err == nil && strings.HasPrefix(real, strings.TrimSuffix(d, "/")+"/") {
 				return real, nil
 			}
 		}
@@ -250,7 +254,7 @@ func (s *Server) openLog(r *http.Request) (*os.File, error) {
 	}
 	f, err := os.Open(filepath.Join(engine.AttemptDir(s.Dir, id, run.Stages[i].Name, n), "log"))
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, command.Usage("the attempt has written nothing yet", "")
+		f, err = os.Open(os.DevNull) // the attempt has written nothing yet
 	}
 	if err == nil {
 		_, err = f.Seek(int64(offset), io.SeekStart)

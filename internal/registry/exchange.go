@@ -112,6 +112,29 @@ func (p Peer) Tag(ctx context.Context, tag string) (string, error) {
 	return d.Digest.String(), nil
 }
 
+// Tags returns every tag and the digest it stands for.
+func (p Peer) Tags(ctx context.Context) (map[string]string, error) {
+	to, err := p.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	names, err := remote.List(to.Repository, to.options...)
+	if err != nil {
+		return nil, err
+	}
+	tags := map[string]string{}
+	for _, name := range names {
+		digest, err := p.Tag(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		if digest != "" { // it may be gone by now
+			tags[name] = digest
+		}
+	}
+	return tags, nil
+}
+
 // Bring copies the image with that digest, and what is attached to it, from a
 // peer. What is here already, and whole, is not fetched. Without disk, that of
 // the image is not: its manifest, its description and what is attached are

@@ -94,6 +94,9 @@ func TestFollow(t *testing.T) {
 	if err := house.Tag(digest, "staging"); err != nil {
 		t.Fatal(err)
 	}
+	if tags, err := peer.Tags(t.Context()); err != nil || len(tags) != 1 || tags["staging"] != digest {
+		t.Errorf("tags %v, %v", tags, err)
+	}
 	for _, tag := range []string{"staging", "none"} {
 		got, err := peer.Tag(t.Context(), tag)
 		if want := map[string]string{"staging": digest}[tag]; err != nil || got != want {
