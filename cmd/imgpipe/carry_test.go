@@ -161,7 +161,7 @@ func (s *site) run() int64 {
 name: carried
 stages:
   - {name: build, uses: script, requires: [builds], with: {run: smoke.sh}}
-  - {name: smoke, uses: script, requires: [tests], with: {run: smoke.sh, evidence: metal-smoke}}
+  - {name: smoke, uses: script, requires: [tests], with: {run: smoke.sh, evidence: site-check}}
 `), 0o644))
 	if err != nil {
 		s.t.Fatal(err)
