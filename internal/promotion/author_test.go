@@ -22,7 +22,7 @@ func TestAuthors(t *testing.T) {
 			for i, image := range []string{img, other} {
 				run, name := i+1, fmt.Sprint(i+1)
 				for _, q := range []string{
-					`INSERT INTO run (id, pipeline, file, source, policy, inputs, author, state, created) VALUES (?1, 'p', 'p', '', '', '{}', 'author' || ?2, 'running', 1)`,
+					`INSERT INTO run (id, pipeline, file, source, policy, inputs, author, state, created, begun) VALUES (?1, 'p', 'p', '', '', '{}', 'author' || ?2, 'running', 1, 1)`,
 					`INSERT INTO event (at, kind, who, what, run) VALUES (1, 'run', 'starter' || ?2, 'submitted: pipeline p', ?2)`,
 					`INSERT INTO event (at, kind, who, what, run) VALUES (2, 'operator', 'helper' || ?2, 'retry', ?2)`,
 				} {
