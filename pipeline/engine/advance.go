@@ -290,7 +290,7 @@ func (e *Engine) apply(ctx context.Context, tx *store.Tx, r *runRow, p *Policy, 
 	case Start:
 		return tx.One(ctx, "UPDATE task SET state = ?, image = ?, made = 0, node = '', fence = 0, ended = 0 WHERE id = ?", pipeline.Ready, a.Image, task)
 	case Retry:
-		return tx.One(ctx, "UPDATE task SET state = ?, not_before = ?, ended = 0 WHERE id = ?", pipeline.Todo, store.Millis(a.NotBefore), task)
+		return tx.One(ctx, "UPDATE task SET state = ?, not_before = ?, node = '', fence = 0, ended = 0 WHERE id = ?", pipeline.Todo, store.Millis(a.NotBefore), task)
 	case Skip:
 		return tx.One(ctx, "UPDATE task SET state = ?, reason = ?, ended = ? WHERE id = ?", a.State, a.Reason, now, task)
 	case Stop:

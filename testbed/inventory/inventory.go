@@ -42,6 +42,9 @@ type Inventory struct {
 // New returns the inventory that is in db.
 func New(db *store.DB) *Inventory { return &Inventory{db: db} }
 
+// Shared tells whether processes on other machines may use the same inventory.
+func (v *Inventory) Shared() bool { return v.db.Postgres() }
+
 // Time is what the inventory's clock says.
 func (v *Inventory) Time() time.Time { return v.now() }
 

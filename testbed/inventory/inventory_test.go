@@ -190,7 +190,7 @@ func TestRefusals(t *testing.T) {
 	ok(t, err)
 	_, err = v.Acquire(ctx, Request{Arch: "arm64", CPUs: 4, Memory: 8 << 30, Disks: 2, Tags: []string{"ssd", "nvme"}}, "run 2")
 	var no *Refused
-	if !errors.As(err, &no) || command.Status(err) != command.StatusBusy || no.Waiting() {
+	if !errors.As(err, &no) || command.Status(err) != command.StatusBusy || no.Waiting() || no.Infra() {
 		t.Fatalf("Acquire = %v", err)
 	}
 	for _, part := range []string{
@@ -207,7 +207,7 @@ func TestRefusals(t *testing.T) {
 	ok(t, v.End(ctx, l))
 	c.add(2 * Stale) // nobody has observed anything since
 	ok(t, v.Review(ctx))
-	if _, err = v.Acquire(ctx, Request{}, "run 3"); !errors.As(err, &no) || !strings.Contains(err.Error(), "not alive: nothing was heard") {
+	if _, err = v.Acquire(ctx, Request{}, "run 3"); !errors.As(err, &no) || !strings.Contains(err.Error(), "not alive: nothing was heard") || !no.Infra() {
 		t.Errorf("Acquire of a silent node = %v", err)
 	}
 }

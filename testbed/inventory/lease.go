@@ -161,7 +161,10 @@ func (v *Inventory) Keep(ctx context.Context, l *Lease) (held context.Context, s
 				return
 			case <-tick.C:
 			}
-			err := v.Beat(held, &mine)
+			// A database that hangs must not keep a holder at work beyond its lease.
+			beat, done := context.WithTimeout(held, mine.Expires.Sub(v.now())-BeatEvery/3)
+			err := v.Beat(beat, &mine)
+			done()
 			if errors.Is(err, ErrLost) || err != nil && v.now().After(mine.Expires.Add(-BeatEvery)) {
 				cancel(fmt.Errorf("%w (%w)", ErrLost, err))
 				return
@@ -248,6 +251,9 @@ func (v *Inventory) end(ctx context.Context, tx *store.Tx, n *Node, who, why str
 		return err
 	}
 	if err := v.failTasks(ctx, tx, n.Name, why); err != nil {
+		return err
+	}
+	if err := v.block(ctx, tx); err != nil { // what needs them waits for this node no more
 		return err
 	}
 	if err := v.want(ctx, tx, n, testbed.Off, who); err != nil {

@@ -49,8 +49,26 @@ func (e *Refused) Waiting() bool {
 	return false
 }
 
-// busyPrefix begins the reasons that pass with time.
-const busyPrefix = "not free: "
+// Infra tells whether one of the nodes would do if it were well or free: it is
+// the testbed's fault then, and not of who asks.
+func (e *Refused) Infra() bool {
+	for _, reasons := range e.Reasons {
+		if !slices.ContainsFunc(reasons, func(r string) bool {
+			return !strings.HasPrefix(r, busyPrefix) && !strings.HasPrefix(r, deadPrefix) && !strings.HasPrefix(r, asidePrefix)
+		}) {
+			return true
+		}
+	}
+	return false
+}
+
+// busyPrefix begins the reasons that pass with time; the others begin those that
+// are faults of the testbed.
+const (
+	busyPrefix  = "not free: "
+	deadPrefix  = "not alive: "
+	asidePrefix = "in maintenance by "
+)
 
 // hardware is the part of what the agent found that requests are about
 // (internal/deploy has the whole).
@@ -108,9 +126,9 @@ func (r Request) Match(n *Node) []string {
 	}
 	add(r.Boot != "" && r.Boot != cmp.Or(n.Spec.Boot, BootLocal), "it is one of boot: %s", cmp.Or(n.Spec.Boot, BootLocal))
 	if n.Aside != nil {
-		add(true, "in maintenance by %s: %s", n.Aside.Owner, n.Aside.Reason)
+		add(true, asidePrefix+"%s: %s", n.Aside.Owner, n.Aside.Reason)
 	}
-	add(!n.Alive, "not alive: %s", cmp.Or(n.AliveReason, "never observed"))
+	add(!n.Alive, deadPrefix+"%s", cmp.Or(n.AliveReason, "never observed"))
 	switch {
 	case n.Lease != nil:
 		add(true, busyPrefix+"%s has it", n.Lease.Holder)

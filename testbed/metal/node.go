@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"goldsmith/internal/deploy"
+	"goldsmith/internal/evidence"
 	"goldsmith/internal/seed"
 	"goldsmith/testbed"
 	"goldsmith/testbed/inventory"
@@ -273,6 +274,18 @@ type AgentError struct {
 	Text string
 	// Image: the image is at fault, or where it comes from, and not the machine.
 	Image bool
+}
+
+// Infra implements pipeline.Infra: another machine may do, where the image is not
+// at fault.
+func (e *AgentError) Infra() bool { return !e.Image }
+
+// Class implements pipeline.Classed.
+func (e *AgentError) Class() evidence.Class {
+	if e.Image {
+		return evidence.ImageFault
+	}
+	return evidence.Infra
 }
 
 func (e *AgentError) Error() string {

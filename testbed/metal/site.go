@@ -138,9 +138,12 @@ func (s *Site) open(ctx context.Context) error {
 	} else if err != nil {
 		return err
 	}
-	// The lock says that whoever had a node is gone.
-	if err := c.Inventory.Abandon(ctx, s.network.Name, owner, "the process that had it has ended"); err != nil {
-		return err
+	// The lock says that whoever had a node is gone; not of other machines, whose
+	// leases end when nobody prolongs them.
+	if !c.Inventory.Shared() {
+		if err := c.Inventory.Abandon(ctx, s.network.Name, owner, "the process that had it has ended"); err != nil {
+			return err
+		}
 	}
 	if err := errors.Join(s.Refresh(ctx), s.sweep(ctx), s.findLeft()); err != nil {
 		return err
