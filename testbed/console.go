@@ -22,6 +22,10 @@ type Console struct {
 // pollConsole is how often Wait looks at the file.
 const pollConsole = 50 * time.Millisecond
 
+// quietPolls is how many looks in a row must find nothing new until what stands at
+// the end of the text is taken for whole.
+const quietPolls = 4
+
 // Text returns everything printed so far.
 func (c *Console) Text() (string, error) {
 	b, err := c.from(0)
@@ -42,26 +46,33 @@ func (c *Console) Mark() (int64, error) {
 }
 
 // Wait returns the first match of re in the text after mark, and the mark
-// after it. It waits until ctx ends; the error then ends with the last lines
-// of the console.
+// after it. A match at the end of the text counts when nothing more comes for a
+// moment: a line arrives in pieces. It waits until ctx ends; the error then ends
+// with the last lines of the console.
 func (c *Console) Wait(ctx context.Context, mark int64, re *regexp.Regexp) (string, int64, error) {
 	tick := time.NewTicker(pollConsole)
 	defer tick.Stop()
-	seen := -1
+	seen, quiet := -1, 0
+	var m []int
 	for {
 		b, err := c.from(mark)
 		if err != nil {
 			return "", mark, err
 		}
 		if len(b) != seen {
-			seen = len(b)
-			if m := re.FindIndex(b); m != nil {
-				return string(b[m[0]:m[1]]), mark + int64(m[1]), nil
-			}
+			seen, quiet = len(b), 0
+			m = re.FindIndex(b)
+		}
+		quiet++
+		ended := ctx.Err() != nil
+		switch {
+		case m != nil && (m[1] < len(b) || quiet > quietPolls || ended):
+			return string(b[m[0]:m[1]]), mark + int64(m[1]), nil
+		case ended:
+			return "", mark, fmt.Errorf("console shows no %q: %w%s", re, context.Cause(ctx), lastLines(string(b), 12))
 		}
 		select {
 		case <-ctx.Done():
-			return "", mark, fmt.Errorf("console shows no %q: %w%s", re, context.Cause(ctx), lastLines(string(b), 12))
 		case <-tick.C:
 		}
 	}
