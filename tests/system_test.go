@@ -74,7 +74,7 @@ func TestFailingPipeline(t *testing.T) {
 	for _, want := range []string{
 		"smoke: test always-fails/90-always-fails failed",
 		"promote skipped: smoke failed",
-		"imgpipe: run 1: stage smoke failed: 5 passed, 1 failed: always-fails/90-always-fails: exit status 1: this test always fails",
+		"imgpipe: run 1: stage smoke failed: 6 passed, 1 failed: always-fails/90-always-fails: exit status 1: this test always fails",
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the output lacks %q", want)
@@ -88,7 +88,7 @@ func TestFailingPipeline(t *testing.T) {
 		t.Errorf("tags moved: %v", got)
 	}
 	junit, _ := os.ReadFile(filepath.Join(dir, "runs/1/smoke/1/junit.xml"))
-	if !bytes.Contains(junit, []byte(`tests="6" failures="1"`)) {
+	if !bytes.Contains(junit, []byte(`tests="7" failures="1"`)) {
 		t.Errorf("junit.xml:\n%s", junit)
 	}
 	for _, f := range []string{"console.log", "journal", "log"} {
