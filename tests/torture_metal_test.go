@@ -56,7 +56,7 @@ func TestMetalWorker(t *testing.T) {
 	must(err)
 	kernel := filepath.Join(dir, "linux")
 	site, err := servers.Open(ctx, servers.Config{Inventory: inventory.New(db), Where: where, Dir: filepath.Join(dir, "metal"),
-		Kernel: kernel, Initrd: kernel, Images: dir})
+		Ramdisk: servers.Ramdisk{Kernel: kernel, Initrd: kernel}, Images: dir})
 	must(err)
 	k := site.NewKeeper()
 	must(k.Survey(ctx))
@@ -248,7 +248,7 @@ func (m *metalTorture) leftovers() {
 		case err != nil || d.IsDir():
 		case filepath.Base(filepath.Dir(path)) == "sessions": // of the worker that was killed last: the next one ends it
 			sessions++
-		case name != "lock" && name != "console.log" && name != "agent.log":
+		case name != "lock-lab" && name != "console.log" && name != "agent.log":
 			m.t.Errorf("%s is left", path)
 		}
 		return err

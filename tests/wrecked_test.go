@@ -5,7 +5,6 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -54,12 +53,11 @@ func (s *server) serve(ctx context.Context, image string) *served {
 	r.ok(err)
 	r.ok(errors.Join(v.Apply(ctx, f, "test"), v.Allow(ctx, "server", "test")))
 	images := filepath.Join(s.dir, "runs/oci")
-	site, err := servers.Open(ctx, servers.Config{Inventory: v, Where: s.lan, Dir: filepath.Join(s.dir, "site"), Kernel: s.ramdisk + ".vmlinuz",
-		Initrd: s.ramdisk + ".initrd", Cmdline: "console=ttyS0", Images: images,
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { r.api.ServeHTTP(w, q) })})
+	site, err := servers.Open(ctx, servers.Config{Inventory: v, Where: s.lan, Dir: filepath.Join(s.dir, "site"), Ramdisk: servers.RamdiskAt(s.ramdisk),
+		Cmdline: "console=ttyS0", Images: images})
 	r.ok(err)
 	s.t.Cleanup(func() { _ = site.Close() })
-	r.api = machineapi.New(site.URL(), images)
+	r.api = site.API()
 	r.ok(errors.Join(site.NewKeeper().Survey(ctx), site.Inspect(ctx, "server")))
 	r.node, err = site.Acquire(ctx, inventory.Request{Boot: inventory.BootNetwork}, "test")
 	r.ok(err)

@@ -17,6 +17,7 @@ import (
 	"goldsmith/pipeline"
 	"goldsmith/pipeline/engine"
 	"goldsmith/pipeline/step"
+	"goldsmith/testbed/metal"
 )
 
 // runFlags are those of run and retry.
@@ -204,7 +205,7 @@ func (o *office) see(ctx context.Context, f *runFlags, progress *command.Progres
 			return nil, command.BadInput(fmt.Errorf("vulnerabilities: %w", err), "--vuln-db names a file in the OSV format")
 		}
 	}
-	env := step.Env{Store: o.store, DB: o.db, VulnDB: f.vulns}
+	env := step.Env{Store: o.store, DB: o.db, Sites: &metal.Sites{}, VulnDB: f.vulns}
 	if err := equip(&env); err != nil {
 		return nil, err
 	}

@@ -25,6 +25,7 @@ import (
 	"goldsmith/pipeline"
 	"goldsmith/pipeline/engine"
 	"goldsmith/pipeline/step"
+	"goldsmith/testbed/metal"
 )
 
 // settings are the file of 'imgpipe serve' (docs/formats.md, Server file).
@@ -39,6 +40,8 @@ type settings struct {
 	Sources    []string // directories below which pipeline files may be named
 	Evidence   string   `yaml:"evidence-key"` // private key that signs evidence; empty: none does
 	VulnDB     string   `yaml:"vuln-db"`      // vulnerabilities in OSV's format; empty: none
+	// Sites are the networks whose servers are looked after here.
+	Sites []siteSettings
 	// Worker is what this process works on; without it, nothing.
 	Worker *workerSettings
 }
@@ -72,6 +75,10 @@ func readSettings(file string) (*settings, error) {
 	for i := range s.Sources {
 		beside(&s.Sources[i])
 	}
+	for i := range s.Sites {
+		beside(&s.Sites[i].Ramdisk)
+		beside(&s.Sites[i].Namespace)
+	}
 	s.Listen = cmp.Or(s.Listen, usualListen)
 	host, _, err := net.SplitHostPort(s.Listen)
 	switch ip := net.ParseIP(host); {
@@ -86,7 +93,7 @@ func readSettings(file string) (*settings, error) {
 	case s.Cert == "" && !(ip != nil && ip.IsLoopback()):
 		return nil, f.Errorf([]any{"listen"}, "listen %q: without a certificate tokens could be read on the way; give certificate and key, or listen on 127.0.0.1", s.Listen)
 	}
-	return s, nil
+	return s, checkSites(f, s.Sites)
 }
 
 func serveCommand() *command.Command {
@@ -96,8 +103,9 @@ func serveCommand() *command.Command {
 		Name:  "serve",
 		Short: "serve runs to people, programs and workers",
 		Long: `
-Serves the API (/openapi.json describes it) and images (/v2/, a registry), looks after runs, and works on them where its file says so. Several
-servers may use one PostgreSQL database; any of them may die. It ends on SIGTERM: what is being worked on gets
+Serves the API (/openapi.json describes it) and images (/v2/, a registry), looks after runs, and works on them where
+its file says so. For servers it serves what they start from the network and ask for, and looks after them. Several
+may use one PostgreSQL database; any of them may die. It ends on SIGTERM: what is being worked on gets
 a minute to end, and is given back then. Tokens are made by 'imgpipe token'.`,
 		Example: `imgpipe serve --config /etc/goldsmith/imgpipe.yaml`,
 		Flags: func(fs *flag.FlagSet) {
@@ -162,7 +170,7 @@ func serve(ctx context.Context, log *slog.Logger, s *settings) (err error) {
 	h := api.New(api.Config{Engine: e, DB: db, Dir: s.Dir, Sources: s.Sources, Submit: submitter(e), Version: version, Log: log,
 		Book: promotion.New(db, store.Images), Policies: policies, Images: registryOf(store, db, policies, log)})
 	log.Info("serving", "address", l.Addr().String(), "database", database.Redacted(db.Where()), "version", version)
-	err = attend(ctx, log, s, l, h, step.Env{Store: store, DB: db, VulnDB: s.VulnDB}, e)
+	err = attend(ctx, log, s, l, h, step.Env{Store: store, DB: db, Sites: &metal.Sites{}, VulnDB: s.VulnDB}, e)
 	return errors.Join(err, queue.Close())
 }
 
@@ -186,6 +194,9 @@ func attend(ctx context.Context, log *slog.Logger, s *settings, l net.Listener, 
 			end(err)
 		}
 	})
+	for _, site := range s.Sites {
+		wg.Go(func() { site.serve(ctx, log, env) })
+	}
 	if s.Worker != nil {
 		grace, enough := afterwards(ctx, drainTime)
 		defer enough()
@@ -238,7 +249,7 @@ func work(ctx, grace context.Context, log *slog.Logger, s *settings, env step.En
 		}
 		info.Name = host
 	}
-	info.Capabilities = capabilities(ctx, func(string) bool { return true }, append(s.Worker.Capabilities, hasDatabase))
+	info.Capabilities = capabilities(ctx, func(string) bool { return true }, append(s.Worker.Capabilities, append(servedNetworks(s.Sites), hasDatabase)...))
 	progress := command.NewProgress("imgpipe", command.IO{Stdout: stdio.Discard, Stderr: stdio.Discard}, false)
 	defer progress.Close()
 	runner := &step.Runner{Env: env, Progress: progress}

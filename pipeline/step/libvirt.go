@@ -14,6 +14,7 @@ import (
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/evidence"
+	"goldsmith/internal/machineapi"
 	"goldsmith/internal/seed"
 	"goldsmith/pipeline"
 	"goldsmith/testbed"
@@ -82,14 +83,15 @@ type libvirtBench struct {
 
 func (b *libvirtBench) network() testbed.Network { return b.host.Network }
 
-func (b *libvirtBench) serve(ctx context.Context, h http.Handler) (string, error) {
+func (b *libvirtBench) serve(ctx context.Context) (*machineapi.Server, error) {
 	l, err := b.host.Network.Listen(ctx, "tcp", net.JoinHostPort(b.gateway, "0"))
 	if err != nil {
-		return "", fmt.Errorf("listen for the machine at %s: %w", b.gateway, err)
+		return nil, fmt.Errorf("listen for the machine at %s: %w", b.gateway, err)
 	}
-	b.server = &http.Server{Handler: h, ReadHeaderTimeout: 30 * time.Second, ReadTimeout: 2 * time.Minute}
+	api := machineapi.New("http://"+l.Addr().String(), b.env.Store.Images.Dir())
+	b.server = &http.Server{Handler: api, ReadHeaderTimeout: 30 * time.Second, ReadTimeout: 2 * time.Minute}
 	go b.server.Serve(l) //nolint:errcheck // it ends with ErrServerClosed by close
-	return "http://" + l.Addr().String(), nil
+	return api, nil
 }
 
 func (b *libvirtBench) install(ctx context.Context, o order) (machine, error) {

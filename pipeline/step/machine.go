@@ -209,8 +209,7 @@ func (s *onMachine) test(ctx context.Context, j *pipeline.Job, e *evidence.Evide
 	}
 	b := watched{opened, end}
 	defer func() { err = errors.Join(err, b.close()) }()
-	h := &handler{}
-	url, err := b.serve(ctx, h)
+	api, err := b.serve(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -220,8 +219,7 @@ func (s *onMachine) test(ctx context.Context, j *pipeline.Job, e *evidence.Evide
 		return nil, err
 	}
 	defer os.RemoveAll(tmp)
-	h.set(machineapi.New(url, s.env.Store.Images.Dir()))
-	sub := &subject{env: s.env, job: j, bench: b, api: h.get(), driver: s.with.Machine, suite: s.name,
+	sub := &subject{env: s.env, job: j, bench: b, api: api, driver: s.with.Machine, suite: s.name,
 		metadata: s.with.Metadata, dir: tmp, snoozes: s.snoozes}
 	defer func() { err = errors.Join(err, sub.release(ctx)) }()
 	tests, err = s.suite.run(ctx, sub)

@@ -5,20 +5,20 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/deploy"
 	"goldsmith/internal/evidence"
+	"goldsmith/internal/machineapi"
 	"goldsmith/pipeline"
 	"goldsmith/testbed"
 	"goldsmith/testbed/inventory"
 	"goldsmith/testbed/machinetest"
 	"goldsmith/testbed/metal"
+	"goldsmith/testbed/netboot"
 )
 
 // metalPlace leases servers of the inventory for a stage.
@@ -26,30 +26,25 @@ type metalPlace struct {
 	env  Env
 	with *machineWith
 	keys []string // PEM
+
+	ramdisk *metal.Ramdisk // nil: the site's
 }
 
 func newMetalPlace(env Env, w *machineWith, bad func(key, format string, args ...any) error) (place, error) {
 	p := &metalPlace{env: env, with: w}
-	beside := func(path string) string {
-		if filepath.IsAbs(path) {
-			return path
-		}
-		return filepath.Join(filepath.Dir(env.File), path)
-	}
 	switch {
-	case w.Ramdisk == "":
-		return nil, bad("ramdisk", "with.ramdisk is missing: where imgbuild wrote the deploy ramdisk, without .vmlinuz")
 	case w.Finish != "" && w.Finish != string(deploy.Reboot) && w.Finish != string(deploy.Kexec):
 		return nil, bad("finish", "with.finish %q: expected reboot or kexec", w.Finish)
 	case w.URI != "" || w.Listen != "" || w.CPUs != 0 || w.Memory != 0 || w.Firmware != "":
 		return nil, bad("machine", "with.uri, listen, firmware, cpus and memory are for virtual machines; with.node says what a server must be")
 	}
-	w.Ramdisk = beside(w.Ramdisk)
-	if w.Namespace != "" {
-		w.Namespace = beside(w.Namespace)
+	if w.Ramdisk != "" {
+		r := metal.RamdiskAt(env.path(w.Ramdisk))
+		p.ramdisk = &r
 	}
+	w.Namespace = env.path(w.Namespace)
 	for _, k := range w.Keys {
-		text, err := os.ReadFile(beside(k))
+		text, err := os.ReadFile(env.path(k))
 		if err != nil {
 			return nil, bad("keys", "%v", err)
 		}
@@ -62,72 +57,49 @@ func (p *metalPlace) check(context.Context) error {
 	if p.env.Store != nil && p.env.DB == nil {
 		return command.Missing(errors.New("machines of metal: this worker has no inventory"), "let the server's own worker take the stage: it may have a capability that the stage requires")
 	}
-	if os.Geteuid() != 0 {
-		return command.Missing(errors.New("machines of metal: DHCP and TFTP need root"), "run as root")
+	if err := netboot.Allowed(); err != nil {
+		return err
 	}
-	for _, ending := range []string{".vmlinuz", ".initrd"} {
-		if _, err := os.Stat(p.with.Ramdisk + ending); err != nil {
-			return command.BadInput(fmt.Errorf("deploy ramdisk: %w", err), "'imgbuild build' makes it of an image with the output deploy-ramdisk")
-		}
+	if p.ramdisk == nil {
+		return nil // the server's; without one the site is not opened
 	}
-	return nil
+	return p.ramdisk.Check()
 }
 
-func (p *metalPlace) open(_ context.Context, _ *pipeline.Job) (bench, error) {
-	b := &metalBench{metalPlace: p, inventory: inventory.New(p.env.DB), where: testbed.Host{}}
-	if p.with.Namespace != "" {
-		ns, err := testbed.NamespaceAt(p.with.Namespace)
-		if err != nil {
-			return nil, err
-		}
-		b.where, b.closeWhere = ns, ns.Close
-	}
-	return b, nil
+func (p *metalPlace) open(context.Context, *pipeline.Job) (bench, error) {
+	return &metalBench{metalPlace: p, inventory: inventory.New(p.env.DB)}, nil
 }
 
-// metalBench is a site that is served for one stage.
+// metalBench is a site, which others may use, too.
 type metalBench struct {
 	*metalPlace
-	inventory  *inventory.Inventory
-	where      testbed.Network
-	closeWhere func() error // nil: nothing is to be closed
-	site       *metal.Site
-	stop       context.CancelFunc
-	keeper     sync.WaitGroup
+	inventory *inventory.Inventory
+	site      *metal.Use
 }
 
-func (b *metalBench) network() testbed.Network { return b.where }
+func (b *metalBench) network() testbed.Network { return b.site.Where() }
 
-// serve opens the site. It looks after its nodes meanwhile: those that are new
-// are inspected, those that others gave back are cleaned.
-func (b *metalBench) serve(ctx context.Context, h http.Handler) (string, error) {
-	if err := b.openSite(ctx, h); err != nil {
-		return "", err
+// serve opens the site, unless this process serves it already, after other
+// processes that do. Meanwhile its nodes are looked after: those that are new are
+// inspected, those that others gave back are cleaned.
+func (b *metalBench) serve(ctx context.Context) (*machineapi.Server, error) {
+	c := metal.Config{Inventory: b.inventory, Network: b.with.Network, Dir: b.env.Store.Metal(), Cmdline: b.with.Cmdline,
+		Images: b.env.Store.Images.Dir(), Notify: b.with.Notify}
+	if b.ramdisk != nil {
+		c.Ramdisk = *b.ramdisk
 	}
-	var keep context.Context
-	keep, b.stop = context.WithCancel(context.WithoutCancel(ctx))
-	k := b.site.NewKeeper()
-	if err := k.Survey(ctx); err != nil { // what was observed long ago says nothing
-		return "", err
-	}
-	b.keeper.Go(func() { k.Run(keep) })
-	return b.site.URL(), nil
-}
-
-// openSite opens the site, after other stages that use it.
-func (b *metalBench) openSite(ctx context.Context, h http.Handler) (err error) {
 	for {
-		b.site, err = metal.Open(ctx, metal.Config{
-			Inventory: b.inventory, Network: b.with.Network, Where: b.where, Dir: filepath.Join(b.env.Store.Dir, "metal"),
-			Kernel: b.with.Ramdisk + ".vmlinuz", Initrd: b.with.Ramdisk + ".initrd", Cmdline: b.with.Cmdline,
-			Images: b.env.Store.Images.Dir(), Keys: b.keys, Handler: h, Notify: b.with.Notify,
-		})
-		if command.Status(err) != command.StatusBusy {
-			return err
+		var err error
+		b.site, err = b.env.Sites.Use(ctx, c, b.with.Namespace)
+		if err == nil {
+			return b.site.API(), nil
+		}
+		if command.Status(err) != command.StatusBusy || errors.Is(err, metal.ErrLasting) {
+			return nil, err
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+			return nil, fmt.Errorf("%w: %w", context.Cause(ctx), err)
 		case <-time.After(askEvery):
 		}
 	}
@@ -149,7 +121,8 @@ func (b *metalBench) install(ctx context.Context, o order) (machine, error) {
 	name := "deploy to " + n.Name()
 	step := o.Job.Progress.Start(name)
 	agent := agentSteps{progress: o.Job.Progress.Within(name), log: o.Job.Log, steps: map[string]*command.Step{}}
-	err = n.Deploy(ctx, metal.Deployment{Image: o.Image.Digest, Seed: o.Seed, Finish: deploy.Finish(b.with.Finish), Step: agent.event})
+	err = n.Deploy(ctx, metal.Deployment{Image: o.Image.Digest, Seed: o.Seed, Finish: deploy.Finish(b.with.Finish),
+		Keys: b.keys, Ramdisk: b.ramdisk, Step: agent.event})
 	step.Done(err, "")
 	if err != nil {
 		return nil, errors.Join(err, m.Release(ctx))
@@ -246,16 +219,8 @@ func (b *metalBench) acquire(ctx context.Context, o order) (*metal.Node, error) 
 }
 
 func (b *metalBench) close() error {
-	var errs []error
-	if b.stop != nil {
-		b.stop()
-		b.keeper.Wait()
+	if b.site == nil {
+		return nil
 	}
-	if b.site != nil {
-		errs = append(errs, b.site.Close())
-	}
-	if b.closeWhere != nil {
-		errs = append(errs, b.closeWhere())
-	}
-	return errors.Join(errs...)
+	return b.site.Close()
 }

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 
 	"goldsmith/internal/evidence"
+	"goldsmith/internal/machineapi"
 	"goldsmith/internal/registry"
 	"goldsmith/internal/seed"
 	"goldsmith/pipeline"
@@ -29,9 +29,8 @@ type place interface {
 type bench interface {
 	// network is from where machines are reached.
 	network() testbed.Network
-	// serve answers machines' requests until the bench is closed, and returns
-	// the URL at which they reach it, without a slash at the end.
-	serve(ctx context.Context, h http.Handler) (url string, err error)
+	// serve returns what answers machines until the bench is closed.
+	serve(ctx context.Context) (*machineapi.Server, error)
 	// install makes a machine with an image on its disk. It has not started
 	// from that yet; its caller releases it.
 	install(ctx context.Context, o order) (machine, error)

@@ -25,12 +25,14 @@ import (
 	database "goldsmith/internal/store"
 	"goldsmith/internal/yamlfile"
 	"goldsmith/pipeline"
+	"goldsmith/testbed/metal"
 )
 
 // Env is what all steps work with.
 type Env struct {
 	Store    *Store       // may be nil where steps are only checked
 	DB       *database.DB // imgpipe's; nil as Store
+	Sites    *metal.Sites // which this process serves; nil as Store
 	Bin      string       // directory of our programs
 	Elements element.Path // where elements, and so their smoke tests, are found
 	File     string       // the pipeline file; paths in it are relative to it

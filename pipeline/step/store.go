@@ -42,6 +42,9 @@ func OpenStore(dir string) (*Store, error) {
 	return &Store{Dir: dir, Images: images}, nil
 }
 
+// Metal is the directory of servers' sites (metal.Config).
+func (s *Store) Metal() string { return filepath.Join(s.Dir, "metal") }
+
 // scratchPrefixes begin the names of directories that live as long as a stage.
 var scratchPrefixes = []string{"build-", "smoke-"}
 

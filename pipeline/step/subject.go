@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/http"
 	"net/netip"
 	"path/filepath"
 	"regexp"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"goldsmith/internal/evidence"
@@ -21,23 +19,6 @@ import (
 	"goldsmith/testbed"
 	"goldsmith/testbed/machinetest"
 )
-
-// handler answers as soon as it is known who does: where machines reach us is
-// known only when somebody listens.
-type handler struct {
-	api atomic.Pointer[machineapi.Server]
-}
-
-func (h *handler) set(s *machineapi.Server) { h.api.Store(s) }
-func (h *handler) get() *machineapi.Server  { return h.api.Load() }
-
-func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if s := h.get(); s != nil {
-		s.ServeHTTP(w, r)
-		return
-	}
-	http.Error(w, "not ready yet", http.StatusServiceUnavailable)
-}
 
 // subject is a machine and what it is told: what a suite works with.
 type subject struct {

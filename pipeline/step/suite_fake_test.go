@@ -19,6 +19,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"golang.org/x/crypto/ssh"
 
+	"goldsmith/internal/machineapi"
 	"goldsmith/internal/update"
 	"goldsmith/pipeline"
 	"goldsmith/testbed"
@@ -104,14 +105,15 @@ func (p *fakePlace) check(context.Context) error                        { return
 func (p *fakePlace) open(context.Context, *pipeline.Job) (bench, error) { return p, nil }
 func (p *fakePlace) network() testbed.Network                           { return fakeNetwork{place: p} }
 func (p *fakePlace) close() error                                       { return p.server.Close() }
-func (p *fakePlace) serve(_ context.Context, h http.Handler) (string, error) {
+func (p *fakePlace) serve(context.Context) (*machineapi.Server, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	p.server = &http.Server{Handler: h}
+	api := machineapi.New("http://"+l.Addr().String(), "")
+	p.server = &http.Server{Handler: api}
 	go p.server.Serve(l) //nolint:errcheck // it ends by close
-	return "http://" + l.Addr().String(), nil
+	return api, nil
 }
 
 func (p *fakePlace) install(_ context.Context, o order) (machine, error) {

@@ -24,9 +24,12 @@ const agentLimit = 15 * time.Minute
 // silenceLimit is how long an agent that works may say nothing.
 const silenceLimit = 15 * time.Minute
 
-// startAgent starts the machine into the deploy ramdisk with a task. done ends
-// the agent's deployment.
-func (n *Node) startAgent(ctx context.Context, task deploy.Task, step func(deploy.Event)) (*Agent, func(), error) {
+// startAgent starts the machine into a deploy ramdisk, nil is the site's, with a
+// task. done ends the agent's deployment.
+func (n *Node) startAgent(ctx context.Context, task deploy.Task, ramdisk *Ramdisk, step func(deploy.Event)) (*Agent, func(), error) {
+	if ramdisk == nil {
+		ramdisk = &n.site.cfg.Ramdisk
+	}
 	if err := n.PowerOff(ctx); err != nil { // the lease is checked there, before anything is changed
 		return nil, nil, err
 	}
@@ -50,7 +53,7 @@ func (n *Node) startAgent(ctx context.Context, task deploy.Task, step func(deplo
 		_ = dep.Close()
 		_ = log.close()
 	}
-	n.site.override(n, &netboot.Boot{Kernel: n.site.cfg.Kernel, Initrd: n.site.cfg.Initrd,
+	n.site.override(n, &netboot.Boot{Kernel: ramdisk.Kernel, Initrd: ramdisk.Initrd,
 		// Without "quiet" the kernel prints its command line, and so the token.
 		Cmdline: "quiet " + deploy.Arguments(n.site.URL()+"/deploy", dep.Token) + " BOOTIF=01-" + dashes(n.node.Spec.MACs[0]) + " " + n.site.cfg.Cmdline})
 	if err := n.intoNetwork(ctx); err != nil {

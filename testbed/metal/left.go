@@ -10,16 +10,19 @@ import (
 // sessionsDir is where a node's open sessions are noted, in its directory.
 const sessionsDir = "sessions"
 
-// findLeft reads which sessions are open with controllers. We have none yet: they
-// are of a process that was killed.
-func (s *Site) findLeft() error {
-	dirs, err := filepath.Glob(filepath.Join(s.cfg.Dir, "nodes", "*", sessionsDir))
+// findLeft reads which sessions are open with controllers of the network. We have
+// none yet: they are of a process that was killed.
+func (s *Site) findLeft(ctx context.Context) error {
+	nodes, err := s.cfg.Inventory.Nodes(ctx)
 	if err != nil {
 		return err
 	}
 	left := map[string][]uint32{}
-	for _, dir := range dirs {
-		if left[filepath.Base(filepath.Dir(dir))], err = ipmi.Left(dir); err != nil {
+	for _, n := range nodes {
+		if n.Spec.Network != s.network.Name {
+			continue
+		}
+		if left[n.Name], err = ipmi.Left(filepath.Join(s.cfg.Dir, "nodes", n.Name, sessionsDir)); err != nil {
 			return err
 		}
 	}

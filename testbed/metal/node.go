@@ -262,6 +262,11 @@ type Deployment struct {
 	Image  string // digest
 	Seed   seed.Seed
 	Finish deploy.Finish
+	// Keys are the public keys, PEM, of which one must have signed the image; none
+	// takes one without a signature, too.
+	Keys []string `json:",omitempty"`
+	// Ramdisk deploys it; nil means the site's.
+	Ramdisk *Ramdisk `json:"-"`
 	// Step is told how the agent's steps go; nil means nobody.
 	Step func(deploy.Event) `json:"-"`
 }
@@ -298,7 +303,7 @@ func (e *AgentError) Error() string {
 func (n *Node) Deploy(ctx context.Context, d Deployment) error {
 	// What it is told is not kept, since secrets are in it: who writes it again
 	// only tries whether the machine can be deployed to, and cleans it then.
-	record, err := json.Marshal(Deployment{Image: d.Image, Finish: d.Finish,
+	record, err := json.Marshal(Deployment{Image: d.Image, Finish: d.Finish, Keys: d.Keys,
 		Seed: seed.Seed{InstanceID: d.Seed.InstanceID, Hostname: d.Seed.Hostname}})
 	if err != nil {
 		return err
@@ -355,12 +360,12 @@ func (n *Node) deploy(ctx context.Context, d Deployment) error {
 	}
 	s := n.node.Spec.Storage
 	task := deploy.Task{Kind: deploy.Deploy, Finish: d.Finish,
-		Image: &deploy.Image{Source: n.site.URL() + "/images", Digest: d.Image, Keys: n.site.cfg.Keys},
+		Image: &deploy.Image{Source: n.site.URL() + "/images", Digest: d.Image, Keys: d.Keys},
 		Storage: deploy.Storage{Level: s.Level, Disks: s.Disks, Size: int64(s.Size), Hints: deploy.Hints{Serial: s.Hints.Serial,
 			WWN: s.Hints.WWN, Model: s.Hints.Model, Rotational: s.Hints.Rotational, Size: int64(s.Hints.Size)}},
 		Seed: &deploy.Seed{InstanceID: d.Seed.InstanceID, Hostname: d.Seed.Hostname, AuthorizedKeys: d.Seed.AuthorizedKeys, Metadata: metadata},
 	}
-	agent, done, err := n.startAgent(ctx, task, d.Step)
+	agent, done, err := n.startAgent(ctx, task, d.Ramdisk, d.Step)
 	if err != nil {
 		return err
 	}

@@ -198,8 +198,7 @@ func newRig(t *testing.T, machines int) *rig {
 	f, err := inventory.Load(path)
 	r.ok(err)
 	r.ok(r.v.Apply(t.Context(), f, "test"))
-	r.config = Config{Inventory: r.v, Where: r.lan, Dir: filepath.Join(r.dir, "site"), Kernel: kernel, Initrd: kernel, Images: r.dir,
-		Handler: http.NotFoundHandler()}
+	r.config = Config{Inventory: r.v, Where: r.lan, Dir: filepath.Join(r.dir, "site"), Ramdisk: Ramdisk{kernel, kernel}, Images: r.dir}
 	r.open()
 	t.Cleanup(r.close)
 	return r

@@ -20,19 +20,18 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"goldsmith/internal/command"
 	"goldsmith/internal/deploy"
 	"goldsmith/internal/filelock"
+	"goldsmith/internal/machineapi"
 	"goldsmith/testbed"
 	"goldsmith/testbed/inventory"
 	"goldsmith/testbed/ipmi"
 	"goldsmith/testbed/netboot"
 )
 
-// Config says what a site is made of. Inventory, Dir, Kernel, Initrd and Images
-// must be set.
+// Config says what a site is made of. Inventory, Dir, Ramdisk and Images must be
+// set.
 type Config struct {
 	Inventory *inventory.Inventory
 	// Network is the inventory's name of the network; "" is the only one.
@@ -41,27 +40,45 @@ type Config struct {
 	// the host's.
 	Where testbed.Network
 	// Dir has a directory for each node, with console.log and agent.log, and
-	// what nodes start from the network. One process at a time has it.
+	// what nodes start from the network. One process at a time serves a network
+	// there.
 	Dir string
-	// Kernel and Initrd are the deploy ramdisk.
-	Kernel, Initrd string
+	// Ramdisk is the deploy ramdisk, unless a deployment names another.
+	Ramdisk
+	// Lasting: the process serves the network as long as it runs, and not for a
+	// stage; it tells others so.
+	Lasting bool
 	// Cmdline is added to the ramdisk's and to an image's kernel command line,
 	// for consoles.
 	Cmdline string
 	// Images is the directory of the OCI layout that images are deployed from.
 	Images string
-	// Keys are the public keys, PEM, of which one must have signed an image;
-	// none takes images without a signature, too.
-	Keys []string
-	// Handler answers what installed machines ask, and must serve the layout
-	// under /images; nil means that there is none but that.
-	Handler http.Handler
 	// Event is told what machines do on the network, one call at a time.
 	Event func(netboot.Event)
 	// Notify is a program with its arguments that is run for everything that
 	// people should know of: a Notice, JSON, is on its standard input. It is killed
 	// after half a minute. Nil means that there is none.
 	Notify []string
+}
+
+// Ramdisk is a kernel and the RAM disk that deploys machines, as files of this
+// host.
+type Ramdisk struct{ Kernel, Initrd string }
+
+// RamdiskAt is the ramdisk that imgbuild wrote: path.vmlinuz and path.initrd.
+func RamdiskAt(path string) Ramdisk { return Ramdisk{path + ".vmlinuz", path + ".initrd"} }
+
+// Check says whether it is there.
+func (r Ramdisk) Check() error {
+	if r == (Ramdisk{}) {
+		return command.BadInput(errors.New("no deploy ramdisk is named"), "with.ramdisk of the stage, or ramdisk of the server's site, says where imgbuild wrote it")
+	}
+	for _, f := range []string{r.Kernel, r.Initrd} {
+		if _, err := os.Stat(f); err != nil {
+			return command.BadInput(fmt.Errorf("deploy ramdisk: %w", err), "'imgbuild build' makes it of an image with the output deploy-ramdisk")
+		}
+	}
+	return nil
 }
 
 // Site is a network with its servers. It is safe for several goroutines.
@@ -71,6 +88,7 @@ type Site struct {
 	lock    *os.File
 	boot    *netboot.Server
 	agents  *deploy.Server
+	api     *machineapi.Server
 
 	limits limits
 	adjust func(*ipmi.Quirks) // of tests; nil
@@ -107,10 +125,8 @@ func Open(ctx context.Context, c Config) (*Site, error) {
 	if c.Where == nil {
 		c.Where = testbed.Host{}
 	}
-	for _, f := range []string{c.Kernel, c.Initrd} {
-		if _, err := os.Stat(f); err != nil {
-			return nil, command.BadInput(fmt.Errorf("deploy ramdisk: %w", err), "'imgbuild build' makes it of an image with the output deploy-ramdisk")
-		}
+	if err := c.Check(); err != nil {
+		return nil, err
 	}
 	s := &Site{cfg: c, agents: deploy.NewServer(nil),
 		limits: limits{agentLimit, silenceLimit, observeEvery, inspectAgain, notifyLimit, pingLimit}, known: map[string]netboot.Machine{}, held: map[string]*holding{},
@@ -133,9 +149,7 @@ func (s *Site) open(ctx context.Context) error {
 	if s.network.Interface == "" {
 		return command.BadInput(fmt.Errorf("network %s: imgpipe serves nothing there", s.network.Name), "give it interface and server in the inventory file")
 	}
-	if s.lock, err = filelock.Try(filepath.Join(c.Dir, "lock"), unix.LOCK_EX); errors.Is(err, filelock.ErrLocked) {
-		return command.Busy(fmt.Errorf("%s: another process serves this site", c.Dir), "wait for it, or end it")
-	} else if err != nil {
+	if err := s.take(); err != nil {
 		return err
 	}
 	// The lock says that whoever had a node is gone; not of other machines, whose
@@ -145,20 +159,54 @@ func (s *Site) open(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := errors.Join(s.Refresh(ctx), s.sweep(ctx), s.findLeft()); err != nil {
+	if err := errors.Join(s.Refresh(ctx), s.sweep(ctx), s.findLeft(ctx)); err != nil {
 		return err
 	}
+	boot := netboot.Config{
+		Interface: s.network.Interface, Address: netip.PrefixFrom(s.network.Server, s.network.IPv4.Bits()), Prefix6: s.network.IPv6,
+		Lookup: s.lookup, Secret: s.network.Secret, Network: c.Where, Event: s.event,
+	}
+	s.api = machineapi.New(boot.URL(), c.Images)
 	mux := http.NewServeMux()
 	mux.Handle("/deploy/", http.StripPrefix("/deploy", s.agents))
-	if c.Handler != nil {
-		mux.Handle("/", s.heard(c.Handler))
-	}
-	s.boot, err = netboot.Start(ctx, netboot.Config{
-		Interface: s.network.Interface, Address: netip.PrefixFrom(s.network.Server, s.network.IPv4.Bits()), Prefix6: s.network.IPv6,
-		Lookup: s.lookup, Handler: mux, Secret: s.network.Secret, Network: c.Where, Event: s.event,
-	})
+	mux.Handle("/", s.heard(s.api))
+	boot.Handler = mux
+	s.boot, err = netboot.Start(ctx, boot)
 	return err
 }
+
+// ErrLasting says that another process serves the network as long as it runs:
+// waiting does not help.
+var ErrLasting = errors.New("another process serves it as long as it runs")
+
+// lasting is what is in the lock's file then.
+const lasting = "lasting\n"
+
+// take makes this process the one that serves the network.
+func (s *Site) take() (err error) {
+	path := filepath.Join(s.cfg.Dir, "lock-"+s.network.Name)
+	s.lock, err = filelock.Try(path, filelock.Exclusive)
+	switch {
+	case errors.Is(err, filelock.ErrLocked):
+		if text, _ := os.ReadFile(path); string(text) == lasting {
+			return command.Busy(fmt.Errorf("network %s: %w", s.network.Name, ErrLasting), "give the run to that: imgpipe run --server URL")
+		}
+		return command.Busy(fmt.Errorf("network %s: another process serves it", s.network.Name), "wait for it, or end it")
+	case err != nil:
+		return err
+	}
+	if err := s.lock.Truncate(0); err != nil || !s.cfg.Lasting {
+		return err
+	}
+	_, err = s.lock.WriteString(lasting)
+	return err
+}
+
+// API is what installed machines ask and tell.
+func (s *Site) API() *machineapi.Server { return s.api }
+
+// Where is where the network is reached from.
+func (s *Site) Where() testbed.Network { return s.cfg.Where }
 
 // URL is where machines find the site, without a slash at the end.
 func (s *Site) URL() string { return s.boot.URL() }

@@ -45,7 +45,7 @@ func (n *Node) keepHardware(ctx context.Context, inv *deploy.Inventory) error {
 
 // do starts the agent for one task that is not a deployment.
 func (n *Node) do(ctx context.Context, k deploy.Kind) error {
-	agent, done, err := n.startAgent(ctx, deploy.Task{Kind: k}, nil)
+	agent, done, err := n.startAgent(ctx, deploy.Task{Kind: k}, nil, nil)
 	if err != nil {
 		return err
 	}

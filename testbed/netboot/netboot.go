@@ -16,6 +16,7 @@
 package netboot
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
@@ -34,6 +35,7 @@ import (
 
 	"github.com/insomniacslk/dhcp/dhcpv4/server4"
 	"github.com/pin/tftp/v3"
+	"golang.org/x/sys/unix"
 
 	"goldsmith/internal/command"
 	"goldsmith/testbed"
@@ -125,7 +127,22 @@ const (
 // maxLoader bounds iPXE's programs, in bytes.
 const maxLoader = 4 << 20
 
-// Start begins to serve. It needs root, for the ports. The caller closes the
+// Allowed says whether this process may serve: it needs the capabilities
+// CAP_NET_BIND_SERVICE and CAP_NET_RAW (capabilities(7)), which root has.
+func Allowed() error {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var have [2]unix.CapUserData
+	if err := unix.Capget(&header, &have[0]); err != nil {
+		return fmt.Errorf("capabilities: %w", err)
+	}
+	const needed = 1<<unix.CAP_NET_BIND_SERVICE | 1<<unix.CAP_NET_RAW
+	if have[0].Effective&needed != needed {
+		return command.Missing(errors.New("DHCP, TFTP and pings need the capabilities CAP_NET_BIND_SERVICE and CAP_NET_RAW"), "run as root, or as the packaged unit does")
+	}
+	return nil
+}
+
+// Start begins to serve. It needs what Allowed looks for. The caller closes the
 // server.
 func Start(ctx context.Context, c Config) (*Server, error) {
 	s := &Server{cfg: c, recent: map[Event]time.Time{}}
@@ -239,8 +256,12 @@ func (s *Server) Close() error {
 }
 
 // URL is where machines find the server by HTTP, without a slash at the end.
-func (s *Server) URL() string {
-	return "http://" + netip.AddrPortFrom(s.cfg.Address.Addr(), uint16(s.cfg.Port)).String()
+func (s *Server) URL() string { return s.cfg.URL() }
+
+// URL is where machines will find a server of this configuration by HTTP,
+// without a slash at the end.
+func (c Config) URL() string {
+	return "http://" + netip.AddrPortFrom(c.Address.Addr(), uint16(cmp.Or(c.Port, DefaultPort))).String()
 }
 
 // key names a machine's files in URLs: nobody who does not hold the secret
