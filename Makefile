@@ -14,7 +14,7 @@ HOST_PROGRAMS  = $(filter-out $(IMAGE_PROGRAMS),$(PROGRAMS))
 # The programs that imgbuild is by other names.
 ORIGINALS = disk-image-create ramdisk-image-create diskimage-builder element-info
 
-.PHONY: help build deps check test race system-test system-core proof bench bench-boot bench-config bench-refresh bench-update torture demo demo-metal deb clean
+.PHONY: help build deps check test race system-test system-core proof bench bench-boot bench-config bench-refresh bench-update torture demo demo-first demo-metal deb clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -45,8 +45,11 @@ system-test: build ## the system tier: boots machines
 system-core: build ## the part of the system tier that continuous integration runs
 	$(GO) test ./tests -core -timeout 20m -count 1
 
-demo: deps build ## build, boot, test and promote the demo image, to production
+demo: deps build ## the whole way of an image: virtual machine, server, upgrades, staging and production (root)
 	ci/demo.sh
+
+demo-first: deps build ## the same of the demo's first version alone, which nothing is upgraded to (root)
+	ci/demo.sh --first
 
 demo-metal: deps build ## rehearse servers: deploy by PXE behind management controllers, test and upgrade (root)
 	ci/demo-metal.sh

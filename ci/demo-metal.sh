@@ -9,83 +9,10 @@
 # With --deploy one server gets an image and is tested, and that is all.
 set -eu -o pipefail
 cd "$(dirname "$0")/.."
-dir=$PWD/.goldsmith/rehearsal
-
-# rack is the servers: their network, machines and controllers. Everything of it
-# ends with this process, also when that is killed.
-rack() {
-    ip link set lo up
-    ip link add br0 type bridge stp_state 0 forward_delay 0
-    ip address add 10.77.0.1/24 dev br0
-    echo 0 >/proc/sys/net/ipv6/conf/br0/accept_ra
-    ip address add fd77::1/64 dev br0 nodad
-    ip link set br0 up
-    for i in 1 2; do
-        ip tuntap add dev "tap$i" mode tap
-        ip link set "tap$i" master br0 up
-    done
-    # The first behind our emulator. The second behind Debian's ipmi_sim, which
-    # asks another of ours to do what it is told.
-    emulate 1 127.0.0.1:6231
-    emulate 2 127.0.0.1:7232 --serial 127.0.0.1:7233
-    simulate
-    touch "$dir/ready"
-    wait
-}
-
-# emulate N ADDRESS [FLAGS]: a machine with its controller.
-emulate() {
-    bin/imgpipe vbmc --machine "ci/demo-metal/node$1.yaml" --listen "$2" --user admin \
-        --password-file ci/demo-metal/bmc.password --control "$dir/metal$1.sock" "${@:3}" >"$dir/metal$1.log" 2>&1 &
-}
-
-# simulate starts ipmi_sim (lan.conf(5)). It keeps what it was told in its state
-# directory, which is why that begins empty.
-simulate() {
-    rm -rf "$dir/sim"
-    mkdir -p "$dir/sim"
-    sed -e 's|@PORT@|6232|; s|@SERIAL@|7233|' -e "s|@PASSWORD@|$(cat ci/demo-metal/bmc.password)|" \
-        -e "s|@CHASSIS@|$PWD/ci/demo-metal/chassis 127.0.0.1:7232|" testbed/ipmi/testdata/ipmi_sim.conf >"$dir/sim.conf"
-    ipmi_sim -n -c "$dir/sim.conf" -f ci/demo-metal/sim.emu -s "$dir/sim" >"$dir/sim.log" 2>&1 &
-}
-
-# trust makes a key, and an element that has machines trust it: they take images
-# only that are signed by a key that their own image brings.
-trust() {
-    local element=.goldsmith/elements/rehearsal-trust
-    [ -e .goldsmith/keys/release.key ] || bin/imgbuild keys release .goldsmith/keys
-    mkdir -p "$element/static/usr/share/goldsmith/trust"
-    cp .goldsmith/keys/release.pub "$element/static/usr/share/goldsmith/trust/rehearsal.pub"
-    echo install-static >"$element/element-deps"
-    printf '# rehearsal-trust\n\nThe key of this rehearsal.\n' >"$element/README.md"
-    export ELEMENTS_PATH=$PWD/elements:$PWD/.goldsmith/elements
-}
-
-if [ "${1:-}" = rack ]; then
-    rack
-    exit
-fi
-[ "$(id -u)" -eq 0 ] || {
-    echo "demo-metal.sh: needs root, for a network namespace" >&2
-    exit 3
-}
-mkdir -p "$dir"
-rm -f "$dir/ready"
-bin/imgbuild build -o .goldsmith/ramdisk ci/demo-metal/ramdisk.yaml
-# The rack ends with this script, also when that is killed.
-setpriv --pdeathsig KILL unshare --net --mount --pid --fork --kill-child --mount-proc "$0" rack &
-rack=$!
-# unshare takes no other signal; its child and all that it started go with it.
-trap 'kill -KILL "$rack" 2>/dev/null; wait "$rack" 2>/dev/null || true' EXIT
-for _ in $(seq 100); do
-    [ ! -e "$dir/ready" ] || break
-    sleep 0.1
-done
-ln -sfn "/proc/$rack/ns/net" "$dir/netns"
-bin/imgpipe node apply ci/demo-metal/inventory.yaml
-bin/imgpipe node allow metal1
-bin/imgpipe node allow metal2
-trust
+. ci/rack.sh
+rack_ramdisk
+rack_start
+rack_trust
 bin/imgpipe run ci/demo-metal/deploy.yaml
 [ "${1:-}" = --deploy ] || bin/imgpipe run ci/demo-metal/upgrade.yaml
 bin/imgpipe node ls

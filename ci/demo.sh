@@ -1,16 +1,28 @@
 #!/bin/bash
-# The demo: a pipeline brings an image to staging; it enters production when a
-# person who did not make it has approved that.
+# The demo: two versions of an image go the whole way (ci/demo/whole.yaml): built,
+# verified, tested on a virtual machine and on a server, upgraded to there from the
+# version before, and let into staging; the last one enters production when a
+# person who did not make it has approved that. After "make build", as root.
+#
+#   ci/demo.sh [--first]
+#
+# With --first only the first version goes: there is nothing to upgrade from then.
 set -eu -o pipefail
 cd "$(dirname "$0")/.."
+. ci/rack.sh
 PATH=$PWD/bin:$PATH
-keys=.goldsmith/keys
-if [ ! -e "$keys/release.key" ]; then
-    mkdir -p "$keys"
-    imgbuild keys release "$keys"
-fi
+key=.goldsmith/keys/release
+rack_ramdisk
+rack_start
+rack_trust
+versions="1 2"
+[ "${1:-}" != --first ] || versions=1
 
-imgpipe run --evidence-key "$keys/release.key" ci/demo/pipeline.yaml
+for version in $versions; do
+    echo
+    echo "== version $version"
+    imgpipe run --jobs 2 --evidence-key "$key.key" --set "version=$version" ci/demo/whole.yaml
+done
 
 echo
 echo "== production wants an approval"
@@ -20,8 +32,9 @@ if imgpipe promote staging production; then
     exit 0
 fi
 imgpipe approve staging production --as release-manager --why "the demo's tests passed"
-imgpipe promote staging production --key "$keys/release.key" --why "the demo"
+imgpipe promote staging production --key "$key.key" --why "the demo"
 echo
 imgpipe channels
-imgpipe evidence ls production --key "$keys/release.pub"
+imgpipe evidence verify production --key "$key.pub"
 imgpipe history replay --all
+imgpipe node ls

@@ -43,7 +43,10 @@ imgpipe evidence verify sha256:5e2f0c --key keys/evidence.pub`,
 				return command.Usage("evidence needs a verb and an image", "imgpipe evidence ls staging; the verbs are ls and verify")
 			}
 			var policy *trust.Policy
-			if args[0] == "verify" {
+			switch {
+			case args[0] == "ls" && (key != "" || trusted != ""):
+				return command.Usage("evidence ls verifies nothing: --key and --trust are verify's", "imgpipe evidence verify --key keys/evidence.pub "+args[1])
+			case args[0] == "verify":
 				var err error
 				if policy, err = trusting(key, trusted); err != nil {
 					return err

@@ -34,7 +34,7 @@ type machineWith struct {
 
 	// Of metal.
 	Network string            // of the inventory; empty means its only one
-	Ramdisk string            // path of the deploy ramdisk without .vmlinuz and .initrd, relative to the pipeline file
+	Ramdisk string            // path of the deploy ramdisk without .vmlinuz and .initrd, relative to the pipeline file; empty means that of the server's site
 	Node    inventory.Request // what the machine must be
 	Finish  string            // how it comes into the image: reboot or kexec; empty means reboot
 	Keys    []string          // files with public keys that images must be signed with, relative to the pipeline file
