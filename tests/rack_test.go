@@ -42,6 +42,7 @@ type rack struct {
 	t     *testing.T
 	dir   string
 	lan   *lan.LAN
+	db    *store.DB
 	v     *inventory.Inventory
 	boxes map[string]*box
 
@@ -74,10 +75,10 @@ func newRack(t *testing.T, machines int) *rack {
 	r.lan, err = lan.New(t.Context(), netip.MustParsePrefix(rackServer+"/24"))
 	r.ok(err)
 	t.Cleanup(func() { _ = r.lan.Close() })
-	db, err := store.Open(t.Context(), filepath.Join(r.dir, "imgpipe.db"))
+	r.db, err = store.Open(t.Context(), filepath.Join(r.dir, "imgpipe.db"))
 	r.ok(err)
-	t.Cleanup(func() { _ = db.Close() })
-	r.v = inventory.New(db)
+	t.Cleanup(func() { _ = r.db.Close() })
+	r.v = inventory.New(r.db)
 	var text strings.Builder
 	fmt.Fprintf(&text, "apiVersion: goldsmith/v1\nnetworks: [{name: lab, ipv4: 10.77.0.0/24, first: 10.77.0.50, last: 10.77.0.99, interface: %s, server: %s}]\nnodes:\n", lan.Bridge, rackServer)
 	for i := range machines {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -21,6 +22,8 @@ import (
 
 	machineseed "goldsmith/internal/seed"
 	"goldsmith/internal/store"
+	"goldsmith/pipeline"
+	"goldsmith/pipeline/engine"
 	"goldsmith/testbed"
 	"goldsmith/testbed/inventory"
 	"goldsmith/testbed/lan"
@@ -31,8 +34,9 @@ import (
 // "DIR NAMESPACE JOBS".
 const metalWorker = "GOLDSMITH_TEST_METAL_WORKER"
 
-// TestMetalWorker is no test: it serves a site, keeps its nodes, and does so
-// many jobs at a time on them, until it is killed.
+// TestMetalWorker is no test: it does what 'imgpipe serve' does of servers' runs,
+// until it is killed. It serves a site, looks after its nodes and after runs, and
+// works on so many stages at a time, each on a node of its own.
 func TestMetalWorker(t *testing.T) {
 	var dir, ns string
 	var jobs int
@@ -52,45 +56,111 @@ func TestMetalWorker(t *testing.T) {
 	}
 	db, err := store.Open(ctx, filepath.Join(dir, "imgpipe.db"))
 	must(err)
-	where, err := testbed.NamespaceAt(ns)
-	must(err)
 	kernel := filepath.Join(dir, "linux")
-	site, err := servers.Open(ctx, servers.Config{Inventory: inventory.New(db), Where: where, Dir: filepath.Join(dir, "metal"),
-		Ramdisk: servers.Ramdisk{Kernel: kernel, Initrd: kernel}, Images: dir})
+	sites, v := &servers.Sites{}, inventory.New(db)
+	site, err := sites.Use(ctx, servers.Config{Inventory: v, Dir: filepath.Join(dir, "metal"),
+		Ramdisk: servers.Ramdisk{Kernel: kernel, Initrd: kernel}, Images: dir, Lasting: true}, ns)
 	must(err)
-	k := site.NewKeeper()
-	must(k.Survey(ctx))
 	fmt.Println("ready")
-	for i := range jobs {
-		go func() {
-			for {
-				err := job(ctx, site, fmt.Sprintf("job %d", i))
-				if _, refused := errors.AsType[*inventory.Refused](err); err != nil && !refused {
-					fmt.Println("job:", strings.ReplaceAll(err.Error(), "\n", ";"))
-				}
-				time.Sleep(100 * time.Millisecond)
-			}
-		}()
+	if jobs == 0 {
+		select {}
 	}
-	k.Run(ctx)
+	e := engine.New(db)
+	_, err = engine.StartDispatcher(ctx, e)
+	must(err)
+	w := &engine.Worker{Info: engine.WorkerInfo{Name: "server", Slots: jobs}, Hub: e, Work: func(ctx context.Context, a *engine.Assignment) engine.Result {
+		err := stage(ctx, site.Site, v, a)
+		if err == nil {
+			return engine.Result{State: pipeline.Passed}
+		}
+		fmt.Println("stage:", strings.ReplaceAll(err.Error(), "\n", ";"))
+		return engine.Result{State: pipeline.Failed, Reason: err.Error()}
+	}}
+	must(w.Run(ctx, ctx))
 }
 
-// job deploys to a node, has it for a while, and gives it back.
-func job(ctx context.Context, site *servers.Site, holder string) error {
-	n, err := site.Acquire(ctx, inventory.Request{}, holder)
+// stage deploys to a node, has it for a while, and gives it back.
+func stage(ctx context.Context, site *servers.Site, v *inventory.Inventory, a *engine.Assignment) error {
+	n, err := site.Acquire(ctx, inventory.Request{}, fmt.Sprintf("run %d, stage %s", a.Run, a.Stage))
+	for r := new(inventory.Refused); errors.As(err, &r) && r.Waiting() && ctx.Err() == nil; {
+		time.Sleep(100 * time.Millisecond)
+		n, err = site.Acquire(ctx, inventory.Request{}, "a stage")
+	}
 	if err != nil {
 		return err
 	}
-	err = n.Deploy(ctx, servers.Deployment{Image: "sha256:" + strings.Repeat("a", 64), Seed: machineseed.Seed{InstanceID: "i", Hostname: "h"}})
+	if err = v.Bind(ctx, a.Task, n.Lease()); err == nil {
+		err = n.Deploy(ctx, servers.Deployment{Image: "sha256:" + strings.Repeat("a", 64), Seed: machineseed.Seed{InstanceID: "i", Hostname: "h"}})
+	}
 	if err == nil {
 		time.Sleep(300 * time.Millisecond)
+		err = v.Unbind(ctx, a.Task, n.Lease())
 	}
 	return errors.Join(err, n.Release(ctx))
+}
+
+// metalRun is a run of the torture: its last stage needs the others.
+const metalRun = `apiVersion: goldsmith/v1
+name: servers
+defaults: {retry: {infra: 3}}
+stages:
+- {name: a, uses: server, needs: []}
+- {name: b, uses: server, needs: []}
+- {name: c, uses: server, needs: [a, b]}
+`
+
+// submit makes runs.
+func (m *metalTorture) submit(n int) {
+	m.t.Helper()
+	file := filepath.Join(m.dir, "run.yaml")
+	p, err := pipeline.Parse(file, []byte(metalRun), nil, []string{"server"})
+	m.ok(err)
+	for range n {
+		_, err := m.engine.Submit(m.t.Context(), engine.Submission{Pipeline: p, File: file, Author: "test", Actor: "test"})
+		m.ok(err)
+	}
+}
+
+// finish has a worker bring all runs to their end, and looks at how they went.
+func (m *metalTorture) finish() {
+	m.t.Helper()
+	stop := m.start(3)
+	defer stop()
+	var runs []*pipeline.Run
+	for began := time.Now(); ; time.Sleep(200 * time.Millisecond) {
+		var err error
+		runs, err = m.engine.Runs(m.t.Context(), 1000)
+		m.ok(err)
+		going := slices.IndexFunc(runs, func(r *pipeline.Run) bool { return r.Status == pipeline.Running })
+		if going < 0 {
+			break
+		}
+		if time.Since(began) > settleLimit+time.Duration(len(runs))*10*time.Second {
+			m.t.Fatalf("run %s does not end: %s", runs[going].ID, statuses(runs[going]))
+		}
+	}
+	attempts := 0
+	for _, r := range runs {
+		if r.Status != pipeline.Passed {
+			m.t.Errorf("run %s: %s: %s", r.ID, statuses(r), r.Reason)
+		}
+	}
+	err := m.db.View(m.t.Context(), func(tx *store.Tx) error {
+		var twice int
+		err := tx.QueryRow(m.t.Context(), "SELECT COUNT(*) FROM (SELECT task FROM attempt WHERE state = 'passed' GROUP BY task HAVING COUNT(*) > 1)").Scan(&twice)
+		if twice > 0 {
+			m.t.Errorf("%d stages passed twice", twice)
+		}
+		return errors.Join(err, tx.QueryRow(m.t.Context(), "SELECT COUNT(*) FROM attempt").Scan(&attempts))
+	})
+	m.ok(err)
+	m.t.Logf("%d runs of 3 stages passed, in %d attempts", len(runs), attempts)
 }
 
 // metalTorture kills workers.
 type metalTorture struct {
 	*rack
+	engine *engine.Engine
 	rnd    *rand.Rand
 	caught map[inventory.State]int // states that nodes were in when a worker died
 	slow   time.Duration           // the longest from the last kill until all was well
@@ -109,13 +179,17 @@ func TestTortureMetal(t *testing.T) {
 
 func killMetal(t *testing.T, n int) {
 	m := &metalTorture{rack: newRack(t, 3), rnd: rand.New(rand.NewPCG(*seed, 3)), caught: map[inventory.State]int{}}
+	m.engine = engine.New(m.db)
 	m.settle() // inspected
+	m.submit(n)
 	for i := range n {
 		m.kill(3)
 		if i%10 == 9 || i == n-1 {
 			m.settle()
 		}
 	}
+	m.finish()
+	m.settle()
 	m.history()
 	t.Logf("%d kills; nodes were %v then; %d agents were started, %d deployments ended; all was well again within %v; %d sessions with a controller at most", n, m.caught,
 		m.agents.Load(), m.deployed.Load(), m.slow.Round(time.Second), m.most)
@@ -149,7 +223,7 @@ func (m *metalTorture) start(jobs int) (stop func()) {
 		for s := bufio.NewScanner(out); s.Scan(); {
 			if s.Text() == "ready" {
 				ready <- true
-			} else if strings.HasPrefix(s.Text(), "job:") || strings.HasPrefix(s.Text(), "worker:") {
+			} else if strings.HasPrefix(s.Text(), "stage:") || strings.HasPrefix(s.Text(), "worker:") {
 				said = append(said, s.Text())
 			}
 		}
