@@ -7,9 +7,12 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"goldsmith/internal/testenv"
+	"goldsmith/pipeline"
 	"goldsmith/testbed"
 	"goldsmith/testbed/inventory"
 	"goldsmith/testbed/lan"
@@ -77,21 +80,68 @@ func (s *server) imgpipe(args ...string) {
 	}
 }
 
-// A server is inspected, gets an image over its network, starts that from there,
-// is tested and given back, all by imgpipe.
+// A server is inspected before anybody asks, gets an image over its network, starts
+// that from there, is tested and given back: all by 'imgpipe serve', which serves
+// the network as long as it runs. Meanwhile nobody else gets the network.
 func TestPipelineOnServer(t *testing.T) {
 	need(t, true)
 	s := newServer(t, testbed.BIOS, inventory.BootNetwork)
 	dir := filepath.Join(s.dir, "runs")
 	s.imgpipe("node", "apply", "--dir", dir, s.inventory)
 	s.imgpipe("node", "allow", "--dir", dir, "server")
-	r := s.suites.run("v1.yaml", fmt.Sprintf("- {name: metal-smoke, uses: smoke, with: {machine: metal, ramdisk: %s, namespace: /proc/%d/fd/%d, "+
-		"keys: [keys/release.pub], cmdline: console=ttyS0, node: {boot: network}}}", s.ramdisk, os.Getpid(), s.lan.Fd()))
+	s.write("server.yaml", fmt.Sprintf(`apiVersion: goldsmith/v1
+dir: runs
+listen: 127.0.0.1:0
+worker: {name: here}
+sites: [{network: lab, ramdisk: ramdisk, namespace: /proc/%d/fd/%d, cmdline: console=ttyS0}]
+`, os.Getpid(), s.lan.Fd()))
+	stop := s.serveRuns()
+	defer stop()
+	const stage = "- {name: metal-smoke, uses: smoke, requires: [network=lab], with: {machine: metal, keys: [keys/release.pub], node: {boot: network}%s}}"
+	s.write("run.yaml", fmt.Sprintf(suitePipeline, "v1.yaml", fmt.Sprintf(stage, "")))
+	s.imgpipe("run", "--detach", "--dir", dir, filepath.Join(s.dir, "run.yaml"))
+	r := s.ended(dir, 15*time.Minute)
 	if got := statuses(r); got != "build=passed metal-smoke=passed" {
-		t.Fatalf("stages: %s", got)
+		t.Fatalf("stages: %s: %s", got, r.Reason)
 	}
 	e := s.evidence(r.Stages[0].Image, "metal-smoke")
 	if e.Machine.Name != "server" || e.Machine.Driver != "metal" {
 		t.Errorf("machine: %+v", e.Machine)
+	}
+	s.write("own.yaml", fmt.Sprintf(suitePipeline, "v1.yaml", fmt.Sprintf(stage, ", ramdisk: ramdisk")))
+	status, out := program{[]string{"imgpipe", "run", "--capability", "network=lab", "--dir", dir, filepath.Join(s.dir, "own.yaml")}, s.env}.run(t)
+	if status != 4 || !strings.Contains(out, "another process serves it as long as it runs") {
+		t.Errorf("another process: status %d: %s", status, out)
+	}
+}
+
+// serveRuns starts 'imgpipe serve'; stop ends it.
+func (s *server) serveRuns() (stop func()) {
+	s.t.Helper()
+	cmd, out := program{[]string{"imgpipe", "serve", "--config", filepath.Join(s.dir, "server.yaml")}, s.env}.command(s.t)
+	if err := cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	return func() {
+		_ = cmd.Process.Signal(os.Interrupt)
+		if err := cmd.Wait(); err != nil {
+			s.t.Errorf("serve: %v", err)
+		}
+		s.t.Logf("serve:\n%s", out)
+	}
+}
+
+// ended waits until the newest run has ended.
+func (s *server) ended(dir string, limit time.Duration) *pipeline.Run {
+	s.t.Helper()
+	for began := time.Now(); ; time.Sleep(time.Second) {
+		all := records(s.t, dir)
+		r := all[len(all)-1]
+		if r.Status != pipeline.Running {
+			return r
+		}
+		if time.Since(began) > limit {
+			s.t.Fatalf("not within %v: %s", limit, statuses(r))
+		}
 	}
 }
