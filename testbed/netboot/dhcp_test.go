@@ -35,7 +35,7 @@ func quiet(t *testing.T, b *Boot) *Server {
 	return s
 }
 
-func packet(t *testing.T, mac net.HardwareAddr, mods ...dhcpv4.Modifier) *dhcpv4.DHCPv4 {
+func message(t *testing.T, mac net.HardwareAddr, mods ...dhcpv4.Modifier) *dhcpv4.DHCPv4 {
 	t.Helper()
 	m, err := dhcpv4.NewDiscovery(mac, mods...)
 	if err != nil {
@@ -63,22 +63,22 @@ func TestAnswer(t *testing.T) {
 		class string
 		said  string // part of the event
 	}{
-		{"stranger", packet(t, stranger), 0, "", "", "not in the inventory"},
-		{"discover", packet(t, testMAC), dhcpv4.MessageTypeOffer, "", "", ""},
-		{"BIOS", packet(t, testMAC, arch(iana.INTEL_X86PC)), dhcpv4.MessageTypeOffer, biosLoader, "", ""},
-		{"UEFI as EBC", packet(t, testMAC, arch(iana.EFI_BC)), dhcpv4.MessageTypeOffer, uefiLoader, "", ""},
-		{"UEFI", packet(t, testMAC, is(dhcpv4.MessageTypeRequest), arch(iana.EFI_X86_64)), dhcpv4.MessageTypeAck, uefiLoader, "", "starts from the network"},
-		{"HTTP boot", packet(t, testMAC, arch(iana.EFI_X86_64_HTTP)), dhcpv4.MessageTypeOffer, "http://10.77.0.1:8080/netboot/snponly.efi", "HTTPClient", ""},
-		{"no loader", packet(t, testMAC, is(dhcpv4.MessageTypeRequest), arch(iana.EFI_ARM64)), dhcpv4.MessageTypeAck, "", "", "nothing is there for"},
-		{"iPXE", packet(t, testMAC, arch(iana.INTEL_X86PC), ipxe), dhcpv4.MessageTypeOffer, script, "", ""},
-		{"iPXE of a ROM", packet(t, testMAC, arch(iana.EFI_X86_64), dhcpv4.WithGeneric(dhcpv4.GenericOptionCode(175), []byte{1})), dhcpv4.MessageTypeOffer, script, "", ""},
-		{"its own", packet(t, testMAC, is(dhcpv4.MessageTypeRequest), wants("10.77.0.50"), from("10.77.0.1")), dhcpv4.MessageTypeAck, "", "", ""},
-		{"another's", packet(t, testMAC, is(dhcpv4.MessageTypeRequest), wants("10.77.0.51")), dhcpv4.MessageTypeNak, "", "", "not its own"},
-		{"another server's", packet(t, testMAC, is(dhcpv4.MessageTypeRequest), from("10.77.0.2")), 0, "", "", "another DHCP server"},
-		{"declined", packet(t, testMAC, is(dhcpv4.MessageTypeDecline)), 0, "", "", "declines"},
-		{"released", packet(t, testMAC, is(dhcpv4.MessageTypeRelease)), 0, "", "", ""},
-		{"relayed", packet(t, testMAC, dhcpv4.WithRelay(net.IP{10, 1, 1, 1})), 0, "", "", ""},
-		{"a reply", packet(t, testMAC, func(d *dhcpv4.DHCPv4) { d.OpCode = dhcpv4.OpcodeBootReply }), 0, "", "", ""},
+		{"stranger", message(t, stranger), 0, "", "", "not in the inventory"},
+		{"discover", message(t, testMAC), dhcpv4.MessageTypeOffer, "", "", ""},
+		{"BIOS", message(t, testMAC, arch(iana.INTEL_X86PC)), dhcpv4.MessageTypeOffer, biosLoader, "", ""},
+		{"UEFI as EBC", message(t, testMAC, arch(iana.EFI_BC)), dhcpv4.MessageTypeOffer, uefiLoader, "", ""},
+		{"UEFI", message(t, testMAC, is(dhcpv4.MessageTypeRequest), arch(iana.EFI_X86_64)), dhcpv4.MessageTypeAck, uefiLoader, "", "starts from the network"},
+		{"HTTP boot", message(t, testMAC, arch(iana.EFI_X86_64_HTTP)), dhcpv4.MessageTypeOffer, "http://10.77.0.1:8080/netboot/snponly.efi", "HTTPClient", ""},
+		{"no loader", message(t, testMAC, is(dhcpv4.MessageTypeRequest), arch(iana.EFI_ARM64)), dhcpv4.MessageTypeAck, "", "", "nothing is there for"},
+		{"iPXE", message(t, testMAC, arch(iana.INTEL_X86PC), ipxe), dhcpv4.MessageTypeOffer, script, "", ""},
+		{"iPXE of a ROM", message(t, testMAC, arch(iana.EFI_X86_64), dhcpv4.WithGeneric(dhcpv4.GenericOptionCode(175), []byte{1})), dhcpv4.MessageTypeOffer, script, "", ""},
+		{"its own", message(t, testMAC, is(dhcpv4.MessageTypeRequest), wants("10.77.0.50"), from("10.77.0.1")), dhcpv4.MessageTypeAck, "", "", ""},
+		{"another's", message(t, testMAC, is(dhcpv4.MessageTypeRequest), wants("10.77.0.51")), dhcpv4.MessageTypeNak, "", "", "not its own"},
+		{"another server's", message(t, testMAC, is(dhcpv4.MessageTypeRequest), from("10.77.0.2")), 0, "", "", "another DHCP server"},
+		{"declined", message(t, testMAC, is(dhcpv4.MessageTypeDecline)), 0, "", "", "declines"},
+		{"released", message(t, testMAC, is(dhcpv4.MessageTypeRelease)), 0, "", "", ""},
+		{"relayed", message(t, testMAC, dhcpv4.WithRelay(net.IP{10, 1, 1, 1})), 0, "", "", ""},
+		{"a reply", message(t, testMAC, func(d *dhcpv4.DHCPv4) { d.OpCode = dhcpv4.OpcodeBootReply }), 0, "", "", ""},
 	} {
 		r, said := s.answer(c.m)
 		if !strings.Contains(said, c.said) || c.said == "" && said != "" {

@@ -4,7 +4,8 @@
 //
 // It answers only machines that [Config.Lookup] knows, by the hardware address
 // of the card that they start from, and is silent to all others: a server that
-// stands on the wrong network does no harm there. Each machine is told its own
+// stands on the wrong network does no harm there. Nor does it say anything that
+// nobody asked for. Each machine is told its own
 // address and what to start: a kernel, or its own disk.
 //
 // The way is the same for all: the firmware gets iPXE (https://ipxe.org) by
@@ -213,7 +214,7 @@ func (s *Server) listen(ctx context.Context) error {
 			return fmt.Errorf("TFTP: %w", err)
 		}
 		if c.Prefix6.IsValid() {
-			s.ra, err = advertise(c.Interface, c.Prefix6)
+			s.ra, err = advertise(c.Interface, c.Prefix6, c.Network, s.advertised)
 		}
 		return err
 	})
@@ -228,6 +229,12 @@ func (s *Server) listen(ctx context.Context) error {
 		s.serve(s.ra.serve)
 	}
 	return err
+}
+
+// advertised says whether a machine that looks for routers gets an answer.
+func (s *Server) advertised(mac net.HardwareAddr) bool {
+	_, ok := s.cfg.Lookup(mac)
+	return ok
 }
 
 // serve runs a server; it ends with an error when its socket is closed.
