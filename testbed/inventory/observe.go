@@ -3,6 +3,7 @@ package inventory
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"goldsmith/internal/store"
@@ -25,7 +26,17 @@ type Seen struct {
 	OK     bool      `json:"ok"`
 	Detail string    `json:"detail,omitempty"` // in words, or a testbed.FaultKind first for the controller
 	At     time.Time `json:"at"`               // when it was observed
-	Since  time.Time `json:"since"`            // since when it has been so
+	Since  time.Time `json:"since"`            // since when it has been so: well, or ill in this way
+}
+
+// kind is what rules tell apart where a source is not well: a controller's
+// testbed.FaultKind. Others have one kind, "".
+func (s Seen) kind(from Source) string {
+	if s.OK || from != BMCSource {
+		return ""
+	}
+	kind, _, _ := strings.Cut(s.Detail, ":")
+	return kind
 }
 
 // Observation is one thing observed now.
@@ -79,7 +90,7 @@ func (v *Inventory) Observe(ctx context.Context, name string, observed ...Observ
 
 func (v *Inventory) keep(ctx context.Context, tx *store.Tx, n *Node, o Observation, now time.Time) error {
 	s := Seen{OK: o.OK, Detail: o.Detail, At: now, Since: now}
-	if old, ok := n.Observed[o.Source]; ok && old.OK == o.OK {
+	if old, ok := n.Observed[o.Source]; ok && old.OK == o.OK && old.kind(o.Source) == s.kind(o.Source) {
 		s.Since = old.Since
 	}
 	n.Observed[o.Source] = s

@@ -169,8 +169,7 @@ func (r Rule) matches(n *Node, now time.Time) (string, bool) {
 		case seen.OK:
 			return "ok", seen
 		case s == BMCSource:
-			kind, _, _ := strings.Cut(seen.Detail, ":")
-			return kind, seen
+			return seen.kind(s), seen
 		}
 		return bad, seen
 	}

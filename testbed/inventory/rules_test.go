@@ -190,3 +190,32 @@ func TestTaskRules(t *testing.T) {
 		}
 	})
 }
+
+// The time that a rule wants begins anew when a fault becomes another.
+func TestFaultChanges(t *testing.T) {
+	v, clock := stocked(t)
+	ctx := t.Context()
+	p := Policy{{BMC: "silent", For: Duration(5 * time.Minute), Do: PutAside}, {BMC: "denied", For: Duration(5 * time.Minute), Do: Notify}}
+	for _, c := range []struct {
+		detail string
+		want   Action
+	}{
+		{"denied: wrong password", LeaveAlone},
+		{"denied: no such user", LeaveAlone},
+		{"denied: wrong password", LeaveAlone},
+		{"denied: wrong password", Notify}, // what is said of the fault does not count
+		{"silent: no answer", LeaveAlone},
+		{"silent: no answer", LeaveAlone},
+		{"silent: no answer", LeaveAlone},
+		{"silent: no answer", PutAside},
+		{"denied: wrong password", LeaveAlone},
+	} {
+		ok(t, v.Observe(ctx, "small", Observation{Source: BMCSource, Detail: c.detail}))
+		n, err := v.Node(ctx, "small")
+		ok(t, err)
+		if d := p.Decide(n, clock.now()); d.Do != c.want {
+			t.Errorf("%s since %v: %+v; want %s", c.detail, n.Observed[BMCSource].Since, d, c.want)
+		}
+		clock.add(2 * time.Minute)
+	}
+}
