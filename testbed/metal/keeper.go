@@ -19,8 +19,9 @@ import (
 type Keeper struct {
 	site *Site
 
-	mu     sync.Mutex // guards the fields below
-	busy   map[string]bool
+	mu     sync.Mutex        // guards the fields below
+	asked  map[string]bool   // nodes that are being observed
+	busy   map[string]bool   // nodes that something is done about
 	told   map[string]string // what people were told last, by node
 	bmcs   map[string]bmc
 	refuse map[string]refusal
@@ -52,7 +53,7 @@ const inspectAgain = 15 * time.Minute
 
 // NewKeeper returns a keeper of the site's nodes. A site has one at a time.
 func (s *Site) NewKeeper() *Keeper {
-	return &Keeper{site: s, busy: map[string]bool{}, told: map[string]string{}, bmcs: map[string]bmc{}, refuse: map[string]refusal{}}
+	return &Keeper{site: s, asked: map[string]bool{}, busy: map[string]bool{}, told: map[string]string{}, bmcs: map[string]bmc{}, refuse: map[string]refusal{}}
 }
 
 // Survey observes every node once, and does nothing else.
@@ -110,7 +111,8 @@ func (k *Keeper) nodes(ctx context.Context) ([]*inventory.Node, error) {
 	}), err
 }
 
-// round begins to look at every node that nobody looks at already.
+// round begins to look at every node that nobody looks at already. One that is
+// worked on, which may take hours, is observed all the same: it is not dead.
 func (k *Keeper) round(ctx context.Context) error {
 	if err := errors.Join(k.site.cfg.Inventory.Review(ctx), k.site.Refresh(ctx)); err != nil {
 		return err
@@ -120,41 +122,38 @@ func (k *Keeper) round(ctx context.Context) error {
 		return err
 	}
 	for _, n := range nodes {
-		if !k.take(n.Name) {
-			continue
-		}
-		k.wg.Go(func() {
-			defer k.give(n.Name)
-			if err := k.look(ctx, n.Name); err != nil && ctx.Err() == nil {
-				k.tell(ctx, n.Name, err.Error())
+		k.alone(ctx, k.asked, n.Name, func() error {
+			if err := k.observe(ctx, n.Name); err != nil {
+				return err
 			}
+			k.alone(ctx, k.busy, n.Name, func() error { return k.look(ctx, n.Name) })
+			return nil
 		})
 	}
 	return nil
 }
 
-func (k *Keeper) take(node string) bool {
+// alone begins f for a node that is not in taken, where it is until f ends.
+func (k *Keeper) alone(ctx context.Context, taken map[string]bool, node string, f func() error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.busy[node] {
-		return false
+	if taken[node] {
+		return
 	}
-	k.busy[node] = true
-	return true
+	taken[node] = true
+	k.wg.Go(func() {
+		if err := f(); err != nil && ctx.Err() == nil {
+			k.tell(ctx, node, err.Error())
+		}
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		delete(taken, node)
+	})
 }
 
-func (k *Keeper) give(node string) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	delete(k.busy, node)
-}
-
-// look observes a node and does what is to be done about it.
+// look does what is to be done about a node that was observed just now.
 func (k *Keeper) look(ctx context.Context, name string) error {
 	v := k.site.cfg.Inventory
-	if err := k.observe(ctx, name); err != nil {
-		return err
-	}
 	n, err := v.Node(ctx, name)
 	if err != nil {
 		return err

@@ -38,7 +38,14 @@ func TestSuite(t *testing.T) {
 		if err := os.WriteFile(file, text, 0o600); err != nil {
 			return nil, err
 		}
-		return r.known(ctx, file, spec.Name)
+		n, err := r.known(ctx, file, spec.Name)
+		if err != nil && ctx.Err() != nil { // a database's error has no cause
+			return nil, errors.Join(context.Cause(ctx), err)
+		}
+		if err != nil {
+			return nil, err
+		}
+		return n, nil
 	}})
 }
 
