@@ -205,6 +205,19 @@ func TestRunAgain(t *testing.T) {
 	}
 }
 
+// A mark that a clean-up could not remove is not the next test's.
+func TestStaleMark(t *testing.T) {
+	m := newMachine(t)
+	r := runner(t, m)
+	if err := errors.Join(os.MkdirAll(m.here(machineDir), 0o700), os.WriteFile(m.here(markFile), []byte("old\n"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	got, err := r.Run(t.Context(), []*Test{script(t, "fails", "## goldsmith: {on: machine, reboots: true, timeout: 5s}\necho wrong; exit 4")})
+	if err != nil || got[0].Reason != "exit status 4: wrong" {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
 func TestInterrupted(t *testing.T) {
 	r := runner(t, newMachine(t))
 	ctx, cancel := context.WithCancel(t.Context())
