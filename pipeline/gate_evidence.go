@@ -20,7 +20,7 @@ func (g *gate) evidence(r Requirement) {
 		v := g.judge(kind)
 		if v.reason == "" {
 			g.d.Evidence = append(g.d.Evidence, v.digests...)
-			g.met("%s passed", kind)
+			g.met("%s passed%s", kind, v.detail)
 			return
 		}
 		text := fmt.Sprintf("%s %s", kind, strings.TrimPrefix(string(v.reason), "evidence-"))
@@ -79,6 +79,8 @@ func (g *gate) judge(kind string) standing {
 			return standing{reason: EvidenceFailed, detail: name}
 		case p.Rerun && g.c.Reruns == "refuse":
 			v.reason, v.detail = EvidenceRerun, name
+		case p.Rerun && v.reason == "":
+			v.detail = ", but only when run again"
 		}
 		v.digests = append(v.digests, p.Digest)
 	}

@@ -75,6 +75,15 @@ func TestGateEvidence(t *testing.T) {
 	}
 }
 
+// A rerun that counts is seen in the decision.
+func TestGateShowsReruns(t *testing.T) {
+	c := &Channel{Name: "p", Requires: []Requirement{{"a"}, {"b"}}}
+	d := Gate(c, Facts{Proofs: proofs("a/uefi+ a/biosr b+")}, noon)
+	if want := []string{"a passed, but only when run again", "b passed"}; !d.Open || !slices.Equal(d.Met, want) {
+		t.Errorf("%v, %q; want %q", d.Open, d.Met, want)
+	}
+}
+
 // An old pass that is attached once more after a failure opens nothing.
 func TestGateReplayed(t *testing.T) {
 	c := &Channel{Name: "p", Requires: []Requirement{{"a"}}}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -110,7 +111,7 @@ func TestProvenance(t *testing.T) {
 
 func TestTested(t *testing.T) {
 	got := Tested(sample(), []byte("x"))
-	if got.Result != "WARNED" || len(got.Passed) != 1 || got.Passed[0] != "redis/a" || len(got.Warned) != 1 || !got.Goldsmith.Rerun || !got.Pass() {
+	if got.Result != "WARNED" || len(got.Passed) != 1 || got.Passed[0] != "redis/a" || len(got.Warned) != 1 || !got.Goldsmith.Rerun || !slices.Equal(got.Goldsmith.Reruns, []string{"redis/a"}) || !got.Pass() {
 		t.Errorf("%+v", got)
 	}
 	e := sample()

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -40,7 +41,8 @@ type TestRun struct {
 	Started time.Time        `json:"started"`
 	Ended   time.Time        `json:"ended"`
 	Machine evidence.Machine `json:"machine"`
-	Rerun   bool             `json:"rerun,omitempty"` // a test passed only when it was run again
+	Rerun   bool             `json:"rerun,omitempty"`  // a test passed only when it was run again
+	Reruns  []string         `json:"reruns,omitempty"` // which
 }
 
 // Tested makes the predicate of evidence, whose JSON form is content.
@@ -57,6 +59,9 @@ func Tested(e *evidence.Evidence, content []byte) TestResult {
 		switch {
 		case x.Result == evidence.Pass:
 			t.Passed = append(t.Passed, name)
+			if x.Rerun() {
+				t.Goldsmith.Reruns = append(t.Goldsmith.Reruns, name)
+			}
 		case x.Result == evidence.Fail && x.Snoozed != "":
 			t.Warned = append(t.Warned, name)
 		case x.Result == evidence.Fail:
@@ -74,12 +79,7 @@ func Tested(e *evidence.Evidence, content []byte) TestResult {
 
 // Rerun tells whether a test of the evidence passed only when it was run again.
 func Rerun(e *evidence.Evidence) bool {
-	for _, t := range e.Tests {
-		if t.Result == evidence.Pass && t.Attempts > 1 {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(e.Tests, evidence.Test.Rerun)
 }
 
 // Pass tells whether the tests passed: one whose failures are all snoozed has.

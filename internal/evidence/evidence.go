@@ -40,11 +40,23 @@ type Test struct {
 	// Snoozed is the URL of the work on a failure that does not count
 	// meanwhile.
 	Snoozed string `json:"snoozed,omitempty"`
-	// Attempts is how often it was run, when more than once; Earlier says how
-	// the ones before the last ended.
-	Attempts int      `json:"attempts,omitempty"`
-	Earlier  []string `json:"earlier,omitempty"`
+	// Attempts is how often it was run, when more than once; Earlier are the
+	// failures before the last.
+	Attempts int   `json:"attempts,omitempty"`
+	Earlier  []Try `json:"earlier,omitempty"`
 }
+
+// Try is a failure after which a test was run again.
+type Try struct {
+	Class   Class   `json:"class"`
+	Reason  string  `json:"reason"`
+	Because string  `json:"because,omitempty"`
+	Output  string  `json:"output,omitempty"` // the end of it
+	Seconds float64 `json:"seconds"`
+}
+
+// Rerun tells whether the test passed, and only when it was run again.
+func (t Test) Rerun() bool { return t.Result == Pass && t.Attempts > 1 }
 
 // Class says whose fault a failure is.
 type Class string
@@ -127,7 +139,7 @@ func Summary(tests []Test) string {
 		default:
 			n[t.Result]++
 		}
-		if t.Result == Pass && t.Attempts > 1 {
+		if t.Rerun() {
 			again++
 		}
 	}
@@ -159,12 +171,19 @@ func (e *Evidence) Encode() ([]byte, error) {
 }
 
 // JUnit returns the tests as a JUnit XML document
-// (https://github.com/testmoapp/junitxml describes the common format).
+// (https://github.com/testmoapp/junitxml describes the common format). Failures
+// after which a test was run again are as Maven's Surefire has them: flakyFailure
+// where it passed in the end, else rerunFailure.
 func (e *Evidence) JUnit() ([]byte, error) {
 	type message struct {
 		Message string `xml:"message,attr"`
 		Type    string `xml:"type,attr,omitempty"`
 		Text    string `xml:",chardata"`
+	}
+	type try struct {
+		Message string `xml:"message,attr"`
+		Type    string `xml:"type,attr"`
+		Output  string `xml:"system-out,omitempty"`
 	}
 	type testcase struct {
 		Name      string   `xml:"name,attr"`
@@ -172,6 +191,8 @@ func (e *Evidence) JUnit() ([]byte, error) {
 		Time      string   `xml:"time,attr"`
 		Failure   *message `xml:"failure,omitempty"`
 		Skipped   *message `xml:"skipped,omitempty"`
+		Again     []try    `xml:"rerunFailure"`
+		Flaky     []try    `xml:"flakyFailure"`
 		Output    string   `xml:"system-out,omitempty"`
 	}
 	type property struct {
@@ -211,6 +232,12 @@ func (e *Evidence) JUnit() ([]byte, error) {
 			s.Skipped++
 			c.Skipped = &message{Message: printable(t.Reason)}
 		}
+		for _, e := range t.Earlier {
+			c.Again = append(c.Again, try{printable(e.Reason), string(e.Class), printable(e.Output)})
+		}
+		if t.Rerun() {
+			c.Again, c.Flaky = nil, c.Again
+		}
 		s.Cases = append(s.Cases, c)
 	}
 	b, err := xml.MarshalIndent(struct {
@@ -240,12 +267,24 @@ func (e *Evidence) TAP() []byte {
 		if t.Result == Skip {
 			d = nil
 		}
-		if t.Attempts > 1 {
-			d = append(d, [2]string{"attempts", fmt.Sprint(t.Attempts)})
-		}
+		d = append(d, t.reruns()...)
 		tapDiagnostics(&b, append(d, [2]string{"duration_ms", fmt.Sprintf("%.0f", t.Seconds*1000)}))
 	}
 	return []byte(b.String())
+}
+
+// reruns are the diagnostics of a test that was run more than once, what it
+// printed each time among them.
+func (t Test) reruns() [][2]string {
+	if t.Attempts < 2 {
+		return nil
+	}
+	d := [][2]string{{"attempts", fmt.Sprint(t.Attempts)}, {"output", t.Output}}
+	for i, e := range t.Earlier {
+		name := fmt.Sprintf("attempt_%d", i+1)
+		d = append(d, [2]string{name, string(e.Class) + ": " + e.Reason}, [2]string{name + "_output", e.Output})
+	}
+	return d
 }
 
 // tapDiagnostics is the YAML block after a test point.

@@ -58,7 +58,8 @@ func TestJUnit(t *testing.T) {
 
 // sampleTests has each kind of result.
 var sampleTests = []Test{
-	{Name: "10-a", Element: "redis", Result: Pass, Seconds: 1.5, Attempts: 2, Earlier: []string{"infra: no answer"}},
+	{Name: "10-a", Element: "redis", Result: Pass, Seconds: 1.5, Output: "good\n", Attempts: 2, Class: Flake,
+		Earlier: []Try{{Class: TestFault, Reason: "exit status 1: late", Output: "too\nlate", Seconds: 1}}},
 	{Name: "20-b", Element: "redis", Result: Fail, Reason: "exit status 3: # of 7\nlines", Class: TestFault, Because: "it says so"},
 	{Name: "30-c", Element: "boot", Result: Skip, Reason: "no disk"},
 	{Name: "40-d", Result: Fail, Reason: "known", Class: Unknown, Snoozed: "https://example.org/7"},
@@ -70,7 +71,11 @@ func TestTAP(t *testing.T) {
 1..4
 ok 1 - redis/10-a
   ---
+  class: "flake"
   attempts: "2"
+  output: "good "
+  attempt_1: "test: exit status 1: late"
+  attempt_1_output: "too late"
   duration_ms: "1500"
   ...
 not ok 2 - redis/20-b
@@ -96,6 +101,15 @@ not ok 4 - 40-d # TODO snoozed, https://example.org/7
 	}
 }
 
+// A test that fails each time is no flake.
+func TestRerunFailure(t *testing.T) {
+	e := &Evidence{Tests: []Test{{Name: "a", Result: Fail, Reason: "no", Class: TestFault, Attempts: 2, Earlier: []Try{{Class: Unknown, Reason: "gone"}}}}}
+	b, err := e.JUnit()
+	if err != nil || e.Tests[0].Rerun() || !strings.Contains(string(b), `<rerunFailure message="gone" type="unknown">`) || strings.Contains(string(b), "flaky") {
+		t.Errorf("%v\n%s", err, b)
+	}
+}
+
 func TestSnoozed(t *testing.T) {
 	if got := Summary(sampleTests); got != "1 passed, 1 failed, 1 skipped, 1 failed and snoozed, 1 only when run again" {
 		t.Errorf("Summary: %s", got)
@@ -107,7 +121,8 @@ func TestSnoozed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`failures="1"`, `skipped="2"`, `type="test">it says so</failure>`, `<skipped message="snoozed, https://example.org/7: known"></skipped>`} {
+	for _, want := range []string{`failures="1"`, `skipped="2"`, `type="test">it says so</failure>`, `<skipped message="snoozed, https://example.org/7: known"></skipped>`,
+		`<flakyFailure message="exit status 1: late" type="test">`, "<system-out>too&#xA;late</system-out>", "<system-out>good&#xA;</system-out>"} {
 		if !strings.Contains(string(b), want) {
 			t.Errorf("no %s in\n%s", want, b)
 		}

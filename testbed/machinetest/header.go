@@ -52,8 +52,8 @@ type Test struct {
 	// Destructive: the machine is of no use afterwards.
 	Destructive bool
 	// Shares: it leaves the machine as it found it, and may run after others
-	// and before others. A test without a header does.
-	Shares bool
+	// and before others. Nil means that it does unless it is destructive.
+	Shares *bool
 	// Console are the names of patterns that this test is to bring about.
 	Console []string
 }
@@ -91,13 +91,12 @@ func Read(path string) (*Test, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	t := &Test{Shares: true}
+	t := &Test{}
 	bad := func(format string, args ...any) error {
 		return command.BadInput(fmt.Errorf("%s:%d: %s", path, line, fmt.Sprintf(format, args...)),
 			"docs/formats.md, Tests on machines, says what a header may have")
 	}
 	if text != "" {
-		t.Shares = false
 		dec := yaml.NewDecoder(strings.NewReader(text))
 		dec.KnownFields(true)
 		if err := dec.Decode(t); err != nil {
@@ -147,7 +146,7 @@ func (t *Test) check() error {
 		return fmt.Errorf("on %q: expected %s or %s", t.On, OnHost, OnMachine)
 	case t.Reboots && t.On != OnMachine:
 		return errors.New("reboots: only a test on the machine is run again after one")
-	case t.Shares && t.Destructive:
+	case t.Destructive && t.Shares != nil && *t.Shares:
 		return errors.New("shares and destructive: a machine that is of no use afterwards is not shared")
 	}
 	if d, err := time.ParseDuration(t.Timeout); t.Timeout != "" && (err != nil || d <= 0) {
@@ -172,6 +171,10 @@ func (t *Test) timeout() time.Duration {
 	}
 	return DefaultTimeout
 }
+
+// Alone tells whether the test has a machine of its own, which nobody uses
+// before it or after it.
+func (t *Test) Alone() bool { return t.Destructive || t.Shares != nil && !*t.Shares }
 
 // Label names a test to people: ELEMENT/NAME.
 func (t *Test) Label() string {
@@ -214,10 +217,10 @@ func Groups(tests []*Test) [][]*Test {
 	var shared []*Test
 	var groups [][]*Test
 	for _, t := range tests {
-		if t.Shares {
-			shared = append(shared, t)
-		} else {
+		if t.Alone() {
 			groups = append(groups, []*Test{t})
+		} else {
+			shared = append(shared, t)
 		}
 	}
 	if shared != nil {

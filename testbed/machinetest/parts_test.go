@@ -26,8 +26,14 @@ func TestHeader(t *testing.T) {
 	if k.timeout() != 2*time.Minute {
 		t.Errorf("timeout %v", k.timeout())
 	}
-	if k := script(t, "plain", "true"); !k.Shares || k.On != OnHost || k.timeout() != DefaultTimeout {
+	if k := script(t, "plain", "true"); k.Alone() || k.On != OnHost || k.timeout() != DefaultTimeout {
 		t.Errorf("without a header: %+v", k)
+	}
+	for line, alone := range map[string]bool{"{tags: [a]}": false, "{reboots: true, on: machine}": false, "{destructive: true}": true,
+		"{shares: false}": true, "{shares: true}": false, "{shares: false, destructive: true}": true} {
+		if k := script(t, "10-a", "## goldsmith: "+line); k.Alone() != alone {
+			t.Errorf("%s: alone %v", line, k.Alone())
+		}
 	}
 	for line, want := range map[string]string{
 		"{colour: red}":                         "field colour not found",
@@ -68,8 +74,8 @@ func FuzzHeader(f *testing.F) {
 }
 
 func TestSelectAndGroup(t *testing.T) {
-	a, b := &Test{Name: "a", Shares: true, Tags: []string{"fast"}}, &Test{Name: "b", Platforms: []string{"metal"}}
-	c, d := &Test{Name: "c", Tags: []string{"slow"}}, &Test{Name: "d", Shares: true}
+	a, b := &Test{Name: "a", Tags: []string{"fast"}}, &Test{Name: "b", Destructive: true, Platforms: []string{"metal"}}
+	c, d := &Test{Name: "c", Shares: new(bool), Tags: []string{"slow"}}, &Test{Name: "d"}
 	all := []*Test{a, b, c, d}
 	for _, s := range []struct {
 		Selection

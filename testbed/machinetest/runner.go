@@ -16,8 +16,7 @@ import (
 	"goldsmith/testbed"
 )
 
-// Runner runs tests on one machine, one after the other. Shell and Dir must be
-// set.
+// Runner runs tests on machines, one after the other. Shell and Dir must be set.
 type Runner struct {
 	Shell testbed.Shell
 	// Console is read for what is always bad; nil means the machine has none.
@@ -32,10 +31,16 @@ type Runner struct {
 	// Dir gets a directory for each test, ELEMENT-NAME, with output, console
 	// and journal.
 	Dir string
-	// Revive makes the machine usable again after a failure of the testbed's,
-	// and Retries is how often a test is then run again by itself. Nil or 0:
-	// never.
-	Revive  func(context.Context) error
+	// Renew puts a new machine in the place of the one before it, for one test
+	// that is not to share: Shell and Console are set anew. A *NotUp says that
+	// the machine is no good; any other error ends the run. Nil means that such
+	// tests are skipped.
+	Renew func(ctx context.Context, t *Test) error
+	// Revive makes the machine usable again that tests share: after a failure of
+	// the testbed's, and when it answers no more. Nil: that cannot be done.
+	Revive func(context.Context) error
+	// Retries is how often a test is run again by itself after a failure of the
+	// testbed's. 0 means never.
 	Retries int
 	// Again is how often any failed test is run again, because somebody asked
 	// for that: one that then passes is a flake.
@@ -44,7 +49,19 @@ type Runner struct {
 	Now func() time.Time
 	// Progress tells people how it goes.
 	Progress *command.Progress
+
+	revived int // how often
 }
+
+// NotUp is the error of a machine that was made for one test and does not come
+// up: whose fault that is, and what speaks for it.
+type NotUp struct {
+	Class   evidence.Class
+	Because string
+	Reason  string // one line
+}
+
+func (e *NotUp) Error() string { return e.Reason }
 
 const (
 	statusSkip  = 77 // automake's convention: the test does not apply
@@ -53,6 +70,7 @@ const (
 	askLimit    = 30 * time.Second
 	lostLimit   = time.Minute
 	maxReboots  = 20
+	maxRevivals = 3                      // of one machine, in a run
 	consoleLag  = 200 * time.Millisecond // what was printed last is still on its way
 	machineDir  = "/var/lib/goldsmith-test"
 	rebootName  = "goldsmith-reboot"
@@ -78,82 +96,6 @@ systemctl reboot
 while :; do sleep 60; done
 `
 
-// Run runs the tests. An error means that it was interrupted, or that what it
-// keeps could not be written; everything else is a result. When a machine is
-// lost, the tests that were to follow are skipped and say so.
-func (r *Runner) Run(ctx context.Context, tests []*Test) ([]evidence.Test, error) {
-	var results []evidence.Test
-	lost := ""
-	for _, t := range tests {
-		if lost != "" {
-			results = append(results, evidence.Test{Name: t.Name, Element: t.Element, Result: evidence.Skip,
-				Reason: "not run: the machine was lost in " + lost})
-			continue
-		}
-		res, err := r.test(ctx, t)
-		if err != nil {
-			return results, err
-		}
-		results = append(results, res)
-		if res.Result == evidence.Fail && !t.Destructive && !r.answers(ctx) {
-			lost = t.Label()
-		}
-	}
-	return results, nil
-}
-
-// answers tells whether commands can still be run.
-func (r *Runner) answers(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, lostLimit)
-	defer cancel()
-	return r.Shell.Wait(ctx) == nil
-}
-
-// test runs one test as often as it takes.
-func (r *Runner) test(ctx context.Context, t *Test) (evidence.Test, error) {
-	var earlier []string
-	again, retries := r.Again, r.Retries
-	for n := 1; ; n++ {
-		res, err := r.attempt(ctx, t, n)
-		if err != nil {
-			return res, err
-		}
-		if n > 1 {
-			res.Attempts, res.Earlier = n, earlier
-		}
-		if res.Result == evidence.Pass && n > 1 && again < r.Again {
-			res.Class, res.Because = evidence.Flake, "it passed when it was run again: "+earlier[len(earlier)-1]
-		}
-		if res.Result != evidence.Fail {
-			return res, nil
-		}
-		earlier = append(earlier, string(res.Class)+": "+res.Reason)
-		switch {
-		case res.Class == evidence.Infra && retries > 0 && r.Revive != nil:
-			retries--
-			if err := r.Revive(ctx); err != nil {
-				res.Because += "; the machine could not be revived: " + OneLine(err.Error())
-				return r.snooze(t, res), context.Cause(ctx)
-			}
-		case again > 0 && r.answers(ctx):
-			again--
-		default:
-			return r.snooze(t, res), nil
-		}
-	}
-}
-
-func (r *Runner) snooze(t *Test, res evidence.Test) evidence.Test {
-	now := time.Now()
-	if r.Now != nil {
-		now = r.Now()
-	}
-	if z := r.Snoozes.Find(t, r.Platform, now); z != nil {
-		res.Snoozed = z.URL
-	}
-	return res
-}
-
 // attempt runs a test once, keeps what it left, and judges.
 func (r *Runner) attempt(ctx context.Context, t *Test, n int) (evidence.Test, error) {
 	res := evidence.Test{Name: t.Name, Element: t.Element, Result: evidence.Pass}
@@ -170,9 +112,18 @@ func (r *Runner) attempt(ctx context.Context, t *Test, n int) (evidence.Test, er
 	}
 	defer file.Close()
 	var out tailBuffer
+	step := r.Progress.Start("test " + t.Label())
+	if err := r.renew(ctx, t); err != nil {
+		step.Done(err, "")
+		no, ok := errors.AsType[*NotUp](err)
+		if !ok {
+			return res, err
+		}
+		res.Result, res.Class, res.Because, res.Reason = evidence.Fail, no.Class, no.Because, "its machine: "+no.Reason
+		return res, nil
+	}
 	mark := r.mark()
 	since := r.clock(ctx)
-	step := r.Progress.Start("test " + t.Label())
 	started := time.Now()
 	runErr := r.run(ctx, t, io.MultiWriter(&bounded{w: file, left: maxKept}, &out))
 	res.Seconds = time.Since(started).Seconds()
@@ -194,6 +145,14 @@ func (r *Runner) attempt(ctx context.Context, t *Test, n int) (evidence.Test, er
 		step.Done(nil, res.Reason)
 	}
 	return res, nil
+}
+
+// renew makes the machine for a test that does not share.
+func (r *Runner) renew(ctx context.Context, t *Test) error {
+	if !t.Alone() {
+		return nil
+	}
+	return r.Renew(ctx, t)
 }
 
 // judge turns how a test ended, and what the console showed, into a result.

@@ -169,39 +169,149 @@ esac`),
 	}
 }
 
+// flaky is a test that fails the first time.
+func flaky(m *machine) string {
+	count := filepath.Join(m.dir, "count")
+	_ = os.Remove(count)
+	return "echo x >>" + count + "; echo $(wc -l <" + count + "); test $(wc -l <" + count + ") -ge 2"
+}
+
 func TestRunAgain(t *testing.T) {
 	m := newMachine(t)
 	r := runner(t, m)
-	count := filepath.Join(m.dir, "count")
-	text := "echo x >>" + count + "; test $(wc -l <" + count + ") -ge 2"
 	r.Again = 1
-	got, err := r.Run(t.Context(), []*Test{script(t, "flaky", text)})
+	got, err := r.Run(t.Context(), []*Test{script(t, "flaky", flaky(m))})
 	if err != nil || got[0].Result != evidence.Pass || got[0].Class != evidence.Flake || got[0].Attempts != 2 || len(got[0].Earlier) != 1 {
-		t.Errorf("asked for: %+v, %v", got, err)
+		t.Fatalf("asked for: %+v, %v", got, err)
 	}
-	// By itself only what is the testbed's fault is run again.
-	r.Again, r.Retries, r.Revive = 0, 2, func(context.Context) error { return nil }
-	_ = os.Remove(count)
-	got, err = r.Run(t.Context(), []*Test{script(t, "fails", text)})
-	if err != nil || got[0].Result != evidence.Fail || got[0].Attempts != 0 {
+	if e := got[0].Earlier[0]; e.Output != "1\n" || got[0].Output != "2\n" || e.Class != evidence.TestFault || e.Reason != "exit status 1: 1" {
+		t.Errorf("what it printed: %+v", got[0])
+	}
+	got, err = r.Run(t.Context(), []*Test{script(t, "fails", "exit 1")})
+	if err != nil || got[0].Result != evidence.Fail || got[0].Attempts != 2 {
+		t.Errorf("fails again: %+v, %v", got, err)
+	}
+	count := filepath.Join(m.dir, "skips")
+	got, err = r.Run(t.Context(), []*Test{script(t, "skips", "test -e "+count+" && exit 77; touch "+count+"; exit 5")})
+	if err != nil || got[0].Result != evidence.Fail || !strings.HasPrefix(got[0].Reason, "exit status 5") {
+		t.Errorf("skips when it is run again: %+v, %v", got, err)
+	}
+}
+
+// By itself only what is the testbed's fault is run again, on a machine that was
+// revived.
+func TestRunInfra(t *testing.T) {
+	m := newMachine(t)
+	r := runner(t, m)
+	revived := 0
+	r.Retries, r.Revive = 1, func(context.Context) error { revived++; return nil }
+	got, err := r.Run(t.Context(), []*Test{script(t, "fails", flaky(m))})
+	if err != nil || got[0].Result != evidence.Fail || got[0].Attempts != 0 || revived != 0 {
 		t.Errorf("a test's own failure: %+v, %v", got, err)
 	}
-	_ = os.Remove(count)
 	r.Host = func(ctx context.Context, path string, _ []string, _ io.Writer) error {
 		if exec.CommandContext(ctx, path).Run() != nil {
 			return &testbed.Fault{Kind: testbed.Silent, Machine: "it", Doing: "reset", Err: io.EOF}
 		}
 		return nil
 	}
-	got, err = r.Run(t.Context(), []*Test{script(t, "infra", text)})
-	if err != nil || got[0].Result != evidence.Pass || got[0].Class != "" || got[0].Attempts != 2 || !strings.Contains(got[0].Earlier[0], "infra: ") {
-		t.Errorf("the testbed's failure: %+v, %v", got, err)
+	got, err = r.Run(t.Context(), []*Test{script(t, "infra", flaky(m)), script(t, "always", "exit 1")})
+	if err != nil || got[0].Result != evidence.Pass || got[0].Class != "" || got[0].Attempts != 2 || got[0].Earlier[0].Class != evidence.Infra ||
+		got[1].Result != evidence.Fail || got[1].Attempts != 2 || revived != 2 {
+		t.Errorf("the testbed's failure: %+v, %v, revived %d times", got, err, revived)
 	}
 	r.Revive = func(context.Context) error { m.lost = true; return io.ErrUnexpectedEOF }
-	_ = os.Remove(count)
-	got, err = r.Run(t.Context(), []*Test{script(t, "infra", text), script(t, "next", "true")})
+	got, err = r.Run(t.Context(), []*Test{script(t, "infra", flaky(m)), script(t, "next", "true")})
 	if err != nil || got[0].Class != evidence.Infra || got[1].Result != evidence.Skip || got[1].Reason != "not run: the machine was lost in e/infra" {
 		t.Errorf("a machine that is lost: %+v, %v", got, err)
+	}
+}
+
+// A machine that a test leaves dead is revived, so often and not more, and the
+// test has not passed.
+func TestRunRevives(t *testing.T) {
+	m := newMachine(t)
+	r := runner(t, m)
+	r.Host = func(_ context.Context, path string, _ []string, _ io.Writer) error {
+		m.lost = strings.Contains(path, "kills")
+		if strings.Contains(path, "fails") {
+			return &testbed.RemoteError{Status: 1}
+		}
+		return nil
+	}
+	r.Revive = func(context.Context) error { m.lost = false; return nil }
+	var tests []*Test
+	for _, name := range []string{"kills", "good", "kills-fails", "kills-3", "kills-4", "never", "kills-last"} {
+		tests = append(tests, script(t, name, "true"))
+	}
+	got, err := r.Run(t.Context(), tests)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const dead = "the machine did not answer after it"
+	for i, want := range []struct {
+		result          evidence.Result
+		reason, because string
+	}{
+		{evidence.Fail, dead, dead + " and was revived"},
+		{evidence.Pass, "", ""},
+		{evidence.Fail, "exit status 1: nothing was said", " on the machine; " + dead + " and was revived"},
+		{evidence.Fail, dead, dead + " and was revived"},
+		{evidence.Fail, dead, dead + " and could not be revived: it was revived 3 times already"},
+		{evidence.Skip, "not run: the machine was lost in e/kills-4", ""},
+		{evidence.Skip, "not run: the machine was lost in e/kills-4", ""},
+	} {
+		if g := got[i]; g.Result != want.result || g.Reason != want.reason || !strings.HasSuffix(g.Because, want.because) {
+			t.Errorf("%s: %s, %q, because %q", g.Name, g.Result, g.Reason, g.Because)
+		}
+	}
+}
+
+// Tests that do not share get machines of their own, after those that do; the
+// results have the order of the tests.
+func TestRunAlone(t *testing.T) {
+	r := runner(t, newMachine(t))
+	var order []string
+	r.Host = func(_ context.Context, path string, _ []string, _ io.Writer) error {
+		order = append(order, filepath.Base(path))
+		if strings.Join(order, " ") == "first second new alone new flaky" {
+			return &testbed.RemoteError{Status: 1}
+		}
+		return nil
+	}
+	tests := []*Test{
+		script(t, "alone", "## goldsmith: {shares: false}"), script(t, "first", ""), script(t, "flaky", "## goldsmith: {destructive: true}"),
+		script(t, "second", "## goldsmith: {tags: [x]}"), script(t, "sick", "## goldsmith: {shares: false}"),
+	}
+	got, err := r.Run(t.Context(), tests)
+	if err != nil || got[0].Result != evidence.Skip || got[4].Result != evidence.Skip || len(order) != 2 {
+		t.Errorf("without machines: %+v, %v", got, err)
+	}
+	order, r.Again = nil, 1
+	r.Renew = func(_ context.Context, t *Test) error {
+		order = append(order, "new")
+		m := &machine{dir: r.Shell.(*machine).dir}
+		r.Shell = m
+		if t.Name == "sick" {
+			return &NotUp{Class: evidence.ImageFault, Because: "console: panic", Reason: "no completion signal"}
+		}
+		return nil
+	}
+	got, err = r.Run(t.Context(), tests)
+	if want := "first second new alone new flaky new flaky new new"; err != nil || strings.Join(order, " ") != want {
+		t.Errorf("order %q, %v; want %q", order, err, want)
+	}
+	for i, want := range tests {
+		if got[i].Name != want.Name {
+			t.Errorf("result %d is %s's; want %s", i, got[i].Name, want.Name)
+		}
+	}
+	if s := got[4]; s.Result != evidence.Fail || s.Class != evidence.ImageFault || s.Reason != "its machine: no completion signal" || s.Attempts != 2 {
+		t.Errorf("a machine that is not up: %+v", s)
+	}
+	r.Renew = func(context.Context, *Test) error { return io.ErrUnexpectedEOF }
+	if got, err := r.Run(t.Context(), tests); err != io.ErrUnexpectedEOF || len(got) != 2 {
+		t.Errorf("a machine that cannot be made: %+v, %v", got, err)
 	}
 }
 
