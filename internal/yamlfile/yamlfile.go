@@ -7,6 +7,7 @@ package yamlfile
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -278,22 +279,48 @@ func (f *File) Decode(n *yaml.Node, v any) error {
 			return err
 		}
 	}
-	known := fields(v)
 	all := []error{err}
-	for _, key := range unknown(m, known, nil) {
-		all = append(all, f.problem(key.Line, fmt.Sprintf("unknown field %q", key.Value), "known are "+strings.Join(known, ", ")))
+	for _, u := range unknown(m, reflect.TypeOf(v), nil) {
+		all = append(all, f.problem(u.key.Line, fmt.Sprintf("unknown field %q", u.key.Value), "known are "+strings.Join(u.known, ", ")))
 	}
 	return Join(all...)
 }
 
-// unknown adds the keys of a mapping, or of those that are merged into it
-// ("<<: *name"), that are not among those known.
-func unknown(m *yaml.Node, known []string, found []*yaml.Node) []*yaml.Node {
+// stray is a key that is not among those known where it stands.
+type stray struct {
+	key   *yaml.Node
+	known []string
+}
+
+// unknown adds the keys that a value of type t has no field for: of a mapping, of
+// those that are merged into it ("<<: *name"), and of all that is in them.
+func unknown(n *yaml.Node, t reflect.Type, found []stray) []stray {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	n = resolve(n)
+	switch {
+	case t == reflect.TypeFor[yaml.Node](), reflect.PointerTo(t).Implements(reflect.TypeFor[yaml.Unmarshaler]()): // somebody else looks
+	case t.Kind() == reflect.Slice && n.Kind == yaml.SequenceNode:
+		for _, item := range n.Content {
+			found = unknown(item, t.Elem(), found)
+		}
+	case t.Kind() == reflect.Struct && n.Kind == yaml.MappingNode:
+		found = unknownKeys(n, fields(t), found)
+	}
+	return found
+}
+
+func unknownKeys(m *yaml.Node, known []field, found []stray) []stray {
 	for i := 0; i+1 < len(m.Content); i += 2 {
 		key, value := m.Content[i], resolve(m.Content[i+1])
 		if key.Tag != "!!merge" {
-			if !slices.Contains(known, key.Value) && len(found) < maxProblems {
-				found = append(found, key)
+			at := slices.IndexFunc(known, func(f field) bool { return f.name == key.Value })
+			switch {
+			case at >= 0:
+				found = unknown(value, known[at].is, found)
+			case len(found) < maxProblems:
+				found = append(found, stray{key, names(known)})
 			}
 			continue
 		}
@@ -302,31 +329,37 @@ func unknown(m *yaml.Node, known []string, found []*yaml.Node) []*yaml.Node {
 			merged = value.Content
 		}
 		for _, n := range merged {
-			found = unknown(resolve(n), known, found)
+			found = unknownKeys(resolve(n), known, found)
 		}
 	}
 	return found
 }
 
-// fields returns the keys that a structure takes, as the YAML library names
-// them: the tag, or the field's name in lower case. Those of a structure that is
-// inline are its own.
-func fields(v any) []string { return fieldsOf(reflect.TypeOf(v).Elem()) }
+// field is one that a structure takes.
+type field struct {
+	name string // as the YAML library names it
+	is   reflect.Type
+}
 
-func fieldsOf(t reflect.Type) []string {
-	var names []string
+func names(fields []field) (list []string) {
+	for _, f := range fields {
+		list = append(list, f.name)
+	}
+	return list
+}
+
+// fields returns the fields that a structure takes, by the tag, or the field's
+// name in lower case. Those of a structure that is inline are its own.
+func fields(t reflect.Type) (list []field) {
 	for i := range t.NumField() {
-		name, option, _ := strings.Cut(t.Field(i).Tag.Get("yaml"), ",")
+		f := t.Field(i)
+		name, option, _ := strings.Cut(f.Tag.Get("yaml"), ",")
 		switch {
 		case option == "inline":
-			names = append(names, fieldsOf(t.Field(i).Type)...)
-			continue
-		case !t.Field(i).IsExported() || name == "-":
-			continue
-		case name == "":
-			name = strings.ToLower(t.Field(i).Name)
+			list = append(list, fields(f.Type)...)
+		case f.IsExported() && name != "-":
+			list = append(list, field{cmp.Or(name, strings.ToLower(f.Name)), f.Type})
 		}
-		names = append(names, name)
 	}
-	return names
+	return list
 }

@@ -103,6 +103,10 @@ func TestDecode(t *testing.T) {
 		"other: &x {nane: a}\nwith:\n  <<: *x\n":           `f:1: unknown field "nane"`,
 		"other: &x {nane: a}\nwith: *x\n":                  `f:1: unknown field "nane"`,
 		"with:\n  name: a\n  hidden: b\n":                  `f:3: unknown field "hidden"`,
+		"with: {more: {one: x, two: y}}\n":                 `f:1: unknown field "two"`,
+		"with:\n  list:\n  - one: x\n  - {tow: y}\n":       `f:4: unknown field "tow"`,
+		"other: &x {two: y}\nwith: {more: *x}\n":           `f:1: unknown field "two"`,
+		"with: {node: {whatever: x}, name: a}\n":           "a",
 		"with: [a]\n":                                      "f:1: expected a mapping",
 		"other: &x [a]\nwith: *x\n":                        "f:2: expected a mapping",
 		"with: {name: [a]}\n":                              "f:1: expected text, found a list",
@@ -115,6 +119,9 @@ func TestDecode(t *testing.T) {
 		}
 		var v struct {
 			Name   string
+			More   *struct{ One string }
+			List   []struct{ One string }
+			Node   yaml.Node
 			hidden string
 		}
 		err = f.Decode(&d.With, &v)

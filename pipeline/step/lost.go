@@ -2,6 +2,7 @@ package step
 
 import (
 	"context"
+	"errors"
 
 	"goldsmith/internal/machineapi"
 	"goldsmith/testbed"
@@ -19,7 +20,11 @@ func (w watched) install(ctx context.Context, o order) (machine, error) {
 	m, err := w.bench.install(ctx, o)
 	if l, ok := m.(testbed.Leased); ok && err == nil {
 		held := l.Held()
-		context.AfterFunc(held, func() { w.end(context.Cause(held)) })
+		context.AfterFunc(held, func() {
+			if _, lost := errors.AsType[*testbed.Fault](context.Cause(held)); lost { // else we gave it back
+				w.end(context.Cause(held))
+			}
+		})
 	}
 	return m, err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"goldsmith/internal/evidence"
 	"goldsmith/internal/machineapi"
@@ -44,6 +45,16 @@ func TestMachineTakenAway(t *testing.T) {
 	noteHealth(ctx, m, machineapi.Signal{Status: "SUCCESS"})
 	if len(p.said) != 2 || p.said[0] || !p.said[1] {
 		t.Errorf("the testbed was told %v", p.said)
+	}
+	// One that was given back says nothing about the next.
+	gone, giveBack := context.WithCancelCause(t.Context())
+	if _, err := (watched{&takenAway{held: gone}, end}).install(ctx, order{}); err != nil {
+		t.Fatal(err)
+	}
+	giveBack(context.Canceled)
+	time.Sleep(20 * time.Millisecond)
+	if ctx.Err() != nil {
+		t.Errorf("a machine that was given back ended the stage: %v", context.Cause(ctx))
 	}
 	lose(&testbed.Fault{Kind: testbed.Lost, Machine: "n1", Doing: "keep the lease", Err: errors.New("fenced")})
 	<-ctx.Done()

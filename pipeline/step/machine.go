@@ -47,6 +47,8 @@ type machineWith struct {
 	// Snoozes is a file with tests whose failure does not count for a while,
 	// relative to the pipeline file; empty means none.
 	Snoozes string
+	Tests   testsWith // which of the elements' tests are run
+	Again   int       // how often a failed test is run again
 }
 
 // suite is what is done with a machine, and what that says about the image.
@@ -70,10 +72,12 @@ type onMachine struct {
 	env   Env
 	name  string // of the suite
 	with  machineWith
+	kind  string // of the evidence
 	place place
 	suite suite
 
-	snoozes *machinetest.Snoozes
+	snoozes  *machinetest.Snoozes
+	patience time.Duration // as a subject's
 }
 
 // newOnMachine makes the step of a stage out of its parameters, which w points
@@ -90,7 +94,8 @@ func newOnMachine(env Env, p *pipeline.Pipeline, stage string, w *machineWith, n
 			errs = append(errs, bad("metadata", "with.metadata: %s is made for each machine and cannot be given", key))
 		}
 	}
-	step := &onMachine{env: env, name: name, with: *w, place: pl, suite: s}
+	step := &onMachine{env: env, name: name, with: *w, kind: w.kind(p, stage, name), place: pl, suite: s}
+	errs = append(errs, w.checkTests(step.kind, bad)...)
 	if w.Snoozes != "" {
 		step.snoozes, err = machinetest.ReadSnoozes(env.path(w.Snoozes))
 		errs = append(errs, err)
@@ -130,7 +135,7 @@ func (s *onMachine) Run(ctx context.Context, j *pipeline.Job) (*pipeline.Outcome
 		j.Progress.Info("the snooze of %s has ended on %s: %s", z.Test, z.Until, z.URL)
 	}
 	e := &evidence.Evidence{
-		Kind: s.with.Machine + "-" + s.name, Subject: j.Image, Run: j.Run, Stage: j.Stage, Attempt: j.Attempt, Started: time.Now().UTC(),
+		Kind: s.kind, Subject: j.Image, Run: j.Run, Stage: j.Stage, Attempt: j.Attempt, Started: time.Now().UTC(),
 	}
 	e.Machine.Driver = s.with.Machine
 	tests, note, err := s.prepare(ctx, j)
@@ -220,7 +225,7 @@ func (s *onMachine) test(ctx context.Context, j *pipeline.Job, e *evidence.Evide
 	}
 	defer os.RemoveAll(tmp)
 	sub := &subject{env: s.env, job: j, bench: b, api: api, driver: s.with.Machine, suite: s.name,
-		metadata: s.with.Metadata, dir: tmp, snoozes: s.snoozes}
+		metadata: s.with.Metadata, scratch: tmp, dir: tmp, keep: j.Dir, snoozes: s.snoozes, wanted: s.with.Tests, again: s.with.Again, patience: s.patience}
 	defer func() { err = errors.Join(err, sub.release(ctx)) }()
 	tests, err = s.suite.run(ctx, sub)
 	if f, ok := errors.AsType[*testbed.Fault](context.Cause(ctx)); ok {

@@ -117,17 +117,25 @@ func (b *metalBench) install(ctx context.Context, o order) (machine, error) {
 	if err != nil {
 		return nil, errors.Join(err, n.Release(ctx))
 	}
+	if err := m.renew(ctx, o); err != nil {
+		return nil, errors.Join(err, m.Release(ctx))
+	}
+	return m, nil
+}
+
+// renew implements renewable: an image is written to the node, whatever was on it
+// before.
+func (m *leased) renew(ctx context.Context, o order) error {
+	n := m.Node
 	fmt.Fprintf(o.Job.Log, "node %s; its agent's log: %s\n", n.Name(), n.AgentLog())
 	name := "deploy to " + n.Name()
 	step := o.Job.Progress.Start(name)
 	agent := agentSteps{progress: o.Job.Progress.Within(name), log: o.Job.Log, steps: map[string]*command.Step{}}
-	err = n.Deploy(ctx, metal.Deployment{Image: o.Image.Digest, Seed: o.Seed, Finish: deploy.Finish(b.with.Finish),
-		Keys: b.keys, Ramdisk: b.ramdisk, Step: agent.event})
+	d := m.how
+	d.Image, d.Seed, d.Step = o.Image.Digest, o.Seed, agent.event
+	err := n.Deploy(ctx, d)
 	step.Done(err, "")
-	if err != nil {
-		return nil, errors.Join(err, m.Release(ctx))
-	}
-	return m, nil
+	return err
 }
 
 // agentSteps shows how the agent's steps go.
@@ -163,13 +171,15 @@ func (a agentSteps) event(e deploy.Event) {
 type leased struct {
 	*metal.Node
 	inventory *inventory.Inventory
+	how       metal.Deployment // of any image
 	task      int64
 	ended     sync.Once
 }
 
 // begin says that the stage's task is done on the node.
 func (b *metalBench) begin(ctx context.Context, n *metal.Node, o order) (*leased, error) {
-	m := &leased{Node: n, inventory: b.inventory, task: o.Job.Task}
+	m := &leased{Node: n, inventory: b.inventory, task: o.Job.Task,
+		how: metal.Deployment{Finish: deploy.Finish(b.with.Finish), Keys: b.keys, Ramdisk: b.ramdisk}}
 	return m, b.inventory.Bind(ctx, m.task, n.Lease())
 }
 

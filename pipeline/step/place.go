@@ -2,11 +2,7 @@ package step
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"os"
-	"path/filepath"
 
 	"goldsmith/internal/evidence"
 	"goldsmith/internal/machineapi"
@@ -72,24 +68,6 @@ func newPlace(env Env, w *machineWith, bad func(key, format string, args ...any)
 		return newMetalPlace(env, w, bad)
 	}
 	return nil, bad("machine", "with.machine %q: expected libvirt or metal", w.Machine)
-}
-
-// keepConsole copies a machine's console to where the attempt keeps its files.
-func keepConsole(m testbed.Consoled, dir string) error {
-	in, err := os.Open(m.Console().Path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	out, err := os.OpenFile(filepath.Join(dir, "console.log"), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, in)
-	return errors.Join(err, out.Close())
 }
 
 // instanceName names one installation of a machine: it is never used twice in

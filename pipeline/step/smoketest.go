@@ -23,15 +23,14 @@ import (
 	"goldsmith/internal/evidence"
 	"goldsmith/internal/hook"
 	"goldsmith/internal/registry"
-	"goldsmith/pipeline"
 	"goldsmith/testbed"
 	"goldsmith/testbed/machinetest"
 )
 
 const (
 	loginLimit   = 3 * time.Minute // from the signal to the first login
-	journalLimit = 30 * time.Second
 	addressLimit = 30 * time.Second
+	journalLimit = 30 * time.Second
 )
 
 // elementFinder finds an element's directory by name.
@@ -127,17 +126,23 @@ func (s *subject) prove(ctx context.Context) ([]evidence.Test, error) {
 	if err := s.reach(ctx); err != nil {
 		return nil, err
 	}
-	defer keepJournal(ctx, s.ssh, s.job)
 	if configured.Result != evidence.Pass {
+		s.keepJournal(ctx)
 		return tests, nil
 	}
-	more, err := s.runTests(ctx, s.img, "tests")
+	more, err := s.runTests(ctx, s.img, "tests", s.renew)
+	if s.number == 0 { // the first machine's is kept when the next takes its place
+		s.keepJournal(ctx)
+	}
 	return append(tests, more...), err
 }
 
-// runTests logs in and runs smoke.d of every element of the image. What they
-// leave goes to dir, in the attempt's directory.
-func (s *subject) runTests(ctx context.Context, img *registry.Image, dir string) ([]evidence.Test, error) {
+// runTests logs in and runs smoke.d of every element of the image, as far as the
+// stage wants them. What they leave goes to dir, in the attempt's directory.
+// renew makes machines for tests that have one of their own; nil: those are
+// skipped.
+func (s *subject) runTests(ctx context.Context, img *registry.Image, dir string,
+	renew func(context.Context, *machinetest.Test) error) ([]evidence.Test, error) {
 	if err := s.login(ctx); err != nil {
 		return []evidence.Test{{Name: "login", Element: "ssh-server", Result: evidence.Fail, Reason: machinetest.OneLine(err.Error()),
 			Class: evidence.Unknown, Because: "nobody can be asked on the machine"}}, nil
@@ -146,29 +151,55 @@ func (s *subject) runTests(ctx context.Context, img *registry.Image, dir string)
 	if err != nil {
 		return nil, err
 	}
-	env := []string{"MACHINE_ADDR=" + s.addr.String(), "MACHINE_SSH=" + machineSSH,
-		"METADATA_FILE=" + s.metadataFile, "PATH=" + s.bin() + ":" + os.Getenv("PATH")}
-	chosen, skipped := machinetest.Selection{Platform: s.driver}.Select(tests)
-	r := &machinetest.Runner{
-		Shell: s.ssh, Console: s.m.Console(), Platform: s.driver, Dir: filepath.Join(s.job.Dir, dir), Progress: s.job.Progress,
-		Snoozes: s.snoozes,
-		Host: func(ctx context.Context, path string, more []string, out io.Writer) error {
-			return s.bench.network().Exec(ctx, command.Exec{Args: []string{path}, Dir: "/", Env: slices.Concat(os.Environ(), env, more),
-				Log: io.MultiWriter(out, s.job.Log)})
-		},
+	chosen, skipped := machinetest.Selection{Platform: s.driver, Tags: s.wanted.Tags, Without: s.wanted.Not}.Select(tests)
+	if renew != nil && s.wanted.Tags != nil && len(chosen) == 0 {
+		return nil, command.BadInput(fmt.Errorf("with.tests.tags: none of the image's %d tests has one of %s", len(tests), strings.Join(s.wanted.Tags, ", ")),
+			"a test's tags are in its header: ## goldsmith: {tags: [...]}")
+	}
+	r := s.runner(dir)
+	if renew != nil {
+		r.Renew = func(ctx context.Context, t *machinetest.Test) error {
+			err := renew(ctx, t)
+			r.Shell, r.Console = s.ssh, s.m.Console()
+			return err
+		}
 	}
 	results, err := r.Run(ctx, chosen)
-	if err != nil && isLate(ctx) {
+	late := err != nil && isLate(ctx)
+	if results = inOrder(tests, results, skipped); late {
 		results = append(results, evidence.Test{Name: "time", Element: "stage", Result: evidence.Fail, Class: evidence.Unknown,
 			Reason: machinetest.OneLine(err.Error()), Because: "the stage's time is over"})
 		err = nil
 	}
+	return results, err
+}
+
+// runner runs tests on the subject's machine, whichever it is at the time.
+func (s *subject) runner(dir string) *machinetest.Runner {
+	return &machinetest.Runner{
+		Shell: s.ssh, Console: s.m.Console(), Platform: s.driver, Dir: filepath.Join(s.job.Dir, dir), Progress: s.job.Progress,
+		Snoozes: s.snoozes, Again: s.again, Retries: 1, Revive: s.revive, Patience: s.patience,
+		Host: func(ctx context.Context, path string, more []string, out io.Writer) error {
+			env := []string{"MACHINE_ADDR=" + s.addr.String(), "MACHINE_SSH=" + machineSSH,
+				"METADATA_FILE=" + s.metadataFile, "PATH=" + s.bin() + ":" + os.Getenv("PATH")}
+			return s.bench.network().Exec(ctx, command.Exec{Args: []string{path}, Dir: "/", Env: slices.Concat(os.Environ(), env, more),
+				Log: io.MultiWriter(out, s.job.Log)})
+		},
+	}
+}
+
+// inOrder puts the results of tests that were run and of those that were not in
+// the order of the tests, whatever machine they ran on.
+func inOrder(tests []*machinetest.Test, results []evidence.Test, skipped map[*machinetest.Test]string) []evidence.Test {
+	var list []evidence.Test
 	for _, t := range tests {
 		if why, ok := skipped[t]; ok {
-			results = append(results, evidence.Test{Name: t.Name, Element: t.Element, Result: evidence.Skip, Reason: why})
+			list = append(list, evidence.Test{Name: t.Name, Element: t.Element, Result: evidence.Skip, Reason: why})
+		} else if len(results) > 0 && results[0].Element == t.Element && results[0].Name == t.Name {
+			list, results = append(list, results[0]), results[1:]
 		}
 	}
-	return results, err
+	return list
 }
 
 // findTests reads the tests of smoke.d of every element, element by element.
@@ -200,20 +231,6 @@ func findTests(elements elementFinder, names []string) ([]*machinetest.Test, err
 		}
 	}
 	return tests, nil
-}
-
-// keepJournal saves the machine's journal if the machine can still be asked.
-func keepJournal(ctx context.Context, s *testbed.SSH, j *pipeline.Job) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), journalLimit)
-	defer cancel()
-	text, err := s.Output(ctx, "journalctl -b --no-pager -o short-monotonic")
-	if err != nil {
-		fmt.Fprintf(j.Log, "the journal could not be had: %v\n", err)
-		return
-	}
-	if err := os.WriteFile(filepath.Join(j.Dir, "journal"), []byte(text), 0o644); err != nil {
-		fmt.Fprintf(j.Log, "journal: %v\n", err)
-	}
 }
 
 // writeJSON writes a private file: what machines are told may be secret.

@@ -29,8 +29,11 @@ type subject struct {
 	driver   string
 	suite    string         // its name
 	metadata map[string]any // the stage's
-	dir      string         // private to this attempt
+	scratch  string         // private to this attempt
 	snoozes  *machinetest.Snoozes
+	wanted   testsWith
+	again    int           // how often a failed test is run again
+	patience time.Duration // with a machine that does not answer; 0 is the runner's
 	// follows: the machine is told from where its image is, learns by which
 	// digest, and can be updated. Set before install.
 	follows bool
@@ -38,6 +41,10 @@ type subject struct {
 	tests   []evidence.Test // of the suite, so far; of suites with parts
 	figures []evidence.Measurement
 
+	number       int             // of machines before this one
+	dir          string          // private to this machine
+	keep         string          // where what it leaves goes
+	from         int64           // where its part of the console begins
 	img          *registry.Image // what the machine was installed with
 	m            machine
 	told         *machineapi.Machine
@@ -58,6 +65,9 @@ func (s *subject) install(ctx context.Context, digest string) error {
 		return err
 	}
 	instance := instanceName(s.img, s.job)
+	if s.number > 0 {
+		instance += fmt.Sprintf("-%d", s.number+1)
+	}
 	// Without a source nothing is wanted: it is what it was deployed with.
 	image := map[string]any{"digest": s.img.Digest, "name": s.img.Name, "version": s.img.Version}
 	if s.follows {
@@ -72,8 +82,12 @@ func (s *subject) install(ctx context.Context, digest string) error {
 	if err := writeJSON(s.metadataFile, all); err != nil {
 		return err
 	}
-	s.m, err = s.bench.install(ctx, order{Name: instance, Dir: filepath.Join(s.dir, "machine"), Image: s.img, Job: s.job, Updates: s.follows,
-		Seed: seed.Seed{InstanceID: instance, Hostname: s.img.Name, AuthorizedKeys: []string{s.keys.public}, Metadata: all}})
+	o := order{Name: instance, Dir: filepath.Join(s.dir, "machine"), Image: s.img, Job: s.job, Updates: s.follows,
+		Seed: seed.Seed{InstanceID: instance, Hostname: s.img.Name, AuthorizedKeys: []string{s.keys.public}, Metadata: all}}
+	if m, ok := s.m.(renewable); ok {
+		return m.renew(ctx, o)
+	}
+	s.m, err = s.bench.install(ctx, o)
 	return err
 }
 
@@ -107,7 +121,7 @@ func (s *subject) release(ctx context.Context) error {
 		s.told.Forget()
 	}
 	if s.m != nil {
-		errs = append(errs, s.m.Release(context.WithoutCancel(ctx)), keepConsole(s.m, s.job.Dir))
+		errs = append(errs, s.m.Release(context.WithoutCancel(ctx)), s.keepConsole(s.m))
 	}
 	return errors.Join(errs...)
 }
@@ -134,7 +148,7 @@ func (s *subject) boot(ctx context.Context) (evidence.Test, error) {
 	if ctx.Err() != nil && !isLate(ctx) {
 		return t, context.Cause(ctx)
 	}
-	return t, readConsole(&t, s.m.Console(), err)
+	return t, readConsole(&t, s.m.Console(), s.from, err)
 }
 
 // reach finds the machine's address, also when the stage's own time is over:
@@ -152,7 +166,7 @@ func (s *subject) reach(ctx context.Context) error {
 
 // awaitSuccess waits until the machine reports success, or dies on the console.
 func (s *subject) awaitSuccess(ctx context.Context) error {
-	sig, err := s.awaitSignal(ctx, 0)
+	sig, err := s.awaitSignal(ctx, s.from)
 	switch {
 	case err != nil:
 		return fmt.Errorf("no completion signal: %w", err)
@@ -188,14 +202,14 @@ func isLate(ctx context.Context) bool {
 	return ctx.Err() != nil && !errors.Is(context.Cause(ctx), context.Canceled)
 }
 
-// readConsole fails what passed when the console shows what is always bad, and
-// says whose fault a failure is.
-func readConsole(t *evidence.Test, console *testbed.Console, err error) error {
+// readConsole fails what passed when the console shows after mark what is always
+// bad, and says whose fault a failure is.
+func readConsole(t *evidence.Test, console *testbed.Console, mark int64, err error) error {
 	text, cerr := console.Text()
 	if cerr != nil {
 		return cerr
 	}
-	found := machinetest.Scan(text)
+	found := machinetest.Scan(text[min(mark, int64(len(text))):])
 	if t.Result == evidence.Pass && len(found) > 0 {
 		t.Result, t.Reason = evidence.Fail, "it configured itself, but "+found[0].String()
 	}

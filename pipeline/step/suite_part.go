@@ -68,7 +68,7 @@ func (s *subject) measure(name string, value float64, unit string) {
 func (s *subject) inParts(ctx context.Context, f func(context.Context) error) ([]evidence.Test, error) {
 	err := f(ctx)
 	if s.ssh != nil {
-		keepJournal(ctx, s.ssh, s.job)
+		s.keepJournal(ctx)
 	}
 	if errors.Is(err, errFailed) {
 		err = nil
@@ -102,7 +102,7 @@ func (s *subject) hasSlots() bool { return slices.Contains(s.img.Elements, "imgu
 // smokeAgain runs the elements' smoke tests at a later moment, under which their
 // names are told apart.
 func (s *subject) smokeAgain(ctx context.Context, img *registry.Image, moment string) error {
-	tests, err := s.runTests(ctx, img, "tests-"+moment)
+	tests, err := s.runTests(ctx, img, "tests-"+moment, nil)
 	for i := range tests {
 		tests[i].Name = moment + "/" + tests[i].Name
 	}

@@ -1,6 +1,7 @@
 package machinetest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -79,7 +80,7 @@ func (r *Runner) after(ctx context.Context, t *Test, res *evidence.Test) error {
 
 // answers tells whether commands can still be run.
 func (r *Runner) answers(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, lostLimit)
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(r.Patience, patience))
 	defer cancel()
 	return r.Shell.Wait(ctx) == nil
 }

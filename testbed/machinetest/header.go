@@ -138,8 +138,13 @@ func header(r io.Reader) (line int, text string, err error) {
 	return line, text, s.Err()
 }
 
+// IsTag tells whether a test may have that tag.
+func IsTag(s string) bool { return nameRE.MatchString(s) }
+
 func (t *Test) check() error {
 	switch {
+	case slices.ContainsFunc(t.Tags, func(s string) bool { return !IsTag(s) }):
+		return fmt.Errorf("tags %q: letters, digits, '.', '_' and '-'", t.Tags)
 	case !nameRE.MatchString(t.Name):
 		return fmt.Errorf("name %q: letters, digits, '.', '_' and '-'", t.Name)
 	case t.On != OnHost && t.On != OnMachine:

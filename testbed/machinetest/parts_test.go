@@ -39,6 +39,7 @@ func TestHeader(t *testing.T) {
 		"{colour: red}":                         "field colour not found",
 		"":                                      "the header is empty",
 		"{timeout: soon}":                       `timeout "soon"`,
+		"{tags: [a b]}":                         `tags ["a b"]`,
 		"{on: moon}":                            `on "moon"`,
 		"{reboots: true}":                       "only a test on the machine",
 		"{shares: true, destructive: true}":     "is not shared",

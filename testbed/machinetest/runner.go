@@ -39,6 +39,9 @@ type Runner struct {
 	// Revive makes the machine usable again that tests share: after a failure of
 	// the testbed's, and when it answers no more. Nil: that cannot be done.
 	Revive func(context.Context) error
+	// Patience is how long a machine may not answer before it counts as dead; 0
+	// means a minute.
+	Patience time.Duration
 	// Retries is how often a test is run again by itself after a failure of the
 	// testbed's. 0 means never.
 	Retries int
@@ -68,7 +71,7 @@ const (
 	maxOutput   = 16 << 10
 	maxKept     = 64 << 20 // of a test's output in its file
 	askLimit    = 30 * time.Second
-	lostLimit   = time.Minute
+	patience    = time.Minute
 	maxReboots  = 20
 	maxRevivals = 3                      // of one machine, in a run
 	consoleLag  = 200 * time.Millisecond // what was printed last is still on its way
