@@ -20,6 +20,8 @@ type Event struct {
 	Detail  string  `json:"detail,omitempty"`  // one line for people
 	Seconds float64 `json:"seconds,omitempty"` // done: how long it took, wall time
 	Percent int     `json:"percent,omitempty"` // part: how far the step is
+	Done    int     `json:"done,omitempty"`    // start: so many steps have been done
+	Total   int     `json:"total,omitempty"`   // start: of so many; 0 when nobody knows
 	Result  any     `json:"result,omitempty"`  // result: the command's own structure
 	Hint    string  `json:"hint,omitempty"`    // error: what to do about it
 	Exit    int     `json:"exit,omitempty"`    // error: the status that the program ends with
@@ -30,6 +32,7 @@ type Event struct {
 type Progress struct {
 	out    *display
 	prefix string // of step names and lines
+	meter  *Meter // nil: none
 }
 
 // display is what all parts of one program's progress write to.
@@ -40,6 +43,8 @@ type display struct {
 	style   style
 	running *Step // the newest unfinished step, shown live on a terminal
 	count   Count
+	lines   func() []string // shown live in place of running; nil: running is
+	drawn   int             // lines that are shown live, the last without its end
 	closed  bool
 	stop    chan struct{}
 }
@@ -53,6 +58,7 @@ type Count struct {
 
 // Count is shown before the running step on a terminal.
 func (p *Progress) Count(c Count) {
+	p.meter.counted(c)
 	p.out.mu.Lock()
 	defer p.out.mu.Unlock()
 	p.out.count = c
@@ -81,10 +87,23 @@ func NewProgress(name string, io IO, asJSON bool) *Progress {
 	return &Progress{out: d}
 }
 
+// Live has lines shown on a terminal, drawn anew as time goes, below what is
+// printed, in place of the running step. It tells whether there is a terminal;
+// without one lines is never called. It must not call the progress.
+func (p *Progress) Live(lines func() []string) bool {
+	p.out.mu.Lock()
+	defer p.out.mu.Unlock()
+	if p.out.style != live {
+		return false
+	}
+	p.out.lines = lines
+	return true
+}
+
 // Within returns the progress of a part of the work: its steps and lines are
 // called "part: …". It need not be closed.
 func (p *Progress) Within(part string) *Progress {
-	return &Progress{out: p.out, prefix: p.prefix + part + ": "}
+	return &Progress{out: p.out, prefix: p.prefix + part + ": ", meter: p.meter}
 }
 
 // Step is one piece of work that takes time.
@@ -93,19 +112,21 @@ type Step struct {
 	name    string
 	started time.Time
 	outer   *Step
-	percent int // how far it is
+	percent int    // how far it is
+	meter   *Meter // nil: none
 }
 
 // Start says that a step begins.
 func (p *Progress) Start(name string) *Step {
 	d := p.out
-	s := &Step{out: d, name: p.prefix + name, started: time.Now()}
+	s := &Step{out: d, name: p.prefix + name, started: time.Now(), meter: p.meter}
+	s.meter.begin(s)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s.outer, d.running = d.running, s
 	switch d.style {
 	case jsonLines:
-		d.emit(Event{Event: "start", Step: s.name})
+		d.emit(Event{Event: "start", Step: s.name, Done: d.count.Done, Total: d.count.Total})
 	case live:
 		d.draw()
 	}
@@ -124,6 +145,9 @@ func (s *Step) Part(done, total int64) {
 	defer d.mu.Unlock()
 	if d.style == jsonLines && percent/10 > s.percent/10 {
 		d.emit(Event{Event: "part", Step: s.name, Percent: percent})
+	}
+	if percent != s.percent {
+		s.meter.part(s, percent)
 	}
 	s.percent = percent
 }
@@ -144,6 +168,7 @@ func statusOf(err error) string {
 
 func (s *Step) end(status, detail string) {
 	d, took := s.out, time.Since(s.started)
+	s.meter.end(s)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for r := d.running; r != nil; r = r.outer {
@@ -202,30 +227,54 @@ func (p *Progress) Close() {
 	p.out.mu.Lock()
 	defer p.out.mu.Unlock()
 	p.out.closed = true
-	if p.out.style == live {
-		fmt.Fprint(p.out.w, eraseLine)
-	}
+	p.out.erase()
 }
-
-// eraseLine is ECMA-48's way back to an empty line.
-const eraseLine = "\r\x1b[K"
 
 func (d *display) emit(e Event) { _ = json.NewEncoder(d.w).Encode(e) }
 
 func (d *display) line(l string) {
-	if d.style == live {
-		fmt.Fprint(d.w, eraseLine)
-	}
+	d.erase()
 	fmt.Fprintln(d.w, l)
-	if d.style == live {
-		d.draw()
-	}
+	d.draw()
 }
 
-func (d *display) draw() {
-	if d.running == nil || d.closed {
+// erase takes away what is shown live, by ECMA-48's ways up, and to clear all
+// that is below.
+func (d *display) erase() {
+	if d.style != live {
 		return
 	}
+	if d.drawn > 1 {
+		fmt.Fprintf(d.w, "\x1b[%dA", d.drawn-1)
+	}
+	fmt.Fprint(d.w, "\r\x1b[J")
+	d.drawn = 0
+}
+
+// draw shows what goes on.
+func (d *display) draw() {
+	if d.closed || d.style != live {
+		return
+	}
+	var lines []string
+	switch {
+	case d.lines != nil:
+		lines = d.lines()
+	case d.running != nil:
+		lines = []string{d.now()}
+	}
+	if len(lines) == 0 {
+		return
+	}
+	f, _ := d.w.(*os.File)
+	lines = FitAll(lines, f)
+	d.erase()
+	fmt.Fprint(d.w, strings.Join(lines, "\n"))
+	d.drawn = len(lines)
+}
+
+// now is a line about the running step.
+func (d *display) now() string {
 	far := ""
 	if c := d.count; c.Total > 0 {
 		far = fmt.Sprintf("[%d of %d done, %d cached] ", c.Done, max(c.Total, c.Done), c.Cached)
@@ -234,7 +283,35 @@ func (d *display) draw() {
 	if d.running.percent > 0 {
 		part = fmt.Sprintf(" %d %%", d.running.percent)
 	}
-	fmt.Fprintf(d.w, "%s%s: %s%s%s … %.0fs", eraseLine, d.name, far, d.running.name, part, time.Since(d.running.started).Seconds())
+	return fmt.Sprintf("%s: %s%s%s … %.0fs", d.name, far, d.running.name, part, time.Since(d.running.started).Seconds())
+}
+
+// Fit is a line without what acts on a terminal, cut to the terminal's width; 0
+// is unknown.
+func Fit(line string, width int) string {
+	line = Line(line)
+	if r := []rune(line); width > 0 && len(r) > width {
+		return string(r[:width-1]) + "…"
+	}
+	return line
+}
+
+// FitAll is lines as [Fit] makes them for a terminal, of which there are no more
+// than it has room for. Without a terminal, which is nil, they stay so long and
+// so many.
+func FitAll(lines []string, terminal *os.File) []string {
+	width, height := 0, 0
+	if terminal != nil {
+		width, height, _ = term.GetSize(int(terminal.Fd())) // 0 where nobody knows
+	}
+	if height > 1 {
+		lines = lines[:min(len(lines), height-1)]
+	}
+	fit := make([]string, len(lines))
+	for i, l := range lines {
+		fit[i] = Fit(l, width)
+	}
+	return fit
 }
 
 func (d *display) tick() {

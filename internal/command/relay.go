@@ -23,7 +23,10 @@ func (p *Progress) Relay(r io.Reader) (said error) {
 		case e.Event == "error":
 			said = &Error{Status: e.Exit, Err: errors.New(e.Detail), Hint: e.Hint}
 		case e.Event == "start":
+			p.meter.counted(Count{Total: e.Total, Done: e.Done})
 			steps[e.Step] = p.Start(e.Step)
+		case e.Event == "part" && st != nil:
+			st.Part(int64(e.Percent), 100)
 		case e.Event != "done" || st == nil:
 		default:
 			delete(steps, e.Step)
