@@ -118,9 +118,9 @@ func (s *site) worker(name string) *remote {
 	progress := command.NewProgress("imgpipe", command.IO{Stdout: &bytes.Buffer{}, Stderr: &bytes.Buffer{}}, false)
 	s.t.Cleanup(progress.Close)
 	r := &remote{client: client, runner: &step.Runner{Env: step.Env{Store: opened}, Progress: progress}, dir: dir}
-	r.attempt = func(ctx context.Context, a *engine.Assignment) engine.Result {
+	r.attempt = func(ctx context.Context, a *engine.Assignment, m *command.Meter) engine.Result {
 		if a.Stage != "build" {
-			return r.runner.Work(ctx, a)
+			return r.runner.Work(ctx, a, m)
 		}
 		digest, err := makeImage(ctx, opened.Images, s.t.TempDir())
 		if err != nil {
@@ -273,7 +273,7 @@ func TestKilledWhileSending(t *testing.T) {
 	if err != nil || a == nil {
 		t.Fatalf("%v, %v", a, err)
 	}
-	if r := builder.work(ctx, a); r.State != pipeline.Failed || r.Class != engine.ClassInfra {
+	if r := builder.work(ctx, a, command.NewMeter()); r.State != pipeline.Failed || r.Class != engine.ClassInfra {
 		t.Errorf("%+v", r)
 	}
 	if list, err := s.images.List(); err != nil || len(list) != 0 {

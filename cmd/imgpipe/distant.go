@@ -59,6 +59,9 @@ func (s *distantServer) run(ctx context.Context, id int64) (*pipeline.Run, error
 	return r, s.Call(ctx, http.MethodGet, runPath(id, ""), nil, r, callLimit)
 }
 
+// changed implements place.
+func (s *distantServer) changed() <-chan struct{} { return nil }
+
 // submit makes a run of a file that the server has at that path.
 func (s *distantServer) submit(ctx context.Context, file string, set map[string]string, author string) (int64, error) {
 	abs, err := filepath.Abs(file)

@@ -235,7 +235,7 @@ func (o *office) see(ctx context.Context, f *runFlags, progress *command.Progres
 			enough() // nobody works any more: what is left is cancelled
 		}
 	}()
-	r, err := o.follow(watching, id, progress)
+	r, err := follow(watching, o, id, progress)
 	stop()
 	enough()
 	if ctx.Err() == nil && errors.Is(err, context.Canceled) {
@@ -246,55 +246,6 @@ func (o *office) see(ctx context.Context, f *runFlags, progress *command.Progres
 		err = errors.Join(err, step.Keep(f.dir, r.ID, r))
 	}
 	return r, err
-}
-
-// follow says what happens to a run until it has ended. When ctx ends it cancels
-// the run and waits for that.
-func (o *office) follow(ctx context.Context, id int64, progress *command.Progress) (*pipeline.Run, error) {
-	still := context.WithoutCancel(ctx)
-	interrupted := ctx.Done()
-	said := map[string]string{}
-	for {
-		changed := o.db.Changed()
-		r, err := o.engine.Run(still, id)
-		if err != nil {
-			return nil, err
-		}
-		sayNews(progress, r, said)
-		if r.Status.Ended() {
-			if ctx.Err() != nil {
-				err = context.Canceled
-			}
-			return r, err
-		}
-		select {
-		case <-interrupted:
-			interrupted = nil
-			if err := o.engine.Cancel(still, id, caller(), "interrupted"); err != nil && command.Status(err) != command.StatusUsage {
-				return r, err
-			}
-		case <-changed:
-		case <-time.After(time.Minute):
-		}
-	}
-}
-
-// sayNews tells of stages that were skipped, or will be tried again.
-func sayNews(progress *command.Progress, r *pipeline.Run, said map[string]string) {
-	for _, s := range r.Stages {
-		news := ""
-		switch {
-		case s.Status == pipeline.Skipped || s.Status == pipeline.Cancelled:
-			news = fmt.Sprintf("%s %s: %s", s.Name, s.Status, s.Reason)
-		case s.Status == pipeline.Running && len(s.Attempts) > 1:
-			last := s.Attempts[len(s.Attempts)-2]
-			news = fmt.Sprintf("%s is tried again: %s: %s", s.Name, last.Class, last.Reason)
-		}
-		if news != "" && said[s.Name] != news {
-			said[s.Name] = news
-			progress.Info("%s", news)
-		}
-	}
 }
 
 // verdict is the error of a run that did not pass.

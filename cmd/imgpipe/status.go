@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	stdio "io"
@@ -53,10 +52,16 @@ imgpipe status --json | jq '.channels.candidate'`,
 				return command.Usage("status takes at most one run; -f needs one, and is not for --json", "imgpipe status -f 12")
 			}
 			if follow {
-				if server, err := far.open(); err != nil || server != nil {
-					return errors.Join(err, command.Usage("status -f looks into a directory", "'imgpipe logs -f' follows a server's stage"))
+				id, err := engine.Number(args[0])
+				if err != nil {
+					return err
 				}
-				return watch(ctx, io, dir, args[0])
+				p, done, err := far.at(ctx, dir)
+				if err != nil {
+					return err
+				}
+				defer done()
+				return watch(ctx, io, p, id)
 			}
 			s := status{Runs: []*pipeline.Run{}, Channels: map[string]string{}}
 			if err := fill(ctx, &s, &far, dir, args, n); err != nil {

@@ -13,40 +13,27 @@ import (
 
 	"goldsmith/internal/command"
 	"goldsmith/pipeline"
-	"goldsmith/pipeline/engine"
 )
 
 // watch shows a run as a tree until it has ended: on a terminal drawn anew as it
 // changes, elsewhere a line for each change.
-func watch(ctx context.Context, io command.IO, dir, run string) error {
-	id, err := engine.Number(run)
-	if err != nil {
-		return err
-	}
-	o, err := openOffice(ctx, dir)
-	if err != nil {
-		return err
-	}
-	defer o.close()
+func watch(ctx context.Context, io command.IO, p place, id int64) error {
 	f, onTerminal := io.Stdout.(*os.File)
-	width := 0
-	if onTerminal = onTerminal && term.IsTerminal(int(f.Fd())); onTerminal {
-		width, _, _ = term.GetSize(int(f.Fd()))
-	}
+	onTerminal = onTerminal && term.IsTerminal(int(f.Fd()))
 	drawn, said := 0, map[string]string{}
 	for {
-		changed := o.db.Changed()
-		r, err := o.engine.Run(ctx, id)
+		changed := p.changed()
+		r, err := p.run(ctx, id)
 		if err != nil {
 			return err
 		}
 		if onTerminal {
-			lines := tree(r, time.Now())
 			if drawn > 0 {
 				fmt.Fprintf(io.Stdout, "\x1b[%dA\x1b[J", drawn) // up, and clear what is below
 			}
+			lines := command.FitAll(tree(r, time.Now()), f)
 			for _, l := range lines {
-				fmt.Fprintln(io.Stdout, fit(command.Plain(l), width))
+				fmt.Fprintln(io.Stdout, l)
 			}
 			drawn = len(lines)
 		} else {
@@ -106,7 +93,7 @@ func tree(r *pipeline.Run, now time.Time) []string {
 			if i == len(below[parent])-1 {
 				branch, further = "└─ ", "   "
 			}
-			lines = append(lines, indent+branch+stageLine(s, now))
+			lines = append(lines, indent+branch+stageLine(s, r.Host, now))
 			draw(s.Name, indent+further)
 		}
 	}
@@ -117,7 +104,9 @@ func tree(r *pipeline.Run, now time.Time) []string {
 	return lines
 }
 
-func stageLine(s *pipeline.StageRun, now time.Time) string {
+// stageLine says how a stage stands. host is the worker that works on all of
+// them, if that is so.
+func stageLine(s *pipeline.StageRun, host string, now time.Time) string {
 	parts := []string{marks[s.Status] + " " + s.Name, string(s.Status)}
 	if n := len(s.Attempts); n > 0 {
 		last := s.Attempts[n-1]
@@ -126,6 +115,9 @@ func stageLine(s *pipeline.StageRun, now time.Time) string {
 			parts = append(parts, fmt.Sprintf("attempt %d", n))
 		}
 		if s.Status == pipeline.Running {
+			if last.Worker == host {
+				last.Worker = "" // everybody knows
+			}
 			parts = append(parts, last.Worker, s.Node, last.Progress)
 		}
 	}
@@ -138,12 +130,4 @@ func went(from time.Time, to *time.Time, now time.Time) string {
 		now = *to
 	}
 	return now.Sub(from).Round(time.Second).String()
-}
-
-// fit cuts a line to a terminal's width; 0 is unknown.
-func fit(line string, width int) string {
-	if r := []rune(line); width > 0 && len(r) > width {
-		return string(r[:width-1]) + "…"
-	}
-	return line
 }

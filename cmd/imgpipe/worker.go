@@ -114,7 +114,7 @@ type remote struct {
 	client  *api.Client
 	runner  *step.Runner
 	dir     string
-	attempt func(context.Context, *engine.Assignment) engine.Result // runner's, but for tests
+	attempt func(context.Context, *engine.Assignment, *command.Meter) engine.Result // runner's, but for tests
 }
 
 // sendEvery is how often an attempt's log is sent.
@@ -125,13 +125,13 @@ const sendLimit = 10 * time.Minute
 
 // work is step.Runner.Work, with the images that it takes brought here, and what
 // it leaves sent to the server.
-func (r *remote) work(ctx context.Context, a *engine.Assignment) engine.Result {
+func (r *remote) work(ctx context.Context, a *engine.Assignment, m *command.Meter) engine.Result {
 	if err := r.bring(ctx, a); err != nil {
 		return unfinished(ctx, err)
 	}
 	done, sent := make(chan struct{}), make(chan error, 1)
 	go func() { sent <- r.sendLog(ctx, a, done) }()
-	res := r.attempt(ctx, a)
+	res := r.attempt(ctx, a, m)
 	close(done)
 	err := <-sent
 	if !errors.Is(context.Cause(ctx), engine.ErrLost) {

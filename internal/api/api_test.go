@@ -18,6 +18,7 @@ import (
 
 	"github.com/getkin/kin-openapi/openapi3"
 
+	"goldsmith/internal/command"
 	"goldsmith/internal/store"
 	"goldsmith/internal/store/storetest"
 	"goldsmith/pipeline"
@@ -100,7 +101,7 @@ func TestRunOverHTTP(t *testing.T) {
 		if err := op.Call(t.Context(), http.MethodPost, "/v1/runs", Submission{File: file}, &made, time.Minute); err != nil {
 			t.Fatal(err)
 		}
-		w := &engine.Worker{Info: engine.WorkerInfo{Slots: 1}, Hub: worker, Work: func(ctx context.Context, a *engine.Assignment) engine.Result {
+		w := &engine.Worker{Info: engine.WorkerInfo{Slots: 1}, Hub: worker, Work: func(ctx context.Context, a *engine.Assignment, m *command.Meter) engine.Result {
 			path := fmt.Sprintf("/v1/work/%d/log", a.Attempt)
 			for range 2 { // said twice, kept once
 				if err := worker.Send(ctx, http.MethodPost, path+"?offset=0", strings.NewReader("hello from "+a.Stage+"\n"), nil, time.Minute); err != nil {
@@ -243,6 +244,18 @@ func TestHostile(t *testing.T) {
 	}
 	if o, err := w2.Beat(t.Context(), a.Attempt, "", 0); err != nil || !o.Lost {
 		t.Errorf("another's token: %+v, %v", o, err)
+	}
+	// What acts on a terminal, and too much of it; and of another's attempt.
+	for client, text := range map[*Client]string{w1: "boot\x1b[2J\n" + strings.Repeat("x", 100000), w2: "forged"} {
+		if _, err := client.Beat(t.Context(), a.Attempt, text, 0); err != nil {
+			t.Error(err)
+		}
+	}
+	if r, err := h.engine.Run(t.Context(), a.Run); err != nil || !strings.HasPrefix(r.Stages[0].Attempts[0].Progress, "boot [2J xxx") || len(r.Stages[0].Attempts[0].Progress) > 210 {
+		t.Errorf("%+v, %v", r.Stages[0].Attempts, err)
+	}
+	if status, _ := h.do("POST", fmt.Sprintf("/v1/work/%d/beat", a.Attempt), w1.token, strings.NewReader(`{"progress": "`+strings.Repeat("x", maxBody)+`", "wait_s": 0}`)); status != 413 {
+		t.Errorf("a large heartbeat: %d", status)
 	}
 	files := fmt.Sprintf("/v1/work/%d/files/", a.Attempt)
 	for _, name := range []string{"..%2f..%2fx", "%2fetc%2fx", "log", "a/../../../x", "%2e/log", "x/%2e%2e/log", "%2e"} {

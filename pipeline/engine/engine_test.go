@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"goldsmith/internal/command"
 	"goldsmith/internal/store"
 	"goldsmith/internal/store/storetest"
 	"goldsmith/pipeline"
@@ -79,7 +80,7 @@ func (f *floor) hire(name string, slots int, caps ...string) (end func()) {
 	return end
 }
 
-func (f *floor) do(ctx context.Context, a *Assignment) Result {
+func (f *floor) do(ctx context.Context, a *Assignment, m *command.Meter) Result {
 	f.mu.Lock()
 	f.log = append(f.log, fmt.Sprintf("%d/%s/%d", a.Run, a.Stage, a.Number))
 	work := f.work

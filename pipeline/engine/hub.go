@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"goldsmith/internal/command"
@@ -21,8 +22,9 @@ type Hub interface {
 	// Claim gives a worker something to do, or nil when there is nothing within
 	// wait. It also says that the worker is there.
 	Claim(ctx context.Context, w WorkerInfo, wait time.Duration) (*Assignment, error)
-	// Beat says that an attempt is still worked on. It answers when there is an
-	// order other than to go on, or when wait has passed.
+	// Beat says that an attempt is still worked on, and how far it is: one line of
+	// which 200 bytes are kept. It answers when there is an order other than to go
+	// on, or when wait has passed; at once when that is 0.
 	Beat(ctx context.Context, attempt int64, progress string, wait time.Duration) (Order, error)
 	// Finish ends an attempt. The error wraps ErrLost when it is not the worker's
 	// any more: nothing was changed then.
@@ -240,7 +242,7 @@ func (e *Engine) Beat(ctx context.Context, attempt int64, progress string, wait 
 	err := e.db.Tx(ctx, func(tx *store.Tx) error {
 		now := e.now()
 		_, err := tx.Exec(ctx, "UPDATE attempt SET expires = ?, progress = ? WHERE id = ? AND ended = 0",
-			store.Millis(now.Add(AttemptLease)), progress, attempt)
+			store.Millis(now.Add(AttemptLease)), oneLine(progress), attempt)
 		if err == nil {
 			// One whose slots are all busy asks for nothing, and is there all the same.
 			_, err = tx.Exec(ctx, "UPDATE worker SET seen = ? WHERE name = (SELECT worker FROM attempt WHERE id = ? AND ended = 0)", store.Millis(now), attempt)
@@ -354,6 +356,17 @@ func (e *Engine) Leave(ctx context.Context, worker string) error {
 		_, err := tx.Exec(ctx, "DELETE FROM worker WHERE name = ?", worker)
 		return err
 	})
+}
+
+// maxProgress bounds what a worker says of how far it is, in bytes.
+const maxProgress = 200
+
+// oneLine is what a worker says of how far it is, as it is shown.
+func oneLine(s string) string {
+	if len(s) > maxProgress {
+		s = s[:maxProgress] + "…"
+	}
+	return strings.TrimSpace(command.Line(strings.ToValidUTF8(s, "")))
 }
 
 // maxReason bounds what a worker says of a failure, in bytes.

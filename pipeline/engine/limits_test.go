@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"goldsmith/internal/command"
 	"goldsmith/internal/store"
 	"goldsmith/internal/store/storetest"
 	"goldsmith/pipeline"
@@ -183,7 +184,7 @@ func TestDamagedRun(t *testing.T) {
 func TestWorkerStopsInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begun := time.Now()
-		w := &Worker{Hub: &mute{}, Log: slog.New(slog.DiscardHandler), Work: func(ctx context.Context, _ *Assignment) Result {
+		w := &Worker{Hub: &mute{}, Log: slog.New(slog.DiscardHandler), Work: func(ctx context.Context, _ *Assignment, _ *command.Meter) Result {
 			<-ctx.Done()
 			return Result{}
 		}}

@@ -16,12 +16,10 @@ import (
 type Worker struct {
 	Info WorkerInfo
 	Hub  Hub
-	// Work does an attempt. It releases everything it took before it returns, also
-	// when ctx is cancelled; its cause says why then.
-	Work func(ctx context.Context, a *Assignment) Result
-	// Progress says how an attempt goes, in a line; nil means it does not.
-	Progress func(attempt int64) string
-	Log      *slog.Logger // nil: nothing is said
+	// Work does an attempt, whose steps m measures. It releases everything it took
+	// before it returns, also when ctx is cancelled; its cause says why then.
+	Work func(ctx context.Context, a *Assignment, m *command.Meter) Result
+	Log  *slog.Logger // nil: nothing is said
 }
 
 // Errors that end an attempt's context.
@@ -70,6 +68,7 @@ func (w *Worker) Run(ctx context.Context, grace context.Context) error {
 			w.attempt(grace, a)
 		})
 	}
+	w.drain(ctx, len(slots))
 	wg.Wait()
 	leave, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
@@ -77,6 +76,21 @@ func (w *Worker) Run(ctx context.Context, grace context.Context) error {
 		w.Log.Warn("cannot take leave", "error", err)
 	}
 	return nil
+}
+
+// drain says that the worker takes nothing more, though it is there, when it has
+// something left to do.
+func (w *Worker) drain(ctx context.Context, busy int) {
+	if busy == 0 {
+		return
+	}
+	brief, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	info := w.Info
+	info.Draining = true
+	if _, err := w.Hub.Claim(brief, info, 0); err != nil {
+		w.Log.Warn("cannot say that nothing more is taken", "error", err)
+	}
 }
 
 func pause(ctx context.Context, d time.Duration) {
@@ -92,12 +106,14 @@ func (w *Worker) attempt(grace context.Context, a *Assignment) {
 	defer cancel(nil)
 	stop := context.AfterFunc(grace, func() { cancel(ErrDraining) })
 	defer stop()
-	beats := make(chan struct{})
-	go func() {
-		defer close(beats)
-		w.beat(ctx, cancel, a.Attempt)
-	}()
-	r := w.limited(ctx, a)
+	held, release := context.WithCancel(context.WithoutCancel(grace))
+	h := &hold{Worker: w, attempt: a.Attempt, meter: command.NewMeter(), worked: make(chan struct{}), cancel: cancel, release: release}
+	var wg sync.WaitGroup
+	wg.Go(func() { h.beat(held) })
+	wg.Go(func() { h.tell(held) })
+	defer wg.Wait()
+	defer release()
+	r := w.limited(ctx, a, h.meter)
 	cause := context.Cause(ctx)
 	switch {
 	case cause == nil, r.State == pipeline.Passed:
@@ -106,66 +122,35 @@ func (w *Worker) attempt(grace context.Context, a *Assignment) {
 	case errors.Is(cause, ErrStopped):
 		r.State = pipeline.Interrupted
 	}
-	cancel(nil)
-	<-beats
+	close(h.worked)
 	if !errors.Is(cause, ErrLost) {
-		w.finish(a, r)
+		w.finish(held, grace, a, r)
 	}
 }
 
 // limited does the work within its time.
-func (w *Worker) limited(ctx context.Context, a *Assignment) Result {
+func (w *Worker) limited(ctx context.Context, a *Assignment, m *command.Meter) Result {
 	late := fmt.Errorf("did not end within %s", a.Timeout)
 	ctx, cancel := context.WithTimeoutCause(ctx, a.Timeout, late)
 	defer cancel()
-	r := w.Work(ctx, a)
+	r := w.Work(ctx, a, m)
 	if r.State == pipeline.Failed && errors.Is(context.Cause(ctx), late) {
 		r.Reason = late.Error() + ": " + r.Reason
 	}
 	return r
 }
 
-// beat says that the attempt goes on, until ctx ends; orders end it.
-func (w *Worker) beat(ctx context.Context, cancel context.CancelCauseFunc, attempt int64) {
-	alive := time.Now()
-	for ctx.Err() == nil {
-		progress := ""
-		if w.Progress != nil {
-			progress = w.Progress(attempt)
-		}
-		// The lease counts from when the hub heard of us, which is not later than
-		// this call began.
-		asked := time.Now()
-		call, done := context.WithDeadline(ctx, alive.Add(AttemptLease))
-		o, err := w.Hub.Beat(call, attempt, progress, BeatEvery)
-		done()
-		switch {
-		case ctx.Err() != nil:
-			return
-		case err != nil && time.Since(alive) >= AttemptLease:
-			// Whoever looks for silent workers has given it to another by now.
-			cancel(fmt.Errorf("%w: %w", ErrLost, err))
-			return
-		case err != nil:
-			w.Log.Warn("a heartbeat failed", "attempt", attempt, "error", err)
-			pause(ctx, time.Second)
-			continue
-		case o.Lost:
-			cancel(ErrLost)
-			return
-		case o.Stop != "":
-			cancel(fmt.Errorf("%w: %s", ErrStopped, o.Stop))
-			return
-		}
-		alive = asked
-	}
-}
+// finishFor is how long a worker tries to tell how an attempt ended.
+const finishFor = 5 * time.Minute
 
-// finish tells how an attempt ended, as long as anybody may want to know.
-func (w *Worker) finish(a *Assignment, r Result) {
-	ctx, cancel := context.WithTimeout(context.Background(), AttemptLease)
+// finish tells how an attempt ended, while it is ours and somebody may want to
+// know. A worker that must end, as grace has, tries as long as a lease.
+func (w *Worker) finish(held, grace context.Context, a *Assignment, r Result) {
+	ctx, cancel := context.WithTimeout(held, finishFor)
 	defer cancel()
-	for {
+	stop := context.AfterFunc(grace, func() { time.AfterFunc(AttemptLease, cancel) })
+	defer stop()
+	for wait := time.Second; ; wait = min(2*wait, 15*time.Second) {
 		err := w.Hub.Finish(ctx, a.Attempt, r)
 		if err == nil || errors.Is(err, ErrLost) || ctx.Err() != nil || command.Status(err) == command.StatusUsage {
 			if err != nil {
@@ -173,6 +158,7 @@ func (w *Worker) finish(a *Assignment, r Result) {
 			}
 			return
 		}
-		pause(ctx, time.Second)
+		w.Log.Warn("the end of an attempt cannot be told; it is tried again", "run", a.Run, "stage", a.Stage, "error", err)
+		pause(ctx, wait)
 	}
 }

@@ -21,9 +21,9 @@ type Runner struct {
 }
 
 // Work does an attempt: engine.Worker's Work.
-func (r *Runner) Work(ctx context.Context, a *engine.Assignment) engine.Result {
+func (r *Runner) Work(ctx context.Context, a *engine.Assignment, m *command.Meter) engine.Result {
 	step := r.Progress.Start(a.Stage)
-	out, err := r.attempt(ctx, a)
+	out, err := r.attempt(ctx, a, m)
 	step.Done(err, "")
 	return result(ctx, out, err)
 }
@@ -51,7 +51,7 @@ func result(ctx context.Context, out *pipeline.Outcome, err error) engine.Result
 	return res
 }
 
-func (r *Runner) attempt(ctx context.Context, a *engine.Assignment) (*pipeline.Outcome, error) {
+func (r *Runner) attempt(ctx context.Context, a *engine.Assignment, m *command.Meter) (*pipeline.Outcome, error) {
 	steps, err := r.of(a)
 	if err != nil {
 		return nil, err
@@ -77,7 +77,7 @@ func (r *Runner) attempt(ctx context.Context, a *engine.Assignment) (*pipeline.O
 	}
 	out, err := step.Run(ctx, &pipeline.Job{
 		Run: fmt.Sprint(a.Run), Task: a.Task, Stage: a.Stage, Attempt: a.Number, Dir: dir, Image: a.Image, Log: log,
-		Inputs: a.Inputs, Author: a.Author, Progress: r.Progress.Within(a.Stage),
+		Inputs: a.Inputs, Author: a.Author, Progress: r.Progress.Within(a.Stage).Metered(m),
 	})
 	if err != nil {
 		fmt.Fprintf(log, "failed: %v\n", err)
