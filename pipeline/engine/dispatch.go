@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -82,10 +83,13 @@ type dispatcher[Tx any] struct {
 	client *river.Client[Tx]
 	close  func() error
 	cancel context.CancelFunc
+	ending *atomic.Bool
 }
 
 func startRiver[Tx any](ctx context.Context, e *Engine, driver riverdriver.Driver[Tx], closeDB func() error) (Dispatcher, error) {
-	m, err := rivermigrate.New(driver, &rivermigrate.Config{Logger: quiet(e.log())})
+	ending := new(atomic.Bool)
+	log := slog.New(quiet{e.log().Handler(), ending})
+	m, err := rivermigrate.New(driver, &rivermigrate.Config{Logger: log})
 	if err == nil {
 		_, err = m.Migrate(ctx, rivermigrate.DirectionUp, nil)
 	}
@@ -107,7 +111,7 @@ func startRiver[Tx any](ctx context.Context, e *Engine, driver riverdriver.Drive
 	c, err := river.NewClient(driver, &river.Config{
 		Queues:            map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: advancers}},
 		Workers:           workers,
-		Logger:            quiet(e.log()),
+		Logger:            log,
 		FetchCooldown:     fetchPause,
 		FetchPollInterval: fetchEvery,
 		JobTimeout:        advanceLimit, RescueStuckJobsAfter: rescueAfter,
@@ -120,7 +124,7 @@ func startRiver[Tx any](ctx context.Context, e *Engine, driver riverdriver.Drive
 		return nil, errors.Join(err, closeDB())
 	}
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	d := &dispatcher[Tx]{client: c, close: closeDB, cancel: cancel}
+	d := &dispatcher[Tx]{client: c, close: closeDB, cancel: cancel, ending: ending}
 	e.Use(d) // before anything is delivered
 	if err := c.Start(run); err != nil {
 		cancel()
@@ -129,16 +133,25 @@ func startRiver[Tx any](ctx context.Context, e *Engine, driver riverdriver.Drive
 	return d, nil
 }
 
-// quiet lets only what matters through: River warns of what it mends itself.
-func quiet(l *slog.Logger) *slog.Logger { return slog.New(atLeast{l.Handler(), slog.LevelError}) }
-
-type atLeast struct {
+// quiet lets only what matters through: River warns of what it mends itself, and
+// calls it an error that something it began is broken off when it ends.
+type quiet struct {
 	slog.Handler
-	level slog.Level
+	ending *atomic.Bool
 }
 
 // Enabled implements slog.Handler.
-func (h atLeast) Enabled(_ context.Context, l slog.Level) bool { return l >= h.level }
+func (q quiet) Enabled(_ context.Context, l slog.Level) bool {
+	return l >= slog.LevelError && !q.ending.Load()
+}
+
+// WithAttrs implements slog.Handler.
+func (q quiet) WithAttrs(a []slog.Attr) slog.Handler {
+	return quiet{q.Handler.WithAttrs(a), q.ending}
+}
+
+// WithGroup implements slog.Handler.
+func (q quiet) WithGroup(name string) slog.Handler { return quiet{q.Handler.WithGroup(name), q.ending} }
 
 // Enqueue implements Dispatcher.
 func (d *dispatcher[Tx]) Enqueue(ctx context.Context, run int64, at time.Time) error {
@@ -150,6 +163,7 @@ func (d *dispatcher[Tx]) Enqueue(ctx context.Context, run int64, at time.Time) e
 func (d *dispatcher[Tx]) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), advanceLimit)
 	defer cancel()
+	d.ending.Store(true)
 	err := d.client.Stop(ctx)
 	d.cancel()
 	return errors.Join(err, d.close())
