@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"goldsmith/internal/command"
 	machineseed "goldsmith/internal/seed"
 	"goldsmith/internal/store"
 	"goldsmith/pipeline"
@@ -68,7 +69,7 @@ func TestMetalWorker(t *testing.T) {
 	e := engine.New(db)
 	_, err = engine.StartDispatcher(ctx, e)
 	must(err)
-	w := &engine.Worker{Info: engine.WorkerInfo{Name: "server", Slots: jobs}, Hub: e, Work: func(ctx context.Context, a *engine.Assignment) engine.Result {
+	w := &engine.Worker{Info: engine.WorkerInfo{Name: "server", Slots: jobs}, Hub: e, Work: func(ctx context.Context, a *engine.Assignment, _ *command.Meter) engine.Result {
 		err := stage(ctx, site.Site, v, a)
 		if err == nil {
 			return engine.Result{State: pipeline.Passed}
