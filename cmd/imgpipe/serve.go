@@ -21,6 +21,7 @@ import (
 	"goldsmith/internal/command"
 	"goldsmith/internal/promotion"
 	database "goldsmith/internal/store"
+	"goldsmith/internal/trust"
 	"goldsmith/internal/yamlfile"
 	"goldsmith/pipeline"
 	"goldsmith/pipeline/engine"
@@ -166,7 +167,7 @@ func serve(ctx context.Context, log *slog.Logger, s *settings) (err error) {
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
-	policies := policiesOf(s.Channels)
+	policies := policiesOf(s.Channels, store.Key)
 	h := api.New(api.Config{Engine: e, DB: db, Dir: s.Dir, Sources: s.Sources, Submit: submitter(e), Version: version, Log: log,
 		Book: promotion.New(db, store.Images), Policies: policies, Images: registryOf(store, db, policies, log)})
 	log.Info("serving", "address", l.Addr().String(), "database", database.Redacted(db.Where()), "version", version)
@@ -272,7 +273,8 @@ func submitter(e *engine.Engine) func(context.Context, string, map[string]string
 }
 
 // policiesOf reads the channels of a file, as it is then; nil where there is none.
-func policiesOf(file string) func() ([]*promotion.Policy, error) {
+// The key signs what is said of promotions where a channel has none.
+func policiesOf(file string, key *trust.PrivateKey) func() ([]*promotion.Policy, error) {
 	if file == "" {
 		return nil
 	}
@@ -287,6 +289,7 @@ func policiesOf(file string) func() ([]*promotion.Policy, error) {
 			if err != nil {
 				return nil, err
 			}
+			p.AttestWith(key)
 			list = append(list, p)
 		}
 		return list, nil

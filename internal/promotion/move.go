@@ -200,7 +200,10 @@ func (b *Book) statements(p *Policy, r *Row, d pipeline.Decision) (out []attache
 		return nil, err
 	}
 	var keys []*trust.PrivateKey
-	if p.key != nil {
+	switch {
+	case p.key == nil && p.word != nil:
+		keys = append(keys, p.word)
+	case p.key != nil:
 		keys = append(keys, p.key)
 		if img.Arch != "" {
 			said := trust.Predicate{Name: img.Name, Version: img.Version, Arch: img.Arch}

@@ -22,7 +22,8 @@ type Policy struct {
 	Hash string // "sha256:…" of what counts of it: the channel and whose keys
 
 	keys map[string]*trust.PublicKey // by the entries of signed-by
-	key  *trust.PrivateKey           // that signs promotions; nil: none does
+	key  *trust.PrivateKey           // that signs promotions, and what machines ask for; nil: none does
+	word *trust.PrivateKey           // that signs what is said of them without key; nil: none does
 }
 
 // NewPolicy reads the keys of a channel, whose files are relative to dir, that
@@ -63,6 +64,10 @@ func NewPolicy(c *pipeline.Channel, dir string) (*Policy, error) {
 
 // SignWith takes another key than the channel's for promotions.
 func (p *Policy) SignWith(k *trust.PrivateKey) { p.key = k }
+
+// AttestWith has a key sign what is said of promotions where the channel has none:
+// that of evidence, which machines do not take for a release's. Nil is none.
+func (p *Policy) AttestWith(k *trust.PrivateKey) { p.word = k }
 
 func bad(c *pipeline.Channel, field, entry string, err error) error {
 	return command.BadInput(fmt.Errorf("channel %s: %s: %s: %w", c.Name, field, entry, err), "'imgbuild keys release' makes keys")

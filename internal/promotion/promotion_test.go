@@ -248,6 +248,24 @@ func TestStops(t *testing.T) {
 	})
 }
 
+// Where a channel has no key, that of evidence signs the word on a move, and
+// nothing that a machine would take for a release's signature.
+func TestAttested(t *testing.T) {
+	d := newDesk(t, storetest.Open(t, storetest.Where(t, "sqlite")))
+	p := d.policy(pipeline.Channel{Name: "production"})
+	k := key(t)
+	p.AttestWith(k)
+	img := d.image("1")
+	if _, err := d.Promote(t.Context(), p, img, eva); err != nil {
+		t.Fatal(err)
+	}
+	items, err := attest.List(d.images, img, trust.NewPolicy(k.Public))
+	d.ok(err)
+	if len(items) != 1 || items[0].Type != attest.PromotionType || len(items[0].Signers) != 1 {
+		t.Errorf("attached: %+v", items)
+	}
+}
+
 // A process that dies at any step leaves what the next call finishes.
 func TestKilled(t *testing.T) {
 	for _, step := range []string{"sign", "tag", "attach", "finish"} {

@@ -56,6 +56,7 @@ func (s *promote) Run(ctx context.Context, j *pipeline.Job) (*pipeline.Outcome, 
 	if s.env.DB == nil {
 		return nil, errors.New("promoting needs imgpipe's database, which this worker does not have")
 	}
+	s.policy.AttestWith(s.env.Store.Key)
 	m, err := promotion.New(s.env.DB, s.env.Store.Images).Promote(ctx, s.policy, j.Image, promotion.Word{
 		Who: "run " + j.Run, Why: cmp.Or(s.why, fmt.Sprintf("stage %s of run %s", j.Stage, j.Run)),
 	})
