@@ -6,7 +6,8 @@
 // is a small interface of its own, found by type assertion: [Consoled],
 // [Serial], [Addressed], [Shutdowner], [OffWaiter], [Resetter],
 // [BootSelector], [Sensed], [EventLogged], [Leased], [HealthNoter]. Files and commands go through a
-// [Shell]: [SSH] is one, which needs no driver but an address. [Network] is
+// [Shell]: [SSH] is one, which needs no driver but an address; [GuestAgent] and
+// [ConsoleShell] need no network. [Network] is
 // where a machine can be reached from: the host's own network, or one that is
 // hidden in a namespace. What is wrong with a machine rather than with an
 // image or a caller is a [Fault].
