@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"goldsmith/internal/yamlfile"
 )
 
 // The published schema (pipeline/step) has the fields that a file can have.
@@ -42,31 +44,11 @@ func TestSchemaFields(t *testing.T) {
 			at, _ = at[key].(map[string]any)
 		}
 		props, _ := at["properties"].(map[string]any)
-		if d := cmp.Diff(fieldNames(reflect.TypeOf(v)), slices.Sorted(maps.Keys(props))); d != "" {
+		if d := cmp.Diff(slices.Sorted(slices.Values(yamlfile.Fields(reflect.TypeOf(v)))), slices.Sorted(maps.Keys(props))); d != "" {
 			t.Errorf("schema at %q (- structure, + schema):\n%s", path, d)
 		}
 		if at["additionalProperties"] != false {
 			t.Errorf("schema at %q takes unknown fields", path)
 		}
 	}
-}
-
-// fieldNames are what YAML calls a structure's fields, sorted.
-func fieldNames(t reflect.Type) []string {
-	var out []string
-	for i := range t.NumField() {
-		f := t.Field(i)
-		name, option, _ := strings.Cut(f.Tag.Get("yaml"), ",")
-		switch {
-		case option == "inline":
-			out = append(out, fieldNames(f.Type)...)
-		case name == "-":
-		case name == "":
-			out = append(out, strings.ToLower(f.Name))
-		default:
-			out = append(out, name)
-		}
-	}
-	slices.Sort(out)
-	return out
 }

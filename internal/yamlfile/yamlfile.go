@@ -341,6 +341,9 @@ type field struct {
 	is   reflect.Type
 }
 
+// Fields returns the keys that a structure of type t takes, in its order.
+func Fields(t reflect.Type) []string { return names(fields(t)) }
+
 func names(fields []field) (list []string) {
 	for _, f := range fields {
 		list = append(list, f.name)

@@ -15,6 +15,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"gopkg.in/yaml.v3"
 
+	"goldsmith/internal/yamlfile"
 	"goldsmith/pipeline"
 	"goldsmith/testbed/inventory"
 )
@@ -198,21 +199,4 @@ func TestSchemaIsComplete(t *testing.T) {
 }
 
 // keys are what YAML calls a structure's fields, sorted.
-func keys(t reflect.Type) []string {
-	var out []string
-	for i := range t.NumField() {
-		f := t.Field(i)
-		name, option, _ := strings.Cut(f.Tag.Get("yaml"), ",")
-		switch {
-		case option == "inline":
-			out = append(out, keys(f.Type)...)
-		case name == "-":
-		case name == "":
-			out = append(out, strings.ToLower(f.Name))
-		default:
-			out = append(out, name)
-		}
-	}
-	slices.Sort(out)
-	return out
-}
+func keys(t reflect.Type) []string { return slices.Sorted(slices.Values(yamlfile.Fields(t))) }
