@@ -18,7 +18,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -27,7 +26,6 @@ import (
 	"goldsmith/internal/deploy"
 	"goldsmith/internal/store"
 	"goldsmith/internal/testenv"
-	"goldsmith/testbed"
 	"goldsmith/testbed/inventory"
 	"goldsmith/testbed/lan"
 	"goldsmith/testbed/testbedtest"
@@ -51,17 +49,12 @@ type rack struct {
 
 // box is a machine.
 type box struct {
-	*testbedtest.Fake
+	*testbedtest.Netbooted
 	rack    *rack
 	mac     net.HardwareAddr
 	address netip.Addr
 	bmc     *vbmc.BMC
-
-	mu    sync.Mutex // guards the fields below
-	boot  testbed.Boot
-	stop  context.CancelFunc
-	done  sync.WaitGroup
-	works atomic.Int64
+	works   atomic.Int64
 }
 
 const rackServer = "10.77.0.1"
@@ -120,9 +113,10 @@ func (r *rack) nodes() []*inventory.Node {
 
 func (r *rack) box(name string, number byte) *box {
 	r.t.Helper()
-	inner, err := testbedtest.NewFake(r.t.Context(), testbedtest.Spec{Name: name, Dir: filepath.Join(r.dir, name)})
+	b := &box{rack: r, mac: net.HardwareAddr{0x52, 0x54, 0, 0, 0, number}}
+	var err error
+	b.Netbooted, err = testbedtest.NewNetbooted(r.t.Context(), testbedtest.Spec{Name: name, Dir: filepath.Join(r.dir, name)}, b.load)
 	r.ok(err)
-	b := &box{Fake: inner.(*testbedtest.Fake), rack: r, mac: net.HardwareAddr{0x52, 0x54, 0, 0, 0, number}}
 	b.manage("127.0.0.1:0")
 	r.t.Cleanup(func() { _ = errors.Join(b.PowerOff(context.Background()), b.bmc.Close()) })
 	r.boxes[name] = b
@@ -148,62 +142,17 @@ func (r *rack) forgetSessions() {
 	}
 }
 
-// SetBoot implements testbed.BootSelector.
-func (b *box) SetBoot(_ context.Context, boot testbed.Boot) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.boot = boot
-	return nil
-}
-
-// BootOrder implements testbed.BootSelector.
-func (b *box) BootOrder(context.Context) (testbed.Boot, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.boot, nil
-}
-
-// PowerOn implements testbed.Machine.
-func (b *box) PowerOn(ctx context.Context) error {
-	if p, err := b.Power(ctx); err != nil || p == testbed.On {
-		return err
-	}
-	if err := b.Fake.PowerOn(ctx); err != nil {
-		return err
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	device := b.boot.Device
-	b.boot = testbed.Boot{}
-	if device != testbed.FromNetwork {
-		return nil
-	}
+// load is what a machine does that starts from the network.
+func (b *box) load() func(context.Context) {
 	b.rack.agents.Add(1)
-	ctx, b.stop = context.WithCancel(context.Background())
-	b.done.Go(func() {
+	return func(ctx context.Context) {
 		if b.works.Add(1) > 1 {
 			b.rack.twice.Add(1)
 		}
 		_ = b.agent(ctx) // the site may be dead
 		b.works.Add(-1)
-	})
-	return nil
-}
-
-// PowerOff implements testbed.Machine.
-func (b *box) PowerOff(ctx context.Context) error {
-	b.mu.Lock()
-	if b.stop != nil {
-		b.stop()
-		b.stop = nil
 	}
-	b.mu.Unlock()
-	b.done.Wait()
-	return b.Fake.PowerOff(ctx)
 }
-
-// Shutdown implements testbed.Shutdowner.
-func (b *box) Shutdown(ctx context.Context) error { return b.PowerOff(ctx) }
 
 // dial connects to the site from the machine's address.
 func (b *box) dial(_ context.Context, _, addr string) (c net.Conn, err error) {

@@ -83,14 +83,10 @@ func TestAgentFails(t *testing.T) {
 	if got := r.node("n1"); got.Lease != nil || !strings.Contains(got.Reason, "I/O error") {
 		t.Errorf("%q, %+v", got.Reason, got.Lease)
 	}
-	r.ok(r.v.Clean(t.Context(), "n1", "op"))
-	r.round()
-	r.is("n1", inventory.CleanFailed)
+	r.clean("n1", inventory.CleanFailed)
 	r.power("n1", testbed.Off)
 	r.boxes["n1"].acts(good)
-	r.ok(r.v.Clean(t.Context(), "n1", "op"))
-	r.round()
-	r.is("n1", inventory.Available)
+	r.clean("n1", inventory.Available)
 }
 
 // A machine that never gets as far as its agent, and one whose agent stops.
@@ -116,9 +112,7 @@ func TestAgentSilent(t *testing.T) {
 		r.ok(n.Release(t.Context()))
 		r.site.limits.agent, r.site.limits.silence = 20*time.Second, 20*time.Second
 		r.boxes["n1"].acts(good)
-		r.ok(r.v.Clean(t.Context(), "n1", "op"))
-		r.round()
-		r.is("n1", inventory.Available)
+		r.clean("n1", inventory.Available)
 	}
 }
 
@@ -228,9 +222,7 @@ func TestStaysOff(t *testing.T) {
 		t.Errorf("%q, %+v", got.Reason, got.Lease)
 	}
 	r.boxes["n1"].breaks(false)
-	r.ok(r.v.Clean(t.Context(), "n1", "test"))
-	r.round()
-	r.is("n1", inventory.Available)
+	r.clean("n1", inventory.Available)
 }
 
 // A machine that switches itself off at once is not noted as on.

@@ -73,30 +73,14 @@ func (r *rig) now() time.Time {
 // box is a machine in memory with a controller. Started from the network, it
 // plays the deploy ramdisk's agent.
 type box struct {
-	*testbedtest.Fake
+	*testbedtest.Netbooted
 	rig *rig
 	bmc *vbmc.BMC
 
 	mu     sync.Mutex // guards the fields below
-	boot   testbed.Boot
 	play   func(ctx context.Context, c *deploy.Client) error
 	agents int // so many were started
 	broken bool
-	stop   context.CancelFunc
-	done   sync.WaitGroup
-}
-
-func (b *box) SetBoot(_ context.Context, boot testbed.Boot) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.boot = boot
-	return nil
-}
-
-func (b *box) BootOrder(context.Context) (testbed.Boot, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.boot, nil
 }
 
 // breaks makes a machine that does not go on.
@@ -110,52 +94,35 @@ func (b *box) PowerOn(ctx context.Context) error {
 	b.mu.Lock()
 	broken := b.broken
 	b.mu.Unlock()
-	if p, _ := b.Power(ctx); p == testbed.On || broken {
+	if broken {
 		return nil
 	}
-	if err := b.Fake.PowerOn(ctx); err != nil {
-		return err
-	}
+	return b.Netbooted.PowerOn(ctx)
+}
+
+// load is what the site gives a machine that starts from the network.
+func (b *box) load() func(context.Context) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.boot.Device != testbed.FromNetwork {
-		return nil
-	}
-	b.boot = testbed.Boot{}
-	h := b.rig.site.holding(b.Name())
-	if h == nil || h.boot == nil || b.play == nil {
+	h, play := b.rig.site.holding(b.Name()), b.play
+	if h == nil || h.boot == nil || play == nil {
 		return nil
 	}
 	b.agents++
 	_, token, _ := strings.Cut(h.boot.Cmdline, deploy.ArgToken+"=")
 	token, _, _ = strings.Cut(token, " ")
-	web := httptest.NewServer(http.StripPrefix("/deploy", b.rig.site.agents))
-	c, err := deploy.NewClient(web.URL+"/deploy", deploy.Token(token))
-	if err != nil {
-		return err
-	}
-	play := b.play
-	ctx, b.stop = context.WithCancel(context.Background())
-	b.done.Go(func() {
+	agents := b.rig.site.agents
+	return func(ctx context.Context) {
+		web := httptest.NewServer(http.StripPrefix("/deploy", agents))
 		defer web.Close()
+		c, err := deploy.NewClient(web.URL+"/deploy", deploy.Token(token))
+		if err != nil {
+			b.rig.t.Error(err)
+			return
+		}
 		_ = play(ctx, c) // refused, or the power went
-	})
-	return nil
-}
-
-func (b *box) PowerOff(ctx context.Context) error {
-	b.mu.Lock()
-	stop := b.stop
-	b.stop = nil
-	b.mu.Unlock()
-	if stop != nil {
-		stop()
 	}
-	b.done.Wait()
-	return b.Fake.PowerOff(ctx)
 }
-
-func (b *box) Shutdown(ctx context.Context) error { return b.PowerOff(ctx) }
 
 func (b *box) acts(play func(context.Context, *deploy.Client) error) {
 	b.mu.Lock()
@@ -213,9 +180,10 @@ func (r *rig) ok(err error) {
 
 func (r *rig) box(name string) *box {
 	r.t.Helper()
-	inner, err := testbedtest.NewFake(r.t.Context(), testbedtest.Spec{Name: name, Dir: filepath.Join(r.dir, name)})
+	b := &box{rig: r, play: good}
+	var err error
+	b.Netbooted, err = testbedtest.NewNetbooted(r.t.Context(), testbedtest.Spec{Name: name, Dir: filepath.Join(r.dir, name)}, b.load)
 	r.ok(err)
-	b := &box{Fake: inner.(*testbedtest.Fake), rig: r, play: good}
 	b.bmc, err = vbmc.Start(r.t.Context(), vbmc.Config{Machine: b, Network: r.lan, Delay: 600 * time.Millisecond, Users: []vbmc.User{{Name: user, Password: password}}})
 	r.ok(err)
 	r.t.Cleanup(func() { _ = errors.Join(b.PowerOff(context.Background()), b.bmc.Close()) })
@@ -319,6 +287,14 @@ func (r *rig) ready() {
 	for name := range r.boxes {
 		r.is(name, inventory.Available)
 	}
+}
+
+// clean has a machine cleaned by hand, and says what it is then.
+func (r *rig) clean(name string, want inventory.State) {
+	r.t.Helper()
+	r.ok(r.v.Clean(r.t.Context(), name, "op"))
+	r.round()
+	r.is(name, want)
 }
 
 // acquire leases a node and gives it back at the end.
