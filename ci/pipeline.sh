@@ -8,6 +8,10 @@
 # inputs. RESULTS (default: results) gets the JUnit files of all attempts. The
 # exit status is imgpipe's: 0 passed, 1 failed, 2 the file is wrong, 3
 # something is missing, 4 busy. With --check nothing is run.
+#
+# With GOLDSMITH_SERVER, a URL, that server runs it, of the file that it has at
+# the same path; GOLDSMITH_TOKEN_FILE names the file with the token for it. When
+# the CI system ends the job, the run is cancelled.
 set -eu -o pipefail
 
 only=run
@@ -48,14 +52,10 @@ if [ -n "${known[author]}" ]; then
     author=(--author "${known[author]}")
 fi
 
-mkdir -p "$results" "$dir"
-begun=$(mktemp)
-trap 'rm -f "$begun"' EXIT
-status=0
-"$imgpipe" run --dir "$dir" "${author[@]}" "${set[@]}" "$file" || status=$?
-# RUN/STAGE/ATTEMPT/junit.xml
-find "$dir/runs" -name junit.xml -newer "$begun" 2>/dev/null | while IFS= read -r f; do
-    attempt=$(dirname "$f")
-    cp "$f" "$results/$(basename "$(dirname "$attempt")")-$(basename "$attempt").xml"
-done
-exit "$status"
+where=(--dir "$dir")
+if [ -n "${GOLDSMITH_SERVER-}" ]; then
+    where=(--server "$GOLDSMITH_SERVER" --token "${GOLDSMITH_TOKEN_FILE:?names the file with the token for the server}")
+fi
+
+mkdir -p "$results"
+exec "$imgpipe" run "${where[@]}" --results "$results" "${author[@]}" "${set[@]}" "$file"

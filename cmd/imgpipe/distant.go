@@ -59,9 +59,6 @@ func (s *distantServer) run(ctx context.Context, id int64) (*pipeline.Run, error
 	return r, s.Call(ctx, http.MethodGet, runPath(id, ""), nil, r, callLimit)
 }
 
-// changed implements place.
-func (s *distantServer) changed() <-chan struct{} { return nil }
-
 // submit makes a run of a file that the server has at that path.
 func (s *distantServer) submit(ctx context.Context, file string, set map[string]string, author string) (int64, error) {
 	abs, err := filepath.Abs(file)
@@ -108,8 +105,8 @@ func (s *distantServer) status(ctx context.Context, out *status, args []string, 
 	return s.Call(ctx, http.MethodGet, "/v1/workers", nil, &out.Workers, callLimit)
 }
 
-// log is office.log.
-func (s *distantServer) log(ctx context.Context, w stdio.Writer, id int64, name string, attempt int, follow bool) error {
+// log implements place.
+func (s *distantServer) log(ctx context.Context, out *logOutput, id int64, name string, attempt int, follow bool) error {
 	offset := int64(0)
 	for {
 		r, err := s.run(ctx, id)
@@ -128,13 +125,13 @@ func (s *distantServer) log(ctx context.Context, w stdio.Writer, id int64, name 
 		if begun {
 			attempt = n // also when another begins
 			path := runPath(id, "/stages/"+url.PathEscape(name)+fmt.Sprintf("/log?attempt=%d&offset=%d", n, offset))
-			read, err := s.Copy(ctx, path, callLimit, func(r stdio.Reader) error { return plainly(w, r) })
+			read, err := s.Copy(ctx, path, callLimit, func(r stdio.Reader) error { return out.take(r, name, n) })
 			offset += read
 			if err != nil {
 				return err
 			}
 			if !follow || r.Stages[i].Attempts[n-1].Ended != nil {
-				return nil
+				return out.end()
 			}
 		}
 		select {
@@ -143,32 +140,4 @@ func (s *distantServer) log(ctx context.Context, w stdio.Writer, id int64, name 
 		case <-time.After(500 * time.Millisecond):
 		}
 	}
-}
-
-// logs is office.logs.
-func (s *distantServer) logs(ctx context.Context, w stdio.Writer, id int64) error {
-	r, err := s.run(ctx, id)
-	if err != nil {
-		return err
-	}
-	for _, st := range r.Stages {
-		if len(st.Attempts) == 0 {
-			continue
-		}
-		fmt.Fprintf(w, "==> %s <==\n", st.Name)
-		if err := s.log(ctx, w, id, st.Name, 0, false); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// ask has a server make a run, and leaves it to that.
-func ask(ctx context.Context, progress *command.Progress, s *distantServer, f *runFlags, file string) (*pipeline.Run, error) {
-	id, err := s.submit(ctx, file, f.set, f.author)
-	if err != nil {
-		return nil, err
-	}
-	progress.Info("run %d is made", id)
-	return s.run(ctx, id)
 }

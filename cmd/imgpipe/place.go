@@ -1,13 +1,21 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"sync/atomic"
 	"time"
 
+	"goldsmith/internal/atomicfile"
 	"goldsmith/internal/command"
 	"goldsmith/pipeline"
+	"goldsmith/pipeline/engine"
 )
 
 // place is where runs are: a directory, or a server.
@@ -16,6 +24,12 @@ type place interface {
 	cancel(ctx context.Context, id int64, why string) error
 	// changed is closed when a run may have changed; nil where nobody knows.
 	changed() <-chan struct{}
+	// file copies a file that an attempt left. The error wraps fs.ErrNotExist when
+	// it left none.
+	file(ctx context.Context, id int64, stage string, attempt int, name string, w io.Writer) error
+	// log prints the log of one attempt, the newest when that is 0, and what is
+	// added to it while it goes on when follow is set.
+	log(ctx context.Context, out *logOutput, id int64, stage string, attempt int, follow bool) error
 }
 
 // run implements place.
@@ -31,11 +45,23 @@ func (o *office) cancel(ctx context.Context, id int64, why string) error {
 // changed implements place.
 func (o *office) changed() <-chan struct{} { return o.db.Changed() }
 
-// at opens the server that is named, or the directory. The caller closes it.
-func (d *distant) at(ctx context.Context, dir string) (p place, done func(), err error) {
+// file implements place.
+func (o *office) file(_ context.Context, id int64, stage string, attempt int, name string, w io.Writer) error {
+	f, err := os.Open(filepath.Join(engine.AttemptDir(o.store.Dir, id, stage, attempt), name))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = io.Copy(w, f)
+	return err
+}
+
+// at opens the server that is named, which may be away so long, or the
+// directory. The caller closes it.
+func (d *distant) at(ctx context.Context, dir string, away time.Duration) (p place, done func(), err error) {
 	s, err := d.open()
 	if err != nil || s != nil {
-		return s, func() {}, err
+		return &lasting{distantServer: s, patience: away, interrupted: ctx.Done()}, func() {}, err
 	}
 	o, err := openOffice(ctx, dir)
 	if err != nil {
@@ -45,8 +71,9 @@ func (d *distant) at(ctx context.Context, dir string) (p place, done func(), err
 }
 
 // follow says what happens to a run until it has ended, and shows it as a tree
-// on a terminal. When ctx ends it cancels the run and waits for that.
-func follow(ctx context.Context, p place, id int64, progress *command.Progress) (*pipeline.Run, error) {
+// on a terminal; tell hears of it, too, unless it is nil. When ctx ends it
+// cancels the run and waits for that.
+func follow(ctx context.Context, p place, id int64, progress *command.Progress, tell func(*pipeline.Run)) (*pipeline.Run, error) {
 	still := context.WithoutCancel(ctx)
 	interrupted := ctx.Done()
 	said := map[string]string{}
@@ -68,6 +95,9 @@ func follow(ctx context.Context, p place, id int64, progress *command.Progress) 
 			return nil, err
 		}
 		now.Store(r)
+		if tell != nil {
+			tell(r)
+		}
 		sayNews(progress, r, said)
 		if r.Status.Ended() {
 			progress.Live(nil)
@@ -104,4 +134,32 @@ func sayNews(progress *command.Progress, r *pipeline.Run, said map[string]string
 			progress.Info("%s", news)
 		}
 	}
+}
+
+// saveResults keeps the JUnit files of a run's attempts in a directory, which is
+// made, as STAGE-ATTEMPT.xml.
+func saveResults(ctx context.Context, p place, r *pipeline.Run, dir string) error {
+	id, err := engine.Number(r.ID)
+	if err == nil {
+		err = os.MkdirAll(dir, 0o755)
+	}
+	if err != nil {
+		return err
+	}
+	for _, s := range r.Stages {
+		for _, a := range s.Attempts {
+			var b bytes.Buffer
+			err := p.file(ctx, id, s.Name, a.Number, "junit.xml", &b)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err == nil {
+				err = atomicfile.Write(filepath.Join(dir, fmt.Sprintf("%s-%d.xml", s.Name, a.Number)), b.Bytes(), 0o644)
+			}
+			if err != nil {
+				return fmt.Errorf("results of stage %s: %w", s.Name, err)
+			}
+		}
+	}
+	return nil
 }

@@ -32,6 +32,8 @@ type runFlags struct {
 	vulns  string // file of vulnerabilities
 	detach bool
 	far    distant
+	// results is a directory for JUnit files; empty: they lie with the run's others.
+	results string
 }
 
 func (f *runFlags) declare(fs *flag.FlagSet) {
@@ -41,6 +43,9 @@ func (f *runFlags) declare(fs *flag.FlagSet) {
 	fs.StringVar(&f.key, "evidence-key", "", "sign evidence with the private key in `file`")
 	fs.StringVar(&f.vulns, "vuln-db", "", "compare builds by the known vulnerabilities in `file` (OSV format)")
 	fs.Var(&f.have, "capability", "this machine has what stages `NAME` in requires; may be given several times")
+	fs.StringVar(&f.results, "results", "", "keep the JUnit files of all attempts in `directory`, as STAGE-ATTEMPT.xml")
+	fs.BoolVar(&f.detach, "detach", false, "leave the run to a server or worker")
+	f.far.declare(fs)
 }
 
 func runCommand() *command.Command {
@@ -57,16 +62,15 @@ images and what was proved about them are in .goldsmith/oci, an OCI image
 layout.
 
 A run that was killed goes on with 'imgpipe retry ID': what has passed is kept.
-With --detach the run is made, and left to 'imgpipe serve' or a worker. With --server that server is asked
-to make it, of the file that it has at the same path.`,
+With --server that server is asked to make it, of the file that it has at the same path; what it does is shown,
+and the exit status is the run's, as if it were made here. When imgpipe is interrupted (SIGINT, SIGTERM) the run is
+cancelled, here and there. With --detach the run is made, and left to the server or a worker.`,
 		Example: `imgpipe run ci/demo/pipeline.yaml
 imgpipe run --set commit=$(git rev-parse HEAD) --author "$(git log -1 --format=%ae)" pipeline.yaml`,
 		Flags: func(fs *flag.FlagSet) {
 			f.declare(fs)
 			setFlag(fs, &f.set)
 			fs.StringVar(&f.author, "author", "", "who made what is built: `NAME` never counts as one who approves; empty: the user")
-			f.far.declare(fs)
-			fs.BoolVar(&f.detach, "detach", false, "leave the run to a server or worker")
 		},
 		Run: func(ctx context.Context, io command.IO, args []string) error {
 			if len(args) != 1 {
@@ -83,7 +87,7 @@ func begin(ctx context.Context, io command.IO, f *runFlags, file string) error {
 		if s, err := f.far.open(); err != nil {
 			return nil, err
 		} else if s != nil {
-			return ask(ctx, progress, s, f, file)
+			return ask(ctx, progress, s, f, "is made", func() (int64, error) { return s.submit(ctx, file, f.set, f.author) })
 		}
 		p, err := pipeline.LoadWith(file, f.set, step.Names())
 		if err != nil {
@@ -131,7 +135,11 @@ func shown(io command.IO, f *runFlags, run func(*command.Progress) (*pipeline.Ru
 	if err != nil {
 		progress.Error(err)
 	}
-	if r != nil && !f.json && r.Status.Ended() {
+	switch {
+	case r == nil || f.json || !r.Status.Ended():
+	case f.far.server != "":
+		reportFar(progress, f.far.server, r)
+	default:
 		report(progress, f.dir, r)
 	}
 	if r != nil {
@@ -235,7 +243,7 @@ func (o *office) see(ctx context.Context, f *runFlags, progress *command.Progres
 			enough() // nobody works any more: what is left is cancelled
 		}
 	}()
-	r, err := follow(watching, o, id, progress)
+	r, err := follow(watching, o, id, progress, nil)
 	stop()
 	enough()
 	if ctx.Err() == nil && errors.Is(err, context.Canceled) {
@@ -244,6 +252,9 @@ func (o *office) see(ctx context.Context, f *runFlags, progress *command.Progres
 	err = errors.Join(err, <-failed, queue.Close())
 	if r != nil {
 		err = errors.Join(err, step.Keep(f.dir, r.ID, r))
+		if f.results != "" {
+			err = errors.Join(err, saveResults(context.WithoutCancel(ctx), o, r, f.results))
+		}
 	}
 	return r, err
 }

@@ -56,7 +56,7 @@ imgpipe status --json | jq '.channels.candidate'`,
 				if err != nil {
 					return err
 				}
-				p, done, err := far.at(ctx, dir)
+				p, done, err := far.at(ctx, dir, awayFor)
 				if err != nil {
 					return err
 				}

@@ -165,13 +165,40 @@ func (c *Client) problem(status int, body []byte) error {
 		p.Error = http.StatusText(status)
 	}
 	err := fmt.Errorf("%s: %s", c.url, command.Plain(p.Error))
-	switch status {
-	case http.StatusGone:
+	err = &answered{err, status}
+	hint := command.Plain(p.Hint)
+	switch {
+	case status == http.StatusGone:
 		return errors.Join(engine.ErrLost, err)
-	case http.StatusUnauthorized, http.StatusForbidden, http.StatusBadRequest, http.StatusRequestEntityTooLarge:
-		return command.BadInput(err, command.Plain(p.Hint))
+	case status == http.StatusConflict:
+		return command.Busy(err, hint)
+	case Temporary(err):
+		return command.Hint(err, hint)
 	}
-	return command.Hint(err, command.Plain(p.Hint))
+	return command.BadInput(err, hint)
+}
+
+// answered is an error that a server told of.
+type answered struct {
+	error
+	status int
+}
+
+func (a *answered) Unwrap() error { return a.error }
+
+// Temporary tells whether what failed may go well when it is tried again: the
+// server or the network has a problem.
+func Temporary(err error) bool {
+	if a, ok := errors.AsType[*answered](err); ok {
+		return a.status >= http.StatusInternalServerError || a.status == http.StatusTooManyRequests
+	}
+	return registry.Temporary(err)
+}
+
+// Missing tells whether the server does not have what it was asked for.
+func Missing(err error) bool {
+	a, ok := errors.AsType[*answered](err)
+	return ok && a.status == http.StatusNotFound
 }
 
 // slack is how much longer than it waits an answer may take.

@@ -76,6 +76,7 @@ func (s *Server) routes() []route {
 		{method: post, path: "/v1/runs/{run}/cancel", role: Operator, summary: "end a run", in: Reason{}, out: Done{}, serve: s.cancel},
 		{method: post, path: "/v1/runs/{run}/retry", role: Operator, summary: "do again what failed", in: Again{}, out: Done{}, serve: s.retry},
 		{method: get, path: "/v1/runs/{run}/stages/{stage}/log", role: Viewer, summary: "what an attempt wrote, as text", query: map[string]string{"attempt": "which; the newest unless given", "offset": "begin there, in bytes"}, serve: s.log},
+		{method: get, path: "/v1/runs/{run}/stages/{stage}/files/{file...}", role: Viewer, summary: "a file that an attempt left, such as junit.xml", query: map[string]string{"attempt": "which; the newest unless given"}, serve: s.file},
 		{method: get, path: "/v1/workers", role: Viewer, summary: "workers that were heard of lately", out: []engine.WorkerInfo{}, serve: s.workers},
 		{method: get, path: "/v1/nodes", role: Viewer, summary: "the inventory", out: Nodes{}, serve: s.nodes},
 		{method: get, path: "/v1/audit", role: Admin, summary: "requests that changed something or were refused", query: map[string]string{"n": "at most so many; 100 unless given"}, out: []Request{}, serve: s.audit},
@@ -231,28 +232,15 @@ func (s *Server) log(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) openLog(r *http.Request) (*os.File, error) {
-	id, err := engine.Number(r.PathValue("run"))
+	dir, err := s.attemptDir(r)
 	if err != nil {
 		return nil, err
-	}
-	run, err := s.Engine.Run(r.Context(), id)
-	if err != nil {
-		return nil, err
-	}
-	// The name is one of the run's own, so it is no path.
-	i := slices.IndexFunc(run.Stages, func(st *pipeline.StageRun) bool { return st.Name == r.PathValue("stage") })
-	if i < 0 {
-		return nil, command.Usage(fmt.Sprintf("run %d has no stage %q", id, r.PathValue("stage")), "")
-	}
-	n, err := number(r, "attempt", len(run.Stages[i].Attempts), len(run.Stages[i].Attempts))
-	if err != nil || n == 0 {
-		return nil, errors.Join(err, command.Usage("the stage has not begun", ""))
 	}
 	offset, err := number(r, "offset", 0, 1<<40)
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Open(filepath.Join(engine.AttemptDir(s.Dir, id, run.Stages[i].Name, n), "log"))
+	f, err := os.Open(filepath.Join(dir, "log"))
 	if errors.Is(err, os.ErrNotExist) {
 		f, err = os.Open(os.DevNull) // the attempt has written nothing yet
 	}
@@ -260,6 +248,58 @@ func (s *Server) openLog(r *http.Request) (*os.File, error) {
 		_, err = f.Seek(int64(offset), io.SeekStart)
 	}
 	return f, err
+}
+
+// attemptDir is where the files of the attempt lie that a request names.
+func (s *Server) attemptDir(r *http.Request) (string, error) {
+	id, err := engine.Number(r.PathValue("run"))
+	if err != nil {
+		return "", err
+	}
+	run, err := s.Engine.Run(r.Context(), id)
+	if err != nil {
+		return "", err
+	}
+	// The name is one of the run's own, so it is no path.
+	i := slices.IndexFunc(run.Stages, func(st *pipeline.StageRun) bool { return st.Name == r.PathValue("stage") })
+	if i < 0 {
+		return "", command.Usage(fmt.Sprintf("run %d has no stage %q", id, r.PathValue("stage")), "")
+	}
+	n, err := number(r, "attempt", len(run.Stages[i].Attempts), len(run.Stages[i].Attempts))
+	if err != nil || n == 0 {
+		return "", errors.Join(err, command.Usage("the stage has not begun", ""))
+	}
+	return engine.AttemptDir(s.Dir, id, run.Stages[i].Name, n), nil
+}
+
+// errNoFile says that an attempt left no such file.
+var errNoFile = errors.New("the attempt left no such file")
+
+// file serves what an attempt left, and nothing that a link in it leads to
+// elsewhere.
+func (s *Server) file(w http.ResponseWriter, r *http.Request) {
+	dir, err := s.attemptDir(r)
+	if err != nil {
+		s.fail(w, err)
+		return
+	}
+	root, err := os.OpenRoot(dir)
+	if err == nil {
+		defer root.Close()
+		var f *os.File
+		if f, err = root.Open(r.PathValue("file")); err == nil {
+			defer f.Close()
+			if fi, bad := f.Stat(); bad == nil && fi.Mode().IsRegular() {
+				h := w.Header()
+				h.Set("Content-Type", "application/octet-stream")
+				h.Set("Content-Disposition", "attachment")
+				h.Set("X-Content-Type-Options", "nosniff")
+				_, _ = io.Copy(w, f) // whoever asked is gone
+				return
+			}
+		}
+	}
+	refuse(w, http.StatusNotFound, errNoFile) // what is in the way is nobody's business
 }
 
 func (s *Server) workers(w http.ResponseWriter, r *http.Request) {
