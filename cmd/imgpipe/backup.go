@@ -65,7 +65,8 @@ made while runs go on. The file has secrets (what nodes are deployed with, until
 			if bare {
 				names = nil
 			}
-			if err := writeBackup(ctx, f, o.db, dir, names); err != nil {
+			err = act(ctx, o.db, caller(), "backup "+args[0], func(ctx context.Context) error { return writeBackup(ctx, f, o.db, dir, names) })
+			if err != nil {
 				return err
 			}
 			return f.Commit()
@@ -197,6 +198,9 @@ IMGPIPE_DATABASE=postgres://imgpipe@db/imgpipe imgpipe restore --dir /var/lib/go
 			if err := readBackup(ctx, f, args[0], part); err != nil {
 				return err
 			}
+			if err := noteIn(ctx, part, "restore "+args[0]); err != nil {
+				return err
+			}
 			return os.Rename(part, dir)
 		},
 	}
@@ -259,6 +263,15 @@ func spool(dir string, r stdio.Reader) (*os.File, error) {
 		return nil, errors.Join(err, f.Close(), os.Remove(f.Name()))
 	}
 	return f, nil
+}
+
+// noteIn adds a command to the audit trail of the database in a directory.
+func noteIn(ctx context.Context, dir, request string) error {
+	db, err := openDatabase(ctx, dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(act(ctx, db, caller(), request, func(context.Context) error { return nil }), db.Close())
 }
 
 func loadDump(ctx context.Context, dir string, r stdio.Reader) error {

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -57,7 +58,11 @@ func (c wordCommand) command() *command.Command {
 				}
 			}
 			w := f.word()
-			result, err := c.run(ctx, b, subject, at, w)
+			var result any
+			err = act(ctx, b.db, w.Who, strings.TrimSpace(c.name+" "+subject), func(ctx context.Context) error {
+				result, err = c.run(ctx, b, subject, at, w)
+				return err
+			})
 			if m, ok := result.(*promotion.Move); ok {
 				return told(io, m, err, f.json)
 			}

@@ -120,12 +120,7 @@ func again(ctx context.Context, io command.IO, f *runFlags, id int64, stage stri
 		if f.detach {
 			host = ""
 		}
-		begin := func() (int64, error) {
-			if r.Status.Ended() {
-				return id, o.engine.Retry(ctx, id, stage, caller(), host)
-			}
-			return id, o.engine.Adopt(ctx, id, caller(), host)
-		}
+		begin := func() (int64, error) { return id, o.again(ctx, r, id, stage, host) }
 		if f.detach {
 			if _, err := begin(); err != nil {
 				return nil, err

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/user"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -26,22 +27,23 @@ type nodeFlags struct {
 // nodeVerb is one thing that can be done with nodes.
 type nodeVerb struct {
 	name, args string
-	words      int // how many words must follow; -1: one or none
+	words      int  // how many words must follow; -1: one or none
+	looks      bool // and changes nothing
 	run        func(ctx context.Context, io command.IO, v *inventory.Inventory, f *nodeFlags, args []string) error
 }
 
 // nodeVerbs in the order of help.
 func nodeVerbs() []nodeVerb {
 	change := func(name string, f func(context.Context, *inventory.Inventory, *nodeFlags, string) error) nodeVerb {
-		return nodeVerb{name, "NODE", 1, func(ctx context.Context, _ command.IO, v *inventory.Inventory, nf *nodeFlags, args []string) error {
+		return nodeVerb{name, "NODE", 1, false, func(ctx context.Context, _ command.IO, v *inventory.Inventory, nf *nodeFlags, args []string) error {
 			return f(ctx, v, nf, args[0])
 		}}
 	}
 	return []nodeVerb{
-		{"ls", "", 0, listNodes},
-		{"show", "NODE", 1, showNode},
-		{"events", "[NODE]", -1, showEvents},
-		{"apply", "FILE", 1, applyNodes},
+		{"ls", "", 0, true, listNodes},
+		{"show", "NODE", 1, true, showNode},
+		{"events", "[NODE]", -1, true, showEvents},
+		{"apply", "FILE", 1, false, applyNodes},
 		change("allow", func(ctx context.Context, v *inventory.Inventory, f *nodeFlags, n string) error {
 			return v.Allow(ctx, n, f.owner)
 		}),
@@ -123,21 +125,16 @@ func runNode(ctx context.Context, io command.IO, f *nodeFlags, args []string) er
 	if f.owner == "" {
 		f.owner = caller()
 	}
-	v, done, err := openInventory(ctx, f.dir)
+	db, err := openDatabase(ctx, f.dir)
 	if err != nil {
 		return err
 	}
-	defer done()
-	return verb.run(ctx, io, v, f, rest)
-}
-
-// openInventory opens the inventory of a directory; done closes it.
-func openInventory(ctx context.Context, dir string) (v *inventory.Inventory, done func(), err error) {
-	db, err := openDatabase(ctx, dir)
-	if err != nil {
-		return nil, nil, err
+	defer db.Close()
+	do := func(ctx context.Context) error { return verb.run(ctx, io, inventory.New(db), f, rest) }
+	if verb.looks {
+		return do(ctx)
 	}
-	return inventory.New(db), func() { _ = db.Close() }, nil
+	return act(ctx, db, f.owner, "node "+strings.Join(args, " "), do)
 }
 
 // caller is the person who runs the program, also through sudo.

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -39,7 +40,28 @@ func (o *office) run(ctx context.Context, id int64) (*pipeline.Run, error) {
 
 // cancel implements place.
 func (o *office) cancel(ctx context.Context, id int64, why string) error {
-	return o.engine.Cancel(ctx, id, caller(), why)
+	return act(ctx, o.db, caller(), fmt.Sprintf("cancel %d", id), func(ctx context.Context) error {
+		return o.engine.Cancel(ctx, id, caller(), why)
+	})
+}
+
+// submit makes a run.
+func (o *office) submit(ctx context.Context, s engine.Submission) (id int64, err error) {
+	err = act(ctx, o.db, s.Actor, "run "+s.File, func(ctx context.Context) error {
+		id, err = o.engine.Submit(ctx, s)
+		return err
+	})
+	return id, err
+}
+
+// again goes on with a run, or a stage of it.
+func (o *office) again(ctx context.Context, r *pipeline.Run, id int64, stage, host string) error {
+	return act(ctx, o.db, caller(), strings.TrimSpace(fmt.Sprintf("retry %d %s", id, stage)), func(ctx context.Context) error {
+		if r.Status.Ended() {
+			return o.engine.Retry(ctx, id, stage, caller(), host)
+		}
+		return o.engine.Adopt(ctx, id, caller(), host)
+	})
 }
 
 // changed implements place.

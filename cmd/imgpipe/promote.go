@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"strings"
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/promotion"
@@ -36,18 +37,11 @@ imgpipe promote staging production --dry-run`,
 			fs.BoolVar(&dry, "dry-run", false, "say what the policy says, and move nothing")
 		},
 		Run: func(ctx context.Context, io command.IO, args []string) error {
-			if len(args) != 2 {
-				return command.Usage("promote needs an image and a channel", "imgpipe promote sha256:5e2f0c production")
-			}
-			b, err := openBook(ctx, f)
+			b, p, err := openChannel(ctx, f, "promote", args)
 			if err != nil {
 				return err
 			}
 			defer b.close()
-			p, err := b.policy(args[1])
-			if err != nil {
-				return err
-			}
 			if key != "" {
 				k, err := readKey(key)
 				if err != nil {
@@ -61,10 +55,33 @@ imgpipe promote staging production --dry-run`,
 			if f.why == "" {
 				f.why = "by hand"
 			}
-			m, err := b.Promote(ctx, p, args[0], f.word())
+			var m *promotion.Move
+			w := f.word()
+			err = act(ctx, b.db, w.Who, "promote "+strings.Join(args, " "), func(ctx context.Context) error {
+				m, err = b.Promote(ctx, p, args[0], w)
+				return err
+			})
 			return told(io, m, err, f.json)
 		},
 	}
+}
+
+// openChannel opens the book for a command about an image and a channel, and
+// reads the channel's policy. The caller closes the book.
+func openChannel(ctx context.Context, f *bookFlags, name string, args []string) (*book, *promotion.Policy, error) {
+	if len(args) != 2 {
+		return nil, nil, command.Usage(name+" needs an image and a channel", "imgpipe "+name+" sha256:5e2f0c production")
+	}
+	b, err := openBook(ctx, f)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := b.policy(args[1])
+	if err != nil {
+		b.close()
+		return nil, nil, err
+	}
+	return b, p, nil
 }
 
 // readKey reads a private key.
@@ -161,23 +178,17 @@ imgpipe approve sha256:5e2f0c production --withdraw --why 'rack 3 is slow'`,
 			fs.BoolVar(&withdraw, "withdraw", false, "take the approval back")
 		},
 		Run: func(ctx context.Context, io command.IO, args []string) error {
-			if len(args) != 2 {
-				return command.Usage("approve needs an image and a channel", "imgpipe approve sha256:5e2f0c production")
-			}
-			b, err := openBook(ctx, f)
+			b, p, err := openChannel(ctx, f, "approve", args)
 			if err != nil {
 				return err
 			}
 			defer b.close()
-			p, err := b.policy(args[1])
-			if err != nil {
-				return err
-			}
+			say := b.Approve
 			if withdraw {
-				err = b.Withdraw(ctx, args[0], args[1], f.word())
-			} else {
-				err = b.Approve(ctx, args[0], args[1], f.word())
+				say = b.Withdraw
 			}
+			w := f.word()
+			err = act(ctx, b.db, w.Who, "approve "+strings.Join(args, " "), func(ctx context.Context) error { return say(ctx, args[0], args[1], w) })
 			if err != nil {
 				return err
 			}

@@ -107,7 +107,7 @@ func begin(ctx context.Context, io command.IO, f *runFlags, file string) error {
 		defer o.close()
 		sub := engine.Submission{Pipeline: p, File: abs, Author: cmp.Or(f.author, caller()), Actor: caller()}
 		if f.detach {
-			id, err := o.engine.Submit(ctx, sub)
+			id, err := o.submit(ctx, sub)
 			if err != nil {
 				return nil, err
 			}
@@ -120,7 +120,7 @@ func begin(ctx context.Context, io command.IO, f *runFlags, file string) error {
 		}
 		sub.Host = workerName()
 		w := engine.WorkerInfo{Name: sub.Host, Slots: f.jobs, Version: version, Capabilities: have}
-		return o.see(ctx, f, progress, w, func() (int64, error) { return o.engine.Submit(ctx, sub) })
+		return o.see(ctx, f, progress, w, func() (int64, error) { return o.submit(ctx, sub) })
 	})
 }
 

@@ -51,11 +51,15 @@ imgpipe token revoke ci`,
 			a := api.NewAccess(o.db)
 			switch verb {
 			case "revoke":
-				return a.Revoke(ctx, args[1])
+				return act(ctx, o.db, caller(), "token revoke "+args[1], func(ctx context.Context) error { return a.Revoke(ctx, args[1], caller()) })
 			case "ls":
 				return listTokens(ctx, io.Stdout, a, asJSON)
 			}
-			secret, err := a.Add(ctx, args[1], api.Role(role), lasts, caller())
+			var secret string
+			err = act(ctx, o.db, caller(), "token add "+args[1], func(ctx context.Context) error {
+				secret, err = a.Add(ctx, args[1], api.Role(role), lasts, caller())
+				return err
+			})
 			if err != nil {
 				return err
 			}
@@ -97,8 +101,11 @@ func auditCommand() *command.Command {
 	var n int
 	return &command.Command{
 		Name:    "audit",
-		Short:   "show who asked a server for what",
-		Long:    `Shows requests that changed something and those that were refused, newest last.`,
+		Short:   "show who asked for what, of a server or here",
+		Long: `
+Shows requests and commands that changed something, and those that were refused, newest last. http is who
+showed a token, by its name; command is who ran imgpipe where the database is: the name is what it was told, and the
+user that ran it stands beside it.`,
 		Example: `imgpipe audit -n 20`,
 		Flags: func(fs *flag.FlagSet) {
 			dirFlag(fs, &dir)
@@ -123,7 +130,7 @@ func auditCommand() *command.Command {
 			}
 			w := tabwriter.NewWriter(io.Stdout, 0, 0, 2, ' ', 0)
 			for _, r := range list {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", r.Time.Format(time.RFC3339), r.Who, r.Role, r.Peer, r.Status, r.Request, r.Detail)
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", r.Time.Format(time.RFC3339), r.Via, r.Who, r.Role, r.Peer, r.Status, r.Request, r.Detail)
 			}
 			return w.Flush()
 		},

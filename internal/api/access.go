@@ -89,6 +89,7 @@ func (a *Access) Add(ctx context.Context, name string, role Role, lasts time.Dur
 		}
 		_, err := tx.Exec(ctx, "INSERT INTO token (name, role, hash, made_by, created, expires) VALUES (?, ?, ?, ?, ?, ?)",
 			name, string(role), digest(secret), by, store.Millis(now), expires)
+		tx.Did(fmt.Sprintf("token %s of role %s was made", name, role))
 		return err
 	})
 	if err != nil {
@@ -97,16 +98,17 @@ func (a *Access) Add(ctx context.Context, name string, role Role, lasts time.Dur
 	return secret, nil
 }
 
-// Revoke ends a token.
-func (a *Access) Revoke(ctx context.Context, name string) error {
+// Revoke ends a token; by says who wants it.
+func (a *Access) Revoke(ctx context.Context, name, by string) error {
 	return a.db.Tx(ctx, func(tx *store.Tx) error {
-		r, err := tx.Exec(ctx, "UPDATE token SET revoked = ? WHERE name = ? AND revoked = 0", store.Millis(a.now()), name)
+		r, err := tx.Exec(ctx, "UPDATE token SET revoked = ?, revoked_by = ? WHERE name = ? AND revoked = 0", store.Millis(a.now()), by, name)
 		if err != nil {
 			return err
 		}
 		if n, err := r.RowsAffected(); err != nil || n == 0 {
 			return errors.Join(err, command.BadInput(fmt.Errorf("%s has no token", name), "'imgpipe token ls' lists them"))
 		}
+		tx.Did(fmt.Sprintf("token %s was revoked", name))
 		return nil
 	})
 }
@@ -176,38 +178,33 @@ func (a *Access) who(ctx context.Context, secret string) (name string, role Role
 	return name, role, err
 }
 
-// Request is what somebody asked for.
+// Request is what somebody asked for: an entry of the audit trail.
 type Request struct {
-	ID      int64     `json:"id"`
-	Time    time.Time `json:"time"`
-	Who     string    `json:"who,omitempty"` // the token's name; empty: nobody's
-	Role    Role      `json:"role,omitempty"`
-	Peer    string    `json:"peer"`
-	Request string    `json:"request"` // method and path
-	Status  int       `json:"status"`  // of the answer
-	Detail  string    `json:"detail,omitempty"`
+	ID   int64     `json:"id"`
+	Time time.Time `json:"time"`
+	// Via says by which way: http, where the name is a token's; or command, where
+	// it is what imgpipe was told by the user that Peer names.
+	Via     string `json:"via"`
+	Who     string `json:"who,omitempty"` // empty: nobody's token
+	Role    Role   `json:"role,omitempty"`
+	Peer    string `json:"peer"`    // address, or user
+	Request string `json:"request"` // method and path, or the command's words
+	Status  int    `json:"status"`  // of the answer, or the command's exit status
+	Detail  string `json:"detail,omitempty"`
 }
-
-// maxDetail bounds what a request's record keeps of others' words, in bytes.
-const maxDetail = 500
 
 // note writes a request down.
 func (a *Access) note(ctx context.Context, r Request) error {
-	if len(r.Detail) > maxDetail {
-		r.Detail = r.Detail[:maxDetail] + "…"
-	}
 	return a.db.Tx(ctx, func(tx *store.Tx) error {
-		_, err := tx.Exec(ctx, "INSERT INTO audit (at, who, role, peer, request, status, detail) VALUES (?, ?, ?, ?, ?, ?, ?)",
-			store.Millis(a.now()), r.Who, string(r.Role), r.Peer, command.Plain(r.Request), r.Status, command.Plain(r.Detail))
-		return err
+		return tx.Note(ctx, store.Entry{At: a.now(), Who: r.Who, Role: string(r.Role), Via: store.ByHTTP, Peer: r.Peer, Request: r.Request, Status: r.Status, Detail: r.Detail})
 	})
 }
 
-// Audit returns the newest requests that changed something or were refused, at
-// most limit, oldest first.
+// Audit returns the newest requests and commands that changed something or were
+// refused, at most limit, oldest first.
 func (a *Access) Audit(ctx context.Context, limit int) (list []Request, err error) {
 	err = a.db.View(ctx, func(tx *store.Tx) error {
-		rows, err := tx.Query(ctx, "SELECT id, at, who, role, peer, request, status, detail FROM audit ORDER BY id DESC LIMIT ?", limit)
+		rows, err := tx.Query(ctx, "SELECT id, at, via, who, role, peer, request, status, detail FROM audit ORDER BY id DESC LIMIT ?", limit)
 		if err != nil {
 			return err
 		}
@@ -215,7 +212,7 @@ func (a *Access) Audit(ctx context.Context, limit int) (list []Request, err erro
 		for rows.Next() {
 			var r Request
 			var at int64
-			if err := rows.Scan(&r.ID, &at, &r.Who, &r.Role, &r.Peer, &r.Request, &r.Status, &r.Detail); err != nil {
+			if err := rows.Scan(&r.ID, &at, &r.Via, &r.Who, &r.Role, &r.Peer, &r.Request, &r.Status, &r.Detail); err != nil {
 				return err
 			}
 			r.Time = store.Time(at)

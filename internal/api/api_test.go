@@ -303,7 +303,7 @@ func TestTokenEnds(t *testing.T) {
 			t.Error(status)
 		}
 	}
-	if err := h.server.access.Revoke(t.Context(), "eve"); err != nil {
+	if err := h.server.access.Revoke(t.Context(), "eve", "test"); err != nil {
 		t.Fatal(err)
 	}
 	h.server.access.now = func() time.Time { return time.Now().Add(2 * time.Hour) }

@@ -79,7 +79,7 @@ func (s *Server) routes() []route {
 		{method: get, path: "/v1/runs/{run}/stages/{stage}/files/{file...}", role: Viewer, summary: "a file that an attempt left, such as junit.xml", query: map[string]string{"attempt": "which; the newest unless given"}, serve: s.file},
 		{method: get, path: "/v1/workers", role: Viewer, summary: "workers that were heard of lately", out: []engine.WorkerInfo{}, serve: s.workers},
 		{method: get, path: "/v1/nodes", role: Viewer, summary: "the inventory", out: Nodes{}, serve: s.nodes},
-		{method: get, path: "/v1/audit", role: Admin, summary: "requests that changed something or were refused", query: map[string]string{"n": "at most so many; 100 unless given"}, out: []Request{}, serve: s.audit},
+		{method: get, path: "/v1/audit", role: Admin, summary: "requests and commands that changed something or were refused", query: map[string]string{"n": "at most so many; 100 unless given"}, out: []Request{}, serve: s.audit},
 	}
 	return slices.Concat(all, s.channelRoutes(), s.workRoutes())
 }

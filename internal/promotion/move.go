@@ -185,6 +185,7 @@ func (b *Book) intend(ctx context.Context, tx *store.Tx, p *Policy, r *Row, d pi
 	}
 	r.attached, r.Decision = string(text), string(decision)
 	r.owner, r.lease = newOwner(), b.now().Add(b.lease)
+	tx.Did(fmt.Sprintf("%s: %s to %s, from %s: %s", r.Kind, r.Channel, r.Image, r.Previous, r.Why))
 	r.ID, err = tx.Insert(ctx, `INSERT INTO promotion (channel, image, previous, kind, who, why, at, state, owner, lease, attached, registry, decision, policy)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		r.Channel, r.Image, r.Previous, r.Kind, r.Who, r.Why, store.Millis(r.At), r.State, r.owner, store.Millis(r.lease),

@@ -211,9 +211,10 @@ func all(channel string) string {
 	return channel
 }
 
-// event adds to what happened, for the audit trail.
+// event adds to what happened.
 func (b *Book) event(ctx context.Context, tx *store.Tx, who, format string, args ...any) error {
-	_, err := tx.Exec(ctx, "INSERT INTO event (at, node, kind, who, what) VALUES (?, '', 'promotion', ?, ?)",
-		store.Millis(b.now()), who, strings.TrimSuffix(fmt.Sprintf(format, args...), ": "))
+	what := strings.TrimSuffix(fmt.Sprintf(format, args...), ": ")
+	tx.Did(what)
+	_, err := tx.Exec(ctx, "INSERT INTO event (at, node, kind, who, what) VALUES (?, '', 'promotion', ?, ?)", store.Millis(b.now()), who, what)
 	return err
 }

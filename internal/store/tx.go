@@ -15,6 +15,7 @@ type Tx struct {
 	tx   *sql.Tx
 	pg   bool
 	wake bool
+	did  string // for the audit trail
 }
 
 // Tx calls f in a transaction that may write; others wait meanwhile, on
@@ -35,6 +36,10 @@ func (db *DB) Tx(ctx context.Context, f func(*Tx) error) error {
 	if err := f(tx); err != nil {
 		return err
 	}
+	act, err := tx.note(ctx)
+	if err != nil {
+		return err
+	}
 	if tx.wake && db.pg {
 		if _, err := tx.tx.ExecContext(ctx, "SELECT pg_notify($1, '')", channel); err != nil {
 			return err
@@ -42,6 +47,9 @@ func (db *DB) Tx(ctx context.Context, f func(*Tx) error) error {
 	}
 	if err := tx.tx.Commit(); err != nil {
 		return err
+	}
+	if act != nil {
+		act.Written = true
 	}
 	if tx.wake {
 		db.watch.wake()

@@ -288,6 +288,7 @@ func (e *Engine) event(ctx context.Context, tx *store.Tx, run int64, kind, who, 
 	if len(what) > maxEvent {
 		what = what[:maxEvent] + "…"
 	}
+	tx.Did(fmt.Sprintf("run %d: %s", run, what))
 	_, err := tx.Exec(ctx, "INSERT INTO event (at, kind, who, what, run) VALUES (?, ?, ?, ?, ?)", store.Millis(e.now()), kind, who, what, runName(run))
 	return err
 }

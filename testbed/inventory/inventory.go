@@ -282,6 +282,7 @@ func (v *Inventory) event(ctx context.Context, tx *store.Tx, node, kind, who, fo
 	if len(what) > maxEvent {
 		what = strings.ToValidUTF8(what[:maxEvent], "") + "…"
 	}
+	tx.Did(node + ": " + what)
 	_, err := tx.Exec(ctx, "INSERT INTO event (at, node, kind, who, what) VALUES (?, ?, ?, ?, ?)", store.Millis(v.now()), node, kind, who, what)
 	return err
 }
