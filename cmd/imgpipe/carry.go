@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"goldsmith/internal/registry"
+	"goldsmith/internal/api"
 	"goldsmith/pipeline"
 	"goldsmith/pipeline/engine"
 	"goldsmith/pipeline/step"
@@ -74,10 +74,11 @@ func (r *remote) sendImages(ctx context.Context, a *engine.Assignment, made stri
 
 // persistFor is how long something is tried again that failed for want of a
 // network or server, and how soon at first.
-var persistFor, persistFirst = 2 * time.Minute, 500 * time.Millisecond
+var persistFor, persistFirst = 5 * time.Minute, 500 * time.Millisecond
 
 // persist does something again and again while it may go well a little later.
-// An attempt whose heartbeats do not arrive either is lost before that.
+// An attempt whose heartbeats do not arrive either is lost before that; one that
+// was told to end does nothing twice.
 func persist(ctx context.Context, do func() error) error {
 	limit := time.Now().Add(persistFor)
 	for pause := persistFirst; ; pause = min(2*pause, 15*time.Second) {
@@ -85,7 +86,7 @@ func persist(ctx context.Context, do func() error) error {
 		if cause := context.Cause(ctx); err != nil && cause != nil {
 			return errors.Join(cause, err)
 		}
-		if err == nil || !registry.Temporary(err) || time.Now().Add(pause).After(limit) {
+		if err == nil || !api.Temporary(err) || time.Now().Add(pause).After(limit) {
 			return err
 		}
 		select {

@@ -41,6 +41,9 @@ type site struct {
 	engine *engine.Engine
 	images *registry.Layout
 	url    string
+	conf   *settings
+	tokens map[string]string // files, by workers
+	end    func()            // ends the server, which start begins anew
 	// lose tells whether a request's connection breaks; nil: none does.
 	lose atomic.Pointer[func(*http.Request) bool]
 }
@@ -51,7 +54,7 @@ func newSite(t *testing.T) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &site{t: t, dir: filepath.Join(t.TempDir(), "server")}
+	s := &site{t: t, tokens: map[string]string{}, dir: filepath.Join(t.TempDir(), "server")}
 	conf := &settings{Dir: s.dir, Listen: l.Addr().String()}
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
@@ -64,16 +67,14 @@ func newSite(t *testing.T) *site {
 	if s.db, err = store.Open(t.Context(), filepath.Join(s.dir, "imgpipe.db")); err != nil {
 		t.Fatal(err)
 	}
-	s.engine = engine.New(s.db)
-	ctx, cancel := context.WithCancel(context.Background())
-	served := make(chan error, 1)
-	go func() { served <- serve(ctx, slog.New(slog.DiscardHandler), conf) }()
+	s.engine, s.conf = engine.New(s.db), conf
 	t.Cleanup(func() {
-		cancel()
-		if err := errors.Join(<-served, s.db.Close()); err != nil {
+		s.end()
+		if err := s.db.Close(); err != nil {
 			t.Error(err)
 		}
 	})
+	s.start()
 	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: conf.Listen})
 	proxy.ErrorLog = log.New(io.Discard, "", 0) // of requests that workers gave up
 	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -83,15 +84,31 @@ func newSite(t *testing.T) *site {
 		proxy.ServeHTTP(w, r)
 	}))
 	t.Cleanup(front.Close)
+	s.url = front.URL
+	return s
+}
+
+// start begins to serve.
+func (s *site) start() {
+	s.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- serve(ctx, slog.New(slog.DiscardHandler), s.conf) }()
+	s.end = func() {
+		cancel()
+		if err := <-served; err != nil {
+			s.t.Error(err)
+		}
+		s.end = func() {}
+	}
 	for range 100 {
-		if c, err := net.Dial("tcp", conf.Listen); err == nil {
+		if c, err := net.Dial("tcp", s.conf.Listen); err == nil {
 			_ = c.Close()
-			break
+			return
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	s.url = front.URL
-	return s
+	s.t.Error("nobody listens")
 }
 
 // worker is what 'imgpipe worker' makes, in a directory of its own. Its stages
@@ -110,6 +127,7 @@ func (s *site) worker(name string) *remote {
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	s.tokens[name] = file
 	dir := filepath.Join(s.t.TempDir(), name)
 	opened, err := ownStore(dir)
 	if err != nil {
@@ -156,7 +174,7 @@ func (s *site) run() int64 {
 	s.t.Helper()
 	dir := s.t.TempDir()
 	file := filepath.Join(dir, "p.yaml")
-	err := errors.Join(os.WriteFile(filepath.Join(dir, "smoke.sh"), []byte("#!/bin/sh\ntest -s \"$GOLDSMITH_LAYOUT/index.json\"\n"), 0o755),
+	err := errors.Join(os.WriteFile(filepath.Join(dir, "smoke.sh"), []byte("#!/bin/sh\necho tested\ntest -s \"$GOLDSMITH_LAYOUT/index.json\"\n"), 0o755),
 		os.WriteFile(file, []byte(`apiVersion: goldsmith/v1
 name: carried
 stages:

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -18,6 +19,13 @@ import (
 
 func TestMain(m *testing.M) {
 	libvirt.Init()
+	if told := os.Getenv(asWorker); told != "" {
+		if err := workAsTold(told); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	testscript.Main(m, map[string]func(){"imgpipe": main})
 }
 

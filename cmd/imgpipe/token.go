@@ -100,8 +100,8 @@ func auditCommand() *command.Command {
 	var asJSON bool
 	var n int
 	return &command.Command{
-		Name:    "audit",
-		Short:   "show who asked for what, of a server or here",
+		Name:  "audit",
+		Short: "show who asked for what, of a server or here",
 		Long: `
 Shows requests and commands that changed something, and those that were refused, newest last. http is who
 showed a token, by its name; command is who ran imgpipe where the database is: the name is what it was told, and the

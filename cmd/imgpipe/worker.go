@@ -10,6 +10,7 @@ import (
 	stdio "io"
 	"io/fs"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -129,25 +130,41 @@ func (r *remote) work(ctx context.Context, a *engine.Assignment, m *command.Mete
 	if err := r.bring(ctx, a); err != nil {
 		return unfinished(ctx, err)
 	}
+	held, release := whileHeld(ctx)
+	defer release()
 	done, sent := make(chan struct{}), make(chan error, 1)
-	go func() { sent <- r.sendLog(ctx, a, done) }()
+	go func() { sent <- r.sendLog(held, a, done) }()
 	res := r.attempt(ctx, a, m)
 	close(done)
 	err := <-sent
-	if !errors.Is(context.Cause(ctx), engine.ErrLost) {
-		err = errors.Join(err, r.sendFiles(context.WithoutCancel(ctx), a))
+	if !errors.Is(context.Cause(held), engine.ErrLost) {
+		err = errors.Join(err, r.sendFiles(held, a))
 	}
-	if ctx.Err() == nil {
+	if held.Err() == nil {
 		// What failed is as good a proof as what passed: a gate must see it.
-		if err := r.sendImages(ctx, a, res.Image); err != nil {
-			return unfinished(ctx, err)
+		if err := r.sendImages(held, a, res.Image); err != nil {
+			return unfinished(held, err)
 		}
 	}
-	if err != nil && res.State == pipeline.Passed {
+	if res.State == pipeline.Passed && (err != nil || held.Err() != nil) {
 		// What was found out would be lost with what proves it.
-		return unfinished(ctx, fmt.Errorf("what the stage left could not be sent: %w", err))
+		return unfinished(held, fmt.Errorf("what the stage left could not be sent: %w", cmp.Or(err, context.Cause(held))))
 	}
 	return res
+}
+
+// whileHeld is a context for what is done after an attempt's work: it goes on
+// when the time for that is over, and ends with ctx when the attempt was told to
+// end, is lost, or is given back.
+func whileHeld(ctx context.Context) (held context.Context, release func()) {
+	held, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		cause := context.Cause(ctx)
+		if errors.Is(cause, engine.ErrLost) || errors.Is(cause, engine.ErrStopped) || errors.Is(cause, engine.ErrDraining) {
+			cancel(cause)
+		}
+	})
+	return held, func() { stop(); cancel(nil) }
 }
 
 // unfinished is the result of an attempt that says nothing about the image.
@@ -161,28 +178,32 @@ func unfinished(ctx context.Context, err error) engine.Result {
 
 // sendLog sends what is added to an attempt's log, until done and all of it is
 // sent. What cannot be sent now is sent later.
-func (r *remote) sendLog(ctx context.Context, a *engine.Assignment, done <-chan struct{}) error {
-	ctx = context.WithoutCancel(ctx)
+func (r *remote) sendLog(held context.Context, a *engine.Assignment, done <-chan struct{}) error {
+	ctx := context.WithoutCancel(held)
 	file := filepath.Join(engine.AttemptDir(r.dir, a.Run, a.Stage, a.Number), "log")
 	tick := time.NewTicker(sendEvery)
 	defer tick.Stop()
-	offset, last := int64(0), false
+	offset := int64(0)
 	for {
-		n, err := r.sendPart(ctx, a, file, offset)
+		n, _ := r.sendPart(ctx, a, file, offset) // what went wrong is tried again
 		offset += n
-		switch {
-		case last && (err != nil || n == 0):
-			return err
-		case n == logPart:
+		if n == logPart {
 			continue
 		}
-		if !last {
-			select {
-			case <-done:
-				last = true
-			case <-tick.C:
-			}
+		select {
+		case <-tick.C:
+			continue
+		case <-done:
 		}
+		return persist(held, func() error {
+			for {
+				n, err := r.sendPart(ctx, a, file, offset)
+				offset += n
+				if err != nil || n == 0 {
+					return err
+				}
+			}
+		})
 	}
 }
 
@@ -210,7 +231,8 @@ func (r *remote) sendPart(ctx context.Context, a *engine.Assignment, file string
 }
 
 // sendFiles sends what an attempt left beside its log.
-func (r *remote) sendFiles(ctx context.Context, a *engine.Assignment) error {
+func (r *remote) sendFiles(held context.Context, a *engine.Assignment) error {
+	ctx := context.WithoutCancel(held)
 	dir := engine.AttemptDir(r.dir, a.Run, a.Stage, a.Number)
 	var errs []error
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -218,12 +240,14 @@ func (r *remote) sendFiles(ctx context.Context, a *engine.Assignment) error {
 		if err != nil || !d.Type().IsRegular() || name == "log" {
 			return err
 		}
-		f, err := os.Open(path)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		errs = append(errs, r.client.Send(ctx, http.MethodPut, fmt.Sprintf("/v1/work/%d/files/%s", a.Attempt, name), f, nil, sendLimit))
+		errs = append(errs, persist(held, func() error {
+			f, err := os.Open(path)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			return r.client.Send(ctx, http.MethodPut, fmt.Sprintf("/v1/work/%d/files/%s", a.Attempt, escaped(name)), f, nil, sendLimit)
+		}))
 		return nil
 	})
 	if errors.Is(err, fs.ErrNotExist) {
@@ -231,3 +255,6 @@ func (r *remote) sendFiles(ctx context.Context, a *engine.Assignment) error {
 	}
 	return cmp.Or(err, errors.Join(errs...))
 }
+
+// escaped is a file's name in a URL.
+func escaped(name string) string { return (&url.URL{Path: name}).EscapedPath() }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -134,6 +135,9 @@ func (s *Server) addToLog(a *engine.Held, offset int64, body io.Reader) error {
 	if err != nil {
 		return err
 	}
+	if end >= engine.MaxLog+engine.LogEnd {
+		return nil // workers cut theirs before that
+	}
 	if offset > end {
 		return command.Usage(fmt.Sprintf("offset %d: the log has %d bytes", offset, end), "")
 	}
@@ -141,6 +145,22 @@ func (s *Server) addToLog(a *engine.Held, offset int64, body io.Reader) error {
 		_, err = f.Write(b[known:])
 	}
 	return err
+}
+
+// room is how many bytes an attempt's files may have beside those that it has:
+// name is written anew.
+func room(root *os.Root, name string) (int64, error) {
+	left := int64(engine.MaxFiles)
+	err := fs.WalkDir(root.FS(), ".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() || path == "log" || path == name {
+			return err
+		}
+		if fi, err := d.Info(); err == nil {
+			left -= fi.Size()
+		}
+		return nil
+	})
+	return left, err
 }
 
 // putFile keeps a file of an attempt.
@@ -171,12 +191,19 @@ func (s *Server) keepFile(a *engine.Held, name string, body io.Reader) error {
 			return err
 		}
 	}
+	left, err := room(root, name)
+	if err != nil {
+		return err
+	}
 	part := name + ".part"
 	f, err := root.Create(part)
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(f, body)
+	n, err := io.Copy(f, io.LimitReader(body, max(0, left)+1))
+	if err == nil && n > left {
+		err = command.Usage(fmt.Sprintf("file %q: an attempt's files may have %d MiB, and it has left the others", name, engine.MaxFiles>>20), "")
+	}
 	if err = errors.Join(err, f.Close()); err == nil {
 		err = root.Rename(part, name)
 	}

@@ -50,7 +50,11 @@ func (w *Worker) Run(ctx context.Context, grace context.Context) error {
 			continue
 		case slots <- struct{}{}:
 		}
-		a, err := w.Hub.Claim(ctx, w.Info, claimWait)
+		wait := claimWait
+		if first {
+			wait = 0 // whether it can be reached is known at once
+		}
+		a, err := w.Hub.Claim(ctx, w.Info, wait)
 		if err != nil && first && ctx.Err() == nil {
 			return err
 		}

@@ -76,11 +76,15 @@ func (r *Runner) attempt(ctx context.Context, a *engine.Assignment, m *command.M
 		}
 	}
 	out, err := step.Run(ctx, &pipeline.Job{
-		Run: fmt.Sprint(a.Run), Task: a.Task, Stage: a.Stage, Attempt: a.Number, Dir: dir, Image: a.Image, Log: log,
+		Run: fmt.Sprint(a.Run), Task: a.Task, Stage: a.Stage, Attempt: a.Number, Dir: dir, Image: a.Image, Log: &boundedLog{w: log, left: engine.MaxLog},
 		Inputs: a.Inputs, Author: a.Author, Progress: r.Progress.Within(a.Stage).Metered(m),
 	})
 	if err != nil {
-		fmt.Fprintf(log, "failed: %v\n", err)
+		fmt.Fprintf(log, "failed: %.16000v\n", err)
+	}
+	say := func(format string, args ...any) { fmt.Fprintf(log, format+"\n", args...) }
+	if bad := shrink(dir, engine.MaxFiles, say); bad != nil {
+		say("what it left could not be measured: %v", bad)
 	}
 	return out, err
 }
