@@ -66,6 +66,17 @@ func knownOffice(ctx context.Context, dir string) (*office, error) {
 
 func (o *office) close() { _ = o.db.Close() }
 
+// enter says that stages are worked on in a store, whose evidence the key in a file
+// signs; empty means that none does.
+func enter(ctx context.Context, store *step.Store, key string) (leave func(), err error) {
+	if key != "" {
+		if store.Key, err = readKey(key); err != nil {
+			return nil, err
+		}
+	}
+	return store.Enter(ctx)
+}
+
 // hasDatabase is the capability of workers that see imgpipe's database, as
 // promotions must.
 const hasDatabase = "database"

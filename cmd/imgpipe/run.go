@@ -198,16 +198,11 @@ func (o *office) check(ctx context.Context, file string, p *pipeline.Pipeline, s
 // see works on one run in the foreground until it has ended. When ctx ends the
 // run is cancelled.
 func (o *office) see(ctx context.Context, f *runFlags, progress *command.Progress, info engine.WorkerInfo, begin func() (int64, error)) (*pipeline.Run, error) {
-	leave, err := o.store.Enter(ctx)
+	leave, err := enter(ctx, o.store, f.key)
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
-	if f.key != "" {
-		if o.store.Key, err = readKey(f.key); err != nil {
-			return nil, err
-		}
-	}
 	if f.vulns != "" {
 		if _, err := os.Stat(f.vulns); err != nil {
 			return nil, command.BadInput(fmt.Errorf("vulnerabilities: %w", err), "--vuln-db names a file in the OSV format")

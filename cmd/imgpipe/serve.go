@@ -142,16 +142,11 @@ func serve(ctx context.Context, log *slog.Logger, s *settings) (err error) {
 	if err != nil {
 		return err
 	}
-	leave, err := store.Enter(ctx)
+	leave, err := enter(ctx, store, s.Evidence)
 	if err != nil {
 		return err
 	}
 	defer leave()
-	if s.Evidence != "" {
-		if store.Key, err = readKey(s.Evidence); err != nil {
-			return err
-		}
-	}
 	db, err := database.Open(ctx, cmp.Or(s.Database, os.Getenv(databaseVariable), filepath.Join(s.Dir, "imgpipe.db")))
 	if err != nil {
 		return err

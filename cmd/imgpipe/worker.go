@@ -75,16 +75,11 @@ func (f *workerFlags) work(ctx context.Context, log stdio.Writer) error {
 	if err != nil {
 		return err
 	}
-	leave, err := store.Enter(ctx)
+	leave, err := enter(ctx, store, f.key)
 	if err != nil {
 		return err
 	}
 	defer leave()
-	if f.key != "" {
-		if store.Key, err = readKey(f.key); err != nil {
-			return err
-		}
-	}
 	env := step.Env{Store: store, VulnDB: f.vulns}
 	if err := equip(&env); err != nil {
 		return err
