@@ -175,8 +175,8 @@ func restoreCommand() *command.Command {
 Fills a directory that is not there yet, and the database: a file in it, or the PostgreSQL database that
 IMGPIPE_DATABASE names, which must be empty. So a store moves from the one kind of database to the other, too.
 When it fails, the directory is not there.`,
-		Example: `imgpipe restore --dir /var/lib/goldsmith /var/backups/imgpipe.tar.zst
-IMGPIPE_DATABASE=postgres://imgpipe@db/imgpipe imgpipe restore --dir /var/lib/goldsmith imgpipe.tar.zst`,
+		Example: `imgpipe restore --dir /var/lib/imgpipe /var/backups/imgpipe.tar.zst
+IMGPIPE_DATABASE=postgres://imgpipe@db/imgpipe imgpipe restore --dir /var/lib/imgpipe imgpipe.tar.zst`,
 		Flags: func(fs *flag.FlagSet) { dirFlag(fs, &dir) },
 		Run: func(ctx context.Context, io command.IO, args []string) error {
 			if len(args) != 1 {
