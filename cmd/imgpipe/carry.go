@@ -13,8 +13,8 @@ import (
 )
 
 // bring copies the images that an attempt works on from the server: the one
-// under test, and those that the stage looks at.
-func (r *remote) bring(ctx context.Context, a *engine.Assignment) error {
+// under test, and those that the stage looks at. They stay as long as need says.
+func (r *remote) bring(ctx context.Context, a *engine.Assignment, need *needs) error {
 	p, err := pipeline.Parse(a.File, a.Source, a.Inputs, step.Names())
 	if err != nil {
 		return nil // the stage says so, better
@@ -27,14 +27,14 @@ func (r *remote) bring(ctx context.Context, a *engine.Assignment) error {
 		reads = append(reads, step.Read{Digest: a.Image, Disk: true})
 	}
 	for _, read := range reads {
-		if err := persist(ctx, func() error { return r.bringOne(ctx, read) }); err != nil {
+		if err := persist(ctx, func() error { return r.bringOne(ctx, read, need) }); err != nil {
 			return fmt.Errorf("image %s%s cannot be brought here: %w", read.Channel, read.Digest, err)
 		}
 	}
 	return nil
 }
 
-func (r *remote) bringOne(ctx context.Context, read step.Read) (err error) {
+func (r *remote) bringOne(ctx context.Context, read step.Read, need *needs) (err error) {
 	peer, images := r.client.Images(), r.runner.Env.Store.Images
 	digest := read.Digest
 	if read.Channel != "" {
@@ -43,6 +43,7 @@ func (r *remote) bringOne(ctx context.Context, read step.Read) (err error) {
 		}
 	}
 	if digest != "" {
+		need.add(digest)
 		if err := images.Bring(ctx, peer, digest, read.Disk); err != nil {
 			return err
 		}

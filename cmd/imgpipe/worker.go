@@ -14,10 +14,12 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"time"
 
 	"goldsmith/internal/api"
 	"goldsmith/internal/command"
+	"goldsmith/internal/promotion"
 	"goldsmith/pipeline"
 	"goldsmith/pipeline/engine"
 	"goldsmith/pipeline/step"
@@ -29,6 +31,7 @@ type workerFlags struct {
 	have                               list
 	slots                              int
 	json                               bool
+	keep                               string // a span
 }
 
 func (f *workerFlags) declare(fs *flag.FlagSet) {
@@ -41,6 +44,7 @@ func (f *workerFlags) declare(fs *flag.FlagSet) {
 	fs.Var(&f.have, "capability", "this machine has what stages `NAME` in requires; may be given several times")
 	fs.IntVar(&f.slots, "jobs", max(1, runtime.NumCPU()/2), "work on so many stages at once")
 	fs.BoolVar(&f.json, "json", false, "log JSON, one object a line")
+	fs.StringVar(&f.keep, "keep", "14d", "remove images and files that came longer ago than a `time`, and that nobody works on")
 }
 
 func workerCommand() *command.Command {
@@ -67,6 +71,10 @@ server's. On SIGTERM it takes nothing more; what is being worked on gets a minut
 
 // work takes tasks until ctx ends.
 func (f *workerFlags) work(ctx context.Context, log stdio.Writer) error {
+	older, err := pipeline.ParseSpan(f.keep)
+	if err != nil || older < promotion.MinimumAge {
+		return command.Usage(fmt.Sprintf("--keep %q: expected a time of 1h or more, such as 14d", f.keep), "")
+	}
 	client, err := api.NewClient(f.server, f.token, f.ca)
 	if err != nil {
 		return err
@@ -87,10 +95,16 @@ func (f *workerFlags) work(ctx context.Context, log stdio.Writer) error {
 	progress := command.NewProgress("imgpipe", command.IO{Stdout: stdio.Discard, Stderr: stdio.Discard}, false)
 	defer progress.Close()
 	runner := &step.Runner{Env: env, Progress: progress}
-	away := &remote{client, runner, f.dir, runner.Work}
+	away := &remote{client: client, runner: runner, dir: f.dir, attempt: runner.Work}
 	grace, enough := afterwards(ctx, drainTime)
 	defer enough()
-	w := &engine.Worker{Hub: client, Work: away.work, Log: logger(log, f.json), Info: engine.WorkerInfo{
+	say := logger(log, f.json)
+	var wg sync.WaitGroup
+	idle, stop := context.WithCancel(ctx)
+	wg.Go(func() { away.keepTidy(idle, say, older) })
+	defer wg.Wait()
+	defer stop()
+	w := &engine.Worker{Hub: client, Work: away.work, Log: say, Info: engine.WorkerInfo{
 		Slots: f.slots, Version: version, Capabilities: capabilities(ctx, func(string) bool { return true }, f.have)}}
 	return w.Run(ctx, grace)
 }
@@ -111,6 +125,7 @@ type remote struct {
 	runner  *step.Runner
 	dir     string
 	attempt func(context.Context, *engine.Assignment, *command.Meter) engine.Result // runner's, but for tests
+	using   uses
 }
 
 // sendEvery is how often an attempt's log is sent.
@@ -122,7 +137,10 @@ const sendLimit = 10 * time.Minute
 // work is step.Runner.Work, with the images that it takes brought here, and what
 // it leaves sent to the server.
 func (r *remote) work(ctx context.Context, a *engine.Assignment, m *command.Meter) engine.Result {
-	if err := r.bring(ctx, a); err != nil {
+	need := &needs{using: &r.using}
+	defer need.release()
+	need.add(runName(fmt.Sprint(a.Run)))
+	if err := r.bring(ctx, a, need); err != nil {
 		return unfinished(ctx, err)
 	}
 	held, release := whileHeld(ctx)

@@ -47,7 +47,7 @@ func TestAuthors(t *testing.T) {
 			}
 			return err
 		}))
-		needed, err := d.needed(ctx)
+		needed, err := d.Needed(ctx)
 		if err != nil || !slices.Contains(needed, img) || !slices.Contains(needed, other) {
 			t.Errorf("running runs need %v, %v", needed, err)
 		}

@@ -33,7 +33,7 @@ var digestRE = regexp.MustCompile(`sha256:[0-9a-f]{64}`)
 // dry nothing is removed.
 func (b *Book) Collect(ctx context.Context, k Keep, dry bool) (*registry.Garbage, error) {
 	choose := func(images []string) ([]string, error) {
-		needed, err := b.needed(ctx)
+		needed, err := b.Needed(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -50,8 +50,9 @@ func (b *Book) Collect(ctx context.Context, k Keep, dry bool) (*registry.Garbage
 	return b.images.Collect(ctx, choose, max(k.Older, MinimumAge), b.now(), dry)
 }
 
-// needed are the digests of images that must stay, tags aside.
-func (b *Book) needed(ctx context.Context) (out []string, err error) {
+// Needed are the digests of images that must stay, tags aside: also of those
+// that only machines have.
+func (b *Book) Needed(ctx context.Context) (out []string, err error) {
 	err = b.db.View(ctx, func(tx *store.Tx) error {
 		rows, err := queryRows(ctx, tx, "state <> 'failed' ORDER BY id")
 		if err != nil {

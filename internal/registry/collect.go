@@ -37,8 +37,8 @@ func (l *Layout) Age(digest string, now time.Time) (time.Duration, error) {
 	return now.Sub(fi.ModTime()), nil
 }
 
-// Collect removes images, what is attached to them, and all blobs that nothing
-// else in the layout needs. choose is given the digests of all images without a
+// Collect removes images, what is attached to them or to what is not here, and
+// all blobs that nothing else in the layout needs. choose is given the digests of all images without a
 // tag and returns those of them to remove; it is called while nobody else can change
 // the layout. What is younger than grace stays: somebody may be about to list
 // it. So does everything while an image is being brought here, which is a busy
@@ -63,7 +63,10 @@ func (l *Layout) Collect(ctx context.Context, choose func(images []string) ([]st
 	}
 	removed = slices.DeleteFunc(slices.Clone(removed), func(d string) bool { return !slices.Contains(can, d) })
 	g, kept := &Garbage{}, []v1.Descriptor{}
-	used := map[string]bool{}
+	used, here := map[string]bool{}, map[v1.Hash]bool{}
+	for _, d := range im.Manifests {
+		here[d.Digest] = !slices.Contains(removed, d.Digest.String())
+	}
 	for _, d := range im.Manifests {
 		m, err := l.manifest(d.Digest)
 		if err != nil {
@@ -73,7 +76,7 @@ func (l *Layout) Collect(ctx context.Context, choose func(images []string) ([]st
 		case m.ArtifactType == ImageType && slices.Contains(removed, d.Digest.String()):
 			g.Images = append(g.Images, d.Digest.String())
 			continue
-		case m.Subject != nil && slices.Contains(removed, m.Subject.Digest.String()):
+		case m.Subject != nil && slices.Contains(removed, m.Subject.Digest.String()), m.Subject != nil && !here[m.Subject.Digest] && l.older(d, grace, now):
 			g.Attached++
 			continue
 		}
@@ -82,12 +85,18 @@ func (l *Layout) Collect(ctx context.Context, choose func(images []string) ([]st
 			used[b.Digest.Hex] = true
 		}
 	}
-	if im.Manifests = kept; !dry && len(g.Images) > 0 {
+	if im.Manifests = kept; !dry && len(g.Images)+g.Attached > 0 {
 		if err := l.write(im); err != nil {
 			return nil, err
 		}
 	}
 	return g, l.removeBlobs(ctx, g, used, grace, now, dry)
+}
+
+// older tells whether a manifest was stored longer than grace ago.
+func (l *Layout) older(d v1.Descriptor, grace time.Duration, now time.Time) bool {
+	age, err := l.Age(d.Digest.String(), now)
+	return err == nil && age > grace
 }
 
 // untagged are the images that no tag names and that are older than grace.
@@ -98,8 +107,7 @@ func (l *Layout) untagged(im *v1.IndexManifest, grace time.Duration, now time.Ti
 	}
 	for _, d := range im.Manifests {
 		digest := d.Digest.String()
-		age, err := l.Age(digest, now)
-		if l.artifactType(d) == ImageType && !tagged[d.Digest] && err == nil && age > grace && !slices.Contains(out, digest) {
+		if l.artifactType(d) == ImageType && !tagged[d.Digest] && l.older(d, grace, now) && !slices.Contains(out, digest) {
 			out = append(out, digest)
 		}
 	}

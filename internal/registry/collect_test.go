@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"pgregory.net/rapid"
 
 	"goldsmith/internal/command"
@@ -187,4 +188,39 @@ func TestCollectConcurrently(t *testing.T) {
 	stop()
 	collector.Wait()
 	t.Logf("%d images were removed meanwhile", removed)
+}
+
+// What is attached to an image that is not here goes when it is old: somebody may
+// be about to bring the image.
+func TestOrphans(t *testing.T) {
+	dir := t.TempDir()
+	l, err := Open(filepath.Join(dir, "oci"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := shared(l, dir, "v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Attach(d, EvidenceType, nil, Blob{"e", EvidenceType, []byte("alone")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.update(func(im *v1.IndexManifest) error {
+		im.Manifests = slices.DeleteFunc(im.Manifests, func(m v1.Descriptor) bool { return m.Digest.String() == d })
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		later    time.Duration
+		attached int
+	}{{0, 0}, {2 * hour, 1}, {2 * hour, 0}} {
+		g, err := l.Collect(t.Context(), func([]string) ([]string, error) { return nil, nil }, hour, time.Now().Add(c.later), false)
+		if err != nil || g.Attached != c.attached {
+			t.Errorf("%s later: %+v, %v", c.later, g, err)
+		}
+	}
+	if blobs, err := filepath.Glob(filepath.Join(l.Dir(), "blobs/sha256/*")); err != nil || len(blobs) != 0 {
+		t.Errorf("blobs are left: %q, %v", blobs, err)
+	}
 }
