@@ -18,6 +18,9 @@ import (
 // keep is how long history and the audit trail are kept; 0 is for ever.
 type keep struct{ history, audit time.Duration }
 
+// keepSettings are keep in the server's file.
+type keepSettings struct{ History, Audit string } // such as 90d; empty: for ever
+
 // minimumKeep is the least: what is younger may be about to be asked for.
 const minimumKeep = 24 * time.Hour
 

@@ -43,6 +43,8 @@ type settings struct {
 	VulnDB     string   `yaml:"vuln-db"`      // vulnerabilities in OSV's format; empty: none
 	// Sites are the networks whose servers are looked after here.
 	Sites []siteSettings
+	// Keep says how long what.
+	Keep keepSettings
 	// Worker is what this process works on; without it, nothing.
 	Worker *workerSettings
 }
@@ -79,6 +81,9 @@ func readSettings(file string) (*settings, error) {
 	for i := range s.Sites {
 		beside(&s.Sites[i].Ramdisk)
 		beside(&s.Sites[i].Namespace)
+	}
+	if _, err := retain(s.Keep.History, s.Keep.Audit); err != nil {
+		return nil, f.Errorf([]any{"keep"}, "keep: %v", err)
 	}
 	s.Listen = cmp.Or(s.Listen, usualListen)
 	host, _, err := net.SplitHostPort(s.Listen)
@@ -162,9 +167,19 @@ func serve(ctx context.Context, log *slog.Logger, s *settings) (err error) {
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
+	k, err := retain(s.Keep.History, s.Keep.Audit)
+	if err != nil {
+		return errors.Join(err, l.Close(), queue.Close())
+	}
+	book := promotion.New(db, store.Images)
+	ending, ended := context.WithCancel(ctx)
+	var forgets sync.WaitGroup
+	forgets.Go(func() { k.keepForgetting(ending, log, e, book, store) })
+	defer forgets.Wait()
+	defer ended()
 	policies := policiesOf(s.Channels, store.Key)
 	h := api.New(api.Config{Engine: e, DB: db, Dir: s.Dir, Sources: s.Sources, Submit: submitter(e), Version: version, Log: log,
-		Book: promotion.New(db, store.Images), Policies: policies, Images: registryOf(store, db, policies, log)})
+		Book: book, Policies: policies, Images: registryOf(store, db, policies, log)})
 	log.Info("serving", "address", l.Addr().String(), "database", database.Redacted(db.Where()), "version", version)
 	err = attend(ctx, log, s, l, h, step.Env{Store: store, DB: db, Sites: &metal.Sites{}, VulnDB: s.VulnDB}, e)
 	return errors.Join(err, queue.Close())
