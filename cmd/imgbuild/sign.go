@@ -68,7 +68,7 @@ imgbuild verify oci:.goldsmith/oci:production --trust elements/demo/static/usr/s
 			if len(args) != 1 || (key == "") == (dir == "") {
 				return command.Usage("verify needs one image, and --key or --trust", "imgbuild verify oci:.goldsmith/oci:production --key keys/release.pub")
 			}
-			policy, err := readPolicy(key, dir)
+			policy, err := trust.ReadPolicy(key, dir)
 			if err != nil {
 				return err
 			}
@@ -77,30 +77,10 @@ imgbuild verify oci:.goldsmith/oci:production --trust elements/demo/static/usr/s
 	}
 }
 
-// readPolicy reads a policy's directory, or makes one of a single key.
-func readPolicy(key, dir string) (*trust.Policy, error) {
-	if dir != "" {
-		return trust.Load(dir)
-	}
-	text, err := os.ReadFile(key)
-	if err != nil {
-		return nil, command.BadInput(err, "'imgbuild keys release' makes keys")
-	}
-	k, err := trust.ParsePublic(text)
-	if err != nil {
-		return nil, command.BadInput(fmt.Errorf("%s: %w", key, err), "the public key ends in .pub")
-	}
-	return trust.NewPolicy(k), nil
-}
-
 func sign(ctx context.Context, image, key string) (digest string, err error) {
-	text, err := os.ReadFile(key)
+	k, err := trust.ReadPrivate(key)
 	if err != nil {
-		return "", command.BadInput(err, "'imgbuild keys release' makes keys")
-	}
-	k, err := trust.ParsePrivate(text)
-	if err != nil {
-		return "", command.BadInput(fmt.Errorf("%s: %w", key, err), "the private key ends in .key, and has no passphrase")
+		return "", err
 	}
 	l, digest, done, err := described(ctx, image)
 	if err != nil {

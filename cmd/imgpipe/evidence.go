@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"text/tabwriter"
 
@@ -76,21 +75,10 @@ imgpipe evidence verify sha256:5e2f0c --key keys/evidence.pub`,
 
 // trusting is a policy of one key, or of a directory.
 func trusting(key, dir string) (*trust.Policy, error) {
-	switch {
-	case (key == "") == (dir == ""):
+	if (key == "") == (dir == "") {
 		return nil, command.Usage("verify needs --key or --trust", "imgpipe evidence verify staging --key keys/evidence.pub")
-	case dir != "":
-		return trust.Load(dir)
 	}
-	text, err := os.ReadFile(key)
-	if err != nil {
-		return nil, command.BadInput(err, "'imgbuild keys release' makes keys")
-	}
-	k, err := trust.ParsePublic(text)
-	if err != nil {
-		return nil, command.BadInput(fmt.Errorf("%s: %w", key, err), "the public key ends in .pub")
-	}
-	return trust.NewPolicy(k), nil
+	return trust.ReadPolicy(key, dir)
 }
 
 func allBelieved(items []attest.Item) error {

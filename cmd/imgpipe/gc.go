@@ -63,40 +63,42 @@ imgpipe gc --keep 3 --older 30d --history 90d --audit 400d`,
 			fs.BoolVar(&f.dry, "dry-run", false, "say what would be removed, and remove nothing")
 			fs.BoolVar(&f.json, "json", false, "print JSON")
 		},
-		Run: func(ctx context.Context, std command.IO, args []string) error {
-			age, err := pipeline.ParseSpan(f.older)
-			if len(args) > 0 || f.keep < 0 || err != nil || age < promotion.MinimumAge {
-				return command.Usage("gc takes no arguments; --keep is 0 or more, --older 1h or more", "imgpipe gc --keep 3 --older 30d")
-			}
-			k, err := retain(f.history, f.audit)
-			if err != nil {
-				return err
-			}
-			b := &book{}
-			if err := b.open(ctx, f.dir); err != nil {
-				return err
-			}
-			defer b.close()
-			var g *garbage
-			collect := func(ctx context.Context) error {
-				g, err = b.collectAll(ctx, promotion.Keep{Newest: f.keep, Older: age}, k, f.dry)
-				return err
-			}
-			if f.dry {
-				err = collect(ctx)
-			} else {
-				err = act(ctx, b.db, caller(), "gc", collect)
-			}
-			if err != nil {
-				return err
-			}
-			if f.json {
-				return printJSON(std, g)
-			}
-			g.print(std.Stdout)
-			return nil
-		},
+		Run: func(ctx context.Context, std command.IO, args []string) error { return f.run(ctx, std, args) },
 	}
+}
+
+func (f *gcFlags) run(ctx context.Context, std command.IO, args []string) error {
+	age, err := pipeline.ParseSpan(f.older)
+	if len(args) > 0 || f.keep < 0 || err != nil || age < promotion.MinimumAge {
+		return command.Usage("gc takes no arguments; --keep is 0 or more, --older 1h or more", "imgpipe gc --keep 3 --older 30d")
+	}
+	k, err := retain(f.history, f.audit)
+	if err != nil {
+		return err
+	}
+	b := &book{}
+	if err := b.open(ctx, f.dir); err != nil {
+		return err
+	}
+	defer b.close()
+	var g *garbage
+	collect := func(ctx context.Context) error {
+		g, err = b.collectAll(ctx, promotion.Keep{Newest: f.keep, Older: age}, k, f.dry)
+		return err
+	}
+	if f.dry {
+		err = collect(ctx)
+	} else {
+		err = act(ctx, b.db, caller(), "gc", collect)
+	}
+	if err != nil {
+		return err
+	}
+	if f.json {
+		return printJSON(std, g)
+	}
+	g.print(std.Stdout)
+	return nil
 }
 
 // collectAll removes what nobody needs, or says what that is.

@@ -52,46 +52,48 @@ imgpipe history replay --all`,
 			fs.BoolVar(&f.svg, "svg", false, "show: print the stages as a drawing")
 			fs.BoolVar(&f.all, "all", false, "replay: every decision that is chosen")
 		},
-		Run: func(ctx context.Context, io command.IO, args []string) error {
-			verb := ""
-			if len(args) > 0 {
-				verb = args[0]
-			}
-			want := map[string]int{"ls": 1, "show": 2, "diff": 3, "replay": 2}[verb]
-			if verb == "replay" && f.all {
-				want = 1
-			}
-			if len(args) != want || want == 0 || f.filter.Limit < 1 {
-				return command.Usage("history: expected ls, show N, diff N M, or replay N", "imgpipe history ls")
-			}
-			o, err := openOffice(ctx, f.dir)
-			if err != nil {
-				return err
-			}
-			defer o.close()
-			var shown []*engine.Shown
-			for _, a := range args[1:] {
-				id, err := engine.Number(a)
-				if err != nil {
-					return err
-				}
-				s, err := o.engine.Show(ctx, id)
-				if err != nil {
-					return err
-				}
-				shown = append(shown, s)
-			}
-			switch verb {
-			case "ls":
-				return o.listHistory(ctx, io.Stdout, &f)
-			case "show":
-				return showTransition(io.Stdout, &f, shown[0])
-			case "diff":
-				return printDifferences(io.Stdout, f.json, engine.Compare(shown[0], shown[1]))
-			}
-			return o.replay(ctx, io.Stdout, &f, shown)
-		},
+		Run: func(ctx context.Context, io command.IO, args []string) error { return f.run(ctx, io.Stdout, args) },
 	}
+}
+
+func (f *historyFlags) run(ctx context.Context, out stdio.Writer, args []string) error {
+	verb := ""
+	if len(args) > 0 {
+		verb = args[0]
+	}
+	want := map[string]int{"ls": 1, "show": 2, "diff": 3, "replay": 2}[verb]
+	if verb == "replay" && f.all {
+		want = 1
+	}
+	if len(args) != want || want == 0 || f.filter.Limit < 1 {
+		return command.Usage("history: expected ls, show N, diff N M, or replay N", "imgpipe history ls")
+	}
+	o, err := openOffice(ctx, f.dir)
+	if err != nil {
+		return err
+	}
+	defer o.close()
+	var shown []*engine.Shown
+	for _, a := range args[1:] {
+		id, err := engine.Number(a)
+		if err != nil {
+			return err
+		}
+		s, err := o.engine.Show(ctx, id)
+		if err != nil {
+			return err
+		}
+		shown = append(shown, s)
+	}
+	switch verb {
+	case "ls":
+		return o.listHistory(ctx, out, f)
+	case "show":
+		return showTransition(out, f, shown[0])
+	case "diff":
+		return printDifferences(out, f.json, engine.Compare(shown[0], shown[1]))
+	}
+	return o.replay(ctx, out, f, shown)
 }
 
 func encode(w stdio.Writer, v any) error {

@@ -55,7 +55,7 @@ func scriptTested(ts *testscript.TestScript, _ bool, args []string) {
 		Started: time.Unix(1e9, 0).UTC(), Ended: time.Unix(1e9, 0).UTC(), Tests: []evidence.Test{{Name: "a", Result: evidence.Result(args[2])}}}
 	var keys []*trust.PrivateKey
 	if len(args) > 3 {
-		k, err := readKey(ts.MkAbs(args[3]))
+		k, err := trust.ReadPrivate(ts.MkAbs(args[3]))
 		ts.Check(err)
 		keys = append(keys, k)
 	}

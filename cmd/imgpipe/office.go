@@ -13,6 +13,7 @@ import (
 
 	"goldsmith/internal/command"
 	database "goldsmith/internal/store"
+	"goldsmith/internal/trust"
 	"goldsmith/pipeline"
 	"goldsmith/pipeline/engine"
 	"goldsmith/pipeline/step"
@@ -70,7 +71,7 @@ func (o *office) close() { _ = o.db.Close() }
 // signs; empty means that none does.
 func enter(ctx context.Context, store *step.Store, key string) (leave func(), err error) {
 	if key != "" {
-		if store.Key, err = readKey(key); err != nil {
+		if store.Key, err = trust.ReadPrivate(key); err != nil {
 			return nil, err
 		}
 	}

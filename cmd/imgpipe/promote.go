@@ -5,7 +5,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"os"
 	"strings"
 
 	"goldsmith/internal/command"
@@ -43,7 +42,7 @@ imgpipe promote staging production --dry-run`,
 			}
 			defer b.close()
 			if key != "" {
-				k, err := readKey(key)
+				k, err := trust.ReadPrivate(key)
 				if err != nil {
 					return err
 				}
@@ -82,19 +81,6 @@ func openChannel(ctx context.Context, f *bookFlags, name string, args []string) 
 		return nil, nil, err
 	}
 	return b, p, nil
-}
-
-// readKey reads a private key.
-func readKey(file string) (*trust.PrivateKey, error) {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return nil, command.BadInput(err, "'imgbuild keys release' makes keys")
-	}
-	k, err := trust.ParsePrivate(text)
-	if err != nil {
-		return nil, command.BadInput(fmt.Errorf("%s: %w", file, err), "the private key ends in .key, and has no passphrase")
-	}
-	return k, nil
 }
 
 // decide prints what the gate says.

@@ -195,6 +195,16 @@ func (o *office) check(ctx context.Context, file string, p *pipeline.Pipeline, s
 	return have, nil
 }
 
+// known says what is wrong with the files that the flags name.
+func (f *runFlags) known() error {
+	if f.vulns != "" {
+		if _, err := os.Stat(f.vulns); err != nil {
+			return command.BadInput(fmt.Errorf("vulnerabilities: %w", err), "--vuln-db names a file in the OSV format")
+		}
+	}
+	return nil
+}
+
 // see works on one run in the foreground until it has ended. When ctx ends the
 // run is cancelled.
 func (o *office) see(ctx context.Context, f *runFlags, progress *command.Progress, info engine.WorkerInfo, begin func() (int64, error)) (*pipeline.Run, error) {
@@ -203,10 +213,8 @@ func (o *office) see(ctx context.Context, f *runFlags, progress *command.Progres
 		return nil, err
 	}
 	defer leave()
-	if f.vulns != "" {
-		if _, err := os.Stat(f.vulns); err != nil {
-			return nil, command.BadInput(fmt.Errorf("vulnerabilities: %w", err), "--vuln-db names a file in the OSV format")
-		}
+	if err := f.known(); err != nil {
+		return nil, err
 	}
 	env := step.Env{Store: o.store, DB: o.db, Sites: &metal.Sites{}, VulnDB: f.vulns}
 	if err := equip(&env); err != nil {

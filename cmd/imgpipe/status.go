@@ -148,6 +148,11 @@ func printStatus(io command.IO, s status, all bool) error {
 	for _, name := range slices.Sorted(maps.Keys(s.Channels)) {
 		fmt.Fprintf(w, "channel %s\t\t%s\n", name, s.Channels[name])
 	}
+	for _, k := range s.Workers {
+		if k.Draining {
+			fmt.Fprintf(w, "worker %s\t\tdraining: it ends, and takes nothing more\n", k.Name)
+		}
+	}
 	return w.Flush()
 }
 

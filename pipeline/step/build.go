@@ -14,6 +14,7 @@ import (
 	"goldsmith/internal/command"
 	"goldsmith/internal/imagebuild"
 	"goldsmith/internal/registry"
+	"goldsmith/internal/trust"
 	"goldsmith/pipeline"
 )
 
@@ -48,7 +49,7 @@ func newBuild(env Env, p *pipeline.Pipeline, stage string) (pipeline.Step, error
 		return nil, p.Errorf(stage, "definition", "image definition %s is not there", b.definition)
 	}
 	if b.key != "" {
-		if _, err := readKey(b.key); err != nil {
+		if _, err := trust.ReadPrivate(b.key); err != nil {
 			return nil, p.Errorf(stage, "sign", "with.sign: %v", err)
 		}
 	}

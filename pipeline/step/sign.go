@@ -1,31 +1,14 @@
 package step
 
 import (
-	"fmt"
-	"os"
-
-	"goldsmith/internal/command"
 	"goldsmith/internal/registry"
 	"goldsmith/internal/trust"
 )
 
-// readKey reads a private key for signatures.
-func readKey(file string) (*trust.PrivateKey, error) {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return nil, command.BadInput(err, "'imgbuild keys release' makes keys")
-	}
-	k, err := trust.ParsePrivate(text)
-	if err != nil {
-		return nil, command.BadInput(fmt.Errorf("%s: %w", file, err), "the private key ends in .key, and has no passphrase")
-	}
-	return k, nil
-}
-
 // sign signs an image as a release, as 'imgbuild sign' does: machines take no
 // update without. Once more with the same key changes nothing.
 func (s *Store) sign(digest, file string) error {
-	k, err := readKey(file)
+	k, err := trust.ReadPrivate(file)
 	if err != nil {
 		return err
 	}

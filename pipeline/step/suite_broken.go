@@ -12,6 +12,7 @@ import (
 	"goldsmith/internal/command"
 	"goldsmith/internal/evidence"
 	"goldsmith/internal/registry"
+	"goldsmith/internal/trust"
 	"goldsmith/internal/yamlfile"
 	"goldsmith/pipeline"
 	"goldsmith/testbed"
@@ -57,7 +58,7 @@ func newBrokenUpgrade(env Env, p *pipeline.Pipeline, stage string) (pipeline.Ste
 		}
 		if w.Sign == "" {
 			bad("sign", "with.sign is missing: machines take no update without a signature")
-		} else if _, err := readKey(u.build.key); err != nil {
+		} else if _, err := trust.ReadPrivate(u.build.key); err != nil {
 			bad("sign", "with.sign: %v", err)
 		}
 	case !strings.HasPrefix(w.Broken, "sha256:") && p.Channel(w.Broken) == nil:
