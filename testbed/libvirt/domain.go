@@ -202,6 +202,8 @@ type Config struct {
 	// NICs are the machine's network cards; none means one, in Network, from
 	// which the machine does not start.
 	NICs []NIC
+	// Isolated machines have no network card; NICs must be empty.
+	Isolated bool
 	// Pool is a libvirt storage pool that the images are copied to over the
 	// API, and from which the machine works. "" means that QEMU reads the files
 	// themselves, and writes to Dir.
@@ -257,7 +259,10 @@ func (c Config) withDefaults() (Config, error) {
 		d.Format = cmp.Or(d.Format, "raw")
 		paths = append(paths, &d.Image)
 	}
-	if len(c.NICs) == 0 {
+	switch {
+	case c.Isolated && len(c.NICs) > 0:
+		return c, fmt.Errorf("machine %q: network cards of a machine that is to have none", c.Name)
+	case len(c.NICs) == 0 && !c.Isolated:
 		c.NICs = []NIC{{}}
 	}
 	c.NICs = append([]NIC(nil), c.NICs...)

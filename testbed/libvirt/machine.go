@@ -155,7 +155,9 @@ func (m *Machine) takeLease() error {
 			}
 		}
 	}
-	m.lease.mac = cmp.Or(m.lease.mac, m.cfg.NICs[0].MAC)
+	if len(m.cfg.NICs) > 0 {
+		m.lease.mac = cmp.Or(m.lease.mac, m.cfg.NICs[0].MAC)
+	}
 	return nil
 }
 
@@ -182,7 +184,8 @@ func removeFiles(dir string) error {
 	return errors.Join(errs...)
 }
 
-// MAC is the hardware address of the machine's network card.
+// MAC is the hardware address of the machine's network card; "" where it has
+// none.
 func (m *Machine) MAC() string { return m.lease.mac }
 
 // Console implements testbed.Consoled. The text stays after Release.
@@ -195,6 +198,9 @@ func (m *Machine) Console() *testbed.Console {
 func (m *Machine) Address(ctx context.Context) (netip.Addr, error) {
 	if m.lease.ip.IsValid() {
 		return m.lease.ip, nil
+	}
+	if len(m.cfg.NICs) == 0 {
+		return netip.Addr{}, m.fault(testbed.Unsupported, "address", errors.New("it has no network card"))
 	}
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
