@@ -83,7 +83,13 @@ func (s *suites) define(file string, version int, more string) {
 // run builds an image and passes through stages, which all need just that.
 func (s *suites) run(definition, stages string) *pipeline.Run {
 	s.t.Helper()
-	s.write("pipeline.yaml", fmt.Sprintf(suitePipeline, definition, stages))
+	return s.runFile(fmt.Sprintf(suitePipeline, definition, stages))
+}
+
+// runFile runs a pipeline file, of which the text is given.
+func (s *suites) runFile(text string) *pipeline.Run {
+	s.t.Helper()
+	s.write("pipeline.yaml", text)
 	_, out := program{[]string{"imgpipe", "run", "--json", "--dir", filepath.Join(s.dir, "runs"), filepath.Join(s.dir, "pipeline.yaml")}, s.env}.run(s.t)
 	var result *pipeline.Run
 	for line := range strings.Lines(out) {

@@ -114,6 +114,7 @@ func (b *libvirtBench) install(ctx context.Context, o order) (machine, error) {
 	m, err := b.host.Define(ctx, libvirt.Config{
 		Name: o.Name, Dir: o.Dir, Image: disk, Seed: file,
 		Firmware: testbed.Firmware(b.with.Firmware), CPUs: b.with.CPUs, MemoryMiB: b.with.Memory,
+		Isolated: b.with.Network == noNetwork,
 	})
 	if err != nil { // not a typed nil
 		return nil, err

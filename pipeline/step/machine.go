@@ -30,10 +30,12 @@ type machineWith struct {
 	Firmware string         // uefi or bios; empty means uefi
 	CPUs     int            `yaml:"cpus"`
 	Memory   int            // MiB
+	Shell    string         // how commands reach the machine: ssh, agent or console; empty means ssh
 	Metadata map[string]any // what the machine is told, beside what every machine is
 
+	Network string // metal: of the inventory; empty means its only one. libvirt: "none", or empty for that of the libvirtd
+
 	// Of metal.
-	Network string            // of the inventory; empty means its only one
 	Ramdisk string            // path of the deploy ramdisk without .vmlinuz and .initrd, relative to the pipeline file; empty means that of the server's site
 	Node    inventory.Request // what the machine must be
 	Finish  string            // how it comes into the image: reboot or kexec; empty means reboot
@@ -94,6 +96,7 @@ func newOnMachine(env Env, p *pipeline.Pipeline, stage string, w *machineWith, n
 			errs = append(errs, bad("metadata", "with.metadata: %s is made for each machine and cannot be given", key))
 		}
 	}
+	errs = append(errs, w.checkShell(name, bad)...)
 	step := &onMachine{env: env, name: name, with: *w, kind: w.kind(p, stage, name), place: pl, suite: s}
 	errs = append(errs, w.checkTests(step.kind, bad)...)
 	if w.Snoozes != "" {
@@ -115,7 +118,7 @@ func newSmoke(env Env, p *pipeline.Pipeline, stage string) (pipeline.Step, error
 
 // Check implements pipeline.Checker.
 func (s *onMachine) Check(ctx context.Context) error {
-	if _, err := exec.LookPath("ssh"); err != nil {
+	if _, err := exec.LookPath("ssh"); err != nil && s.with.Shell == shellSSH {
 		return command.Missing(errors.New("ssh is not installed"), "install openssh-client")
 	}
 	if c, ok := s.suite.(pipeline.Checker); ok {
@@ -225,6 +228,7 @@ func (s *onMachine) test(ctx context.Context, j *pipeline.Job, e *evidence.Evide
 	}
 	defer os.RemoveAll(tmp)
 	sub := &subject{env: s.env, job: j, bench: b, api: api, driver: s.with.Machine, suite: s.name,
+		how: s.with.Shell, isolated: s.with.Machine == "libvirt" && s.with.Network == noNetwork,
 		metadata: s.with.Metadata, scratch: tmp, dir: tmp, keep: j.Dir, snoozes: s.snoozes, wanted: s.with.Tests, again: s.with.Again, patience: s.patience}
 	defer func() { err = errors.Join(err, sub.release(ctx)) }()
 	tests, err = s.suite.run(ctx, sub)

@@ -65,7 +65,8 @@ func (s *subject) leave(ctx context.Context) error {
 	if s.number == 0 {
 		s.keepJournal(ctx)
 	}
-	_ = s.ssh.Close()
+	s.closeShell()
+	s.shell = nil
 	s.told.Forget()
 	m := s.m
 	if _, ok := m.(renewable); ok {
@@ -93,7 +94,7 @@ func (s *subject) revive(ctx context.Context) error {
 		err = s.m.PowerOff(ctx)
 	}
 	if err == nil {
-		_ = s.ssh.Close()
+		_ = s.shell.Close()
 		s.drain(ctx)
 		err = s.m.PowerOn(ctx)
 	}
@@ -101,7 +102,7 @@ func (s *subject) revive(ctx context.Context) error {
 		err = s.awaitConfigured(ctx, mark)
 	}
 	if err == nil {
-		err = s.ssh.Wait(ctx)
+		err = s.shell.Wait(ctx)
 	}
 	step.Done(err, "")
 	return err
@@ -111,7 +112,11 @@ func (s *subject) revive(ctx context.Context) error {
 func (s *subject) keepJournal(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), journalLimit)
 	defer cancel()
-	text, err := s.ssh.Output(ctx, "journalctl -b --no-pager -o short-monotonic")
+	line := "journalctl -b --no-pager -o short-monotonic"
+	if s.how == shellConsole { // it is slow
+		line += " | tail -c 65536"
+	}
+	text, err := output(ctx, s.shell, line)
 	if err != nil {
 		fmt.Fprintf(s.job.Log, "the journal could not be had: %v\n", err)
 		return

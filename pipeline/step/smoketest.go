@@ -77,7 +77,14 @@ const machineSSH = "machine-ssh"
 func (s *subject) login(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, loginLimit, fmt.Errorf("not within %s", loginLimit))
 	defer cancel()
-	if err := s.ssh.Wait(ctx); err != nil {
+	if err := s.shell.Wait(ctx); err != nil {
+		return err
+	}
+	if s.local() {
+		var err error
+		if s.relay == nil {
+			s.relay, err = startRelay(s.shell, filepath.Join(s.dir, "relay"), filepath.Join(s.bin(), machineSSH))
+		}
 		return err
 	}
 	known, config := filepath.Join(s.dir, "known_hosts"), filepath.Join(s.dir, "ssh_config")
@@ -160,7 +167,7 @@ func (s *subject) runTests(ctx context.Context, img *registry.Image, dir string,
 	if renew != nil {
 		r.Renew = func(ctx context.Context, t *machinetest.Test) error {
 			err := renew(ctx, t)
-			r.Shell, r.Console = s.ssh, s.m.Console()
+			r.Shell, r.Console = s.shell, s.m.Console()
 			return err
 		}
 	}
@@ -177,10 +184,14 @@ func (s *subject) runTests(ctx context.Context, img *registry.Image, dir string,
 // runner runs tests on the subject's machine, whichever it is at the time.
 func (s *subject) runner(dir string) *machinetest.Runner {
 	return &machinetest.Runner{
-		Shell: s.ssh, Console: s.m.Console(), Platform: s.driver, Dir: filepath.Join(s.job.Dir, dir), Progress: s.job.Progress,
+		Shell: s.shell, Console: s.m.Console(), Platform: s.driver, Dir: filepath.Join(s.job.Dir, dir), Progress: s.job.Progress,
 		Snoozes: s.snoozes, Again: s.again, Retries: 1, Revive: s.revive, Patience: s.patience,
 		Host: func(ctx context.Context, path string, more []string, out io.Writer) error {
-			env := []string{"MACHINE_ADDR=" + s.addr.String(), "MACHINE_SSH=" + machineSSH,
+			addr := ""
+			if s.addr.IsValid() {
+				addr = s.addr.String()
+			}
+			env := []string{"MACHINE_ADDR=" + addr, "MACHINE_SSH=" + machineSSH,
 				"METADATA_FILE=" + s.metadataFile, "PATH=" + s.bin() + ":" + os.Getenv("PATH")}
 			return s.bench.network().Exec(ctx, command.Exec{Args: []string{path}, Dir: "/", Env: slices.Concat(os.Environ(), env, more),
 				Log: io.MultiWriter(out, s.job.Log)})

@@ -34,6 +34,8 @@ type subject struct {
 	wanted   testsWith
 	again    int           // how often a failed test is run again
 	patience time.Duration // with a machine that does not answer; 0 is the runner's
+	how      string        // with.shell
+	isolated bool          // the machine has no network
 	// follows: the machine is told from where its image is, learns by which
 	// digest, and can be updated. Set before install.
 	follows bool
@@ -50,7 +52,9 @@ type subject struct {
 	told         *machineapi.Machine
 	keys         *sshKeys
 	metadataFile string
-	ssh          *testbed.SSH
+	shell        testbed.Shell
+	ssh          *testbed.SSH // shell, where that is one
+	relay        *relay       // for tests; nil where they use ssh
 	addr         netip.Addr
 }
 
@@ -114,9 +118,7 @@ func (s *subject) want(digest, restart string) error {
 // release gives everything back, and keeps the console.
 func (s *subject) release(ctx context.Context) error {
 	var errs []error
-	if s.ssh != nil {
-		_ = s.ssh.Close()
-	}
+	s.closeShell()
 	if s.told != nil {
 		s.told.Forget()
 	}
@@ -157,10 +159,19 @@ func (s *subject) reach(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), addressLimit)
 	defer cancel()
 	var err error
-	if s.addr, err = s.m.Address(ctx); err != nil {
+	if !s.isolated {
+		if s.addr, err = s.m.Address(ctx); err != nil {
+			return err
+		}
+	}
+	if s.local() {
+		if s.shell == nil {
+			err = s.openLocal()
+		}
 		return err
 	}
 	s.ssh = &testbed.SSH{Addr: netip.AddrPortFrom(s.addr, 22).String(), Key: s.keys.signer, Network: s.bench.network()}
+	s.shell = s.ssh
 	return nil
 }
 
@@ -187,7 +198,11 @@ func (s *subject) awaitSignal(ctx context.Context, mark int64) (machineapi.Signa
 			cancel(fmt.Errorf("the console says: %s", line))
 		}
 	})
-	sig, err := s.told.Signal(ctx)
+	ask := s.told.Signal
+	if s.isolated {
+		ask = s.pull
+	}
+	sig, err := ask(ctx)
 	if err == nil {
 		noteHealth(ctx, s.m, sig)
 	}
