@@ -8,28 +8,15 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
-)
 
-// Scripts that offer what a machine's console offers.
-const (
-	autologin = `trap : INT; while :; do bash --norc -i +m; done`
-	askLogin  = `trap : INT
-while :; do
-	printf '\nbox login: '; read -r user || continue
-	[ -n "$user" ] || continue
-	stty -echo; printf 'Password: '; read -r password; stty echo; echo
-	if [ "$user/$password" = root/secret ]; then bash --norc -i +m; else printf 'Login incorrect\n'; fi
-done`
+	"goldsmith/internal/testenv"
 )
 
 // tty is a terminal on which a script runs; it is a machine's serial port.
@@ -43,36 +30,11 @@ type tty struct {
 
 func newTTY(t *testing.T, script string) *tty {
 	t.Helper()
-	// The runtime's poller makes Close end a Read.
-	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
+	master, stop, err := testenv.Terminal(script)
 	if err != nil {
 		t.Fatal(err)
 	}
-	fd := int(master.Fd())
-	if err := errors.Join(unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0), unix.SetNonblock(fd, true)); err != nil {
-		t.Fatal(err)
-	}
-	number, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := exec.Command("sh", "-c", script)
-	c.Stdin, c.Stdout, c.Stderr = slave, slave, slave
-	c.Env = append(os.Environ(), "PS1=root@box:~# ", "TERM=vt220")
-	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
-	if err := c.Start(); err != nil {
-		t.Fatal(err)
-	}
-	_ = slave.Close()
-	t.Cleanup(func() {
-		_ = c.Process.Kill()
-		_ = c.Wait()
-		_ = master.Close()
-	})
+	t.Cleanup(stop)
 	return &tty{master: master}
 }
 
@@ -124,7 +86,7 @@ func consoleShell(t *testing.T, y *tty, password string) *ConsoleShell {
 
 func TestConsoleShellRun(t *testing.T) {
 	t.Parallel()
-	for name, c := range map[string]struct{ script, password string }{"shell": {autologin, ""}, "login": {askLogin, "secret"}} {
+	for name, c := range map[string]struct{ script, password string }{"shell": {testenv.Autologin, ""}, "login": {testenv.AskLogin, "secret"}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := consoleShell(t, newTTY(t, c.script), c.password)
@@ -159,7 +121,7 @@ func TestConsoleShellRun(t *testing.T) {
 func TestConsoleShellRefused(t *testing.T) {
 	t.Parallel()
 	for password, want := range map[string]string{"": "asks for a password", "wrong": "login incorrect"} {
-		s := consoleShell(t, newTTY(t, askLogin), password)
+		s := consoleShell(t, newTTY(t, testenv.AskLogin), password)
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		defer cancel()
 		if err := s.Wait(ctx); err == nil || !strings.Contains(err.Error(), want) || ctx.Err() != nil {
@@ -171,7 +133,7 @@ func TestConsoleShellRefused(t *testing.T) {
 // TestConsoleShellCancel: a command whose context ends is killed on the machine.
 func TestConsoleShellCancel(t *testing.T) {
 	t.Parallel()
-	s := consoleShell(t, newTTY(t, autologin), "")
+	s := consoleShell(t, newTTY(t, testenv.Autologin), "")
 	file := filepath.Join(t.TempDir(), "pid")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -209,7 +171,7 @@ func TestConsoleShellFiles(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			y := newTTY(t, autologin)
+			y := newTTY(t, testenv.Autologin)
 			y.noise = noise
 			s := consoleShell(t, y, "")
 			dir := t.TempDir()
@@ -257,7 +219,7 @@ func sometimes(every int, text string) func() string {
 // is found again, and so is one that another process left.
 func TestConsoleShellAnew(t *testing.T) {
 	t.Parallel()
-	y := newTTY(t, autologin)
+	y := newTTY(t, testenv.Autologin)
 	s := &ConsoleShell{Name: "m", Machine: y}
 	if err := s.Run(t.Context(), Command{Line: "true"}); err != nil {
 		t.Fatal(err)

@@ -49,6 +49,7 @@ func bed(t *testing.T) *Bed {
 // driver holds a host to the suite.
 func driver(h *Host, firmware testbed.Firmware, pool string) testbedtest.Driver {
 	return testbedtest.Driver{
+		ShellDisk: testbedtest.LinuxDisk,
 		NewWith: func(ctx context.Context, s testbedtest.Spec) (testbed.Machine, error) {
 			c := Config{Name: s.Name, Dir: s.Dir, Image: s.Disks[0], Firmware: firmware, Pool: pool,
 				CPUs: 1, MemoryMiB: 128, Accelerator: testbed.TCG}

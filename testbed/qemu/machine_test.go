@@ -19,8 +19,9 @@ import (
 
 func driver(f testbed.Firmware) testbedtest.Driver {
 	return testbedtest.Driver{
+		ShellDisk: testbedtest.LinuxDisk,
 		NewWith: func(ctx context.Context, s testbedtest.Spec) (testbed.Machine, error) {
-			c := MachineConfig{Name: s.Name, Dir: s.Dir, Firmware: f, CPUs: 1, MemoryMiB: 128, Accelerator: testbed.TCG}
+			c := MachineConfig{Name: s.Name, Dir: s.Dir, Firmware: f, CPUs: 1, MemoryMiB: 128, Accelerator: testbed.TCG, NICs: []NIC{{SSH: true}}}
 			for _, image := range s.Disks {
 				c.Disks = append(c.Disks, Disk{Image: image})
 			}

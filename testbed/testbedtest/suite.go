@@ -35,6 +35,10 @@ type Driver struct {
 	// Guest.BIOSCD.
 	Disk func(Guest) ([]byte, error)
 	CD   func(Guest) ([]byte, error)
+	// ShellDisk makes a raw disk with a guest that has a root shell on its serial
+	// port, and QEMU's agent where machines run code: LinuxDisk, or FakeShellDisk
+	// for machines that act out guests. nil means that no command is run.
+	ShellDisk func(*testing.T) string
 	// Left lists what the driver still has of the machine called name. It must
 	// be empty after Release. nil means that nobody can tell.
 	Left func(name string) ([]string, error)
@@ -66,6 +70,8 @@ func Run(t *testing.T, d Driver) {
 	t.Run("BootOnce", d.testBootOnce)
 	t.Run("BootOnceReset", d.testBootOnceReset)
 	t.Run("BootForGood", d.testBootForGood)
+	t.Run("Address", d.testAddress)
+	t.Run("Shell", d.testShell)
 }
 
 // image makes a disk with the guest.
