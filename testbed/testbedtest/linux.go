@@ -60,7 +60,7 @@ func LinuxDisk(t *testing.T) string {
 	copy(head, append(read(t, "/usr/lib/grub/i386-pc/boot.img"), grubCore(t)...))
 	p := head[446:510] // the partition table, with one entry
 	clear(p)
-	p[4] = 0x0c     // FAT32
+	p[4] = 0x0c // FAT32
 	binary.LittleEndian.PutUint32(p[8:], start)
 	binary.LittleEndian.PutUint32(p[12:], uint32(len(disk)/512))
 	head[510], head[511] = 0x55, 0xaa
