@@ -124,8 +124,12 @@ func (t *Tx) dumpTable(ctx context.Context, e *json.Encoder, name string) error 
 	return rows.Err()
 }
 
-// Load fills an empty database with a dump, of either kind of database. When it
-// fails nothing was changed.
+// addsSince is the part of the schema after which all others only add tables, and
+// columns that have a value by themselves: rows from before fit as they are.
+const addsSince = 5
+
+// Load fills an empty database with a dump, of either kind of database, also one
+// of a program that was a little older. When it fails nothing was changed.
 func (db *DB) Load(ctx context.Context, r io.Reader) error {
 	d := json.NewDecoder(bufio.NewReader(r))
 	d.UseNumber()
@@ -138,7 +142,7 @@ func (db *DB) Load(ctx context.Context, r io.Reader) error {
 		if err != nil {
 			return err
 		}
-		if have != head.Schema {
+		if head.Schema < addsSince || head.Schema > have {
 			return command.BadInput(fmt.Errorf("the dump's schema is %d, this program's is %d", head.Schema, have),
 				"restore it with the program that made it, and let this one bring it up to date")
 		}

@@ -83,3 +83,28 @@ func schemaNow(t *testing.T) string {
 	_, n, _ := strings.Cut(strings.TrimSuffix(line, "}"), `"schema":`)
 	return n
 }
+
+// A dump from before the newest parts of the schema is loaded, too; what it does
+// not have has its usual value.
+func TestOlderDump(t *testing.T) {
+	old := `{"imgpipe_dump":"1","schema":5}
+["audit","id","at","who","role","peer","request","status","detail"]
+["audit",3,1000,"op","operator","127.0.0.1","POST /v1/runs",200,""]
+`
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		if err := db.Load(t.Context(), strings.NewReader(old)); err != nil {
+			t.Fatal(err)
+		}
+		err := db.View(t.Context(), func(tx *store.Tx) error {
+			var who, via string
+			err := tx.QueryRow(t.Context(), "SELECT who, via FROM audit WHERE id = 3").Scan(&who, &via)
+			if who != "op" || via != store.ByHTTP {
+				t.Errorf("%s by %s", who, via)
+			}
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+}
