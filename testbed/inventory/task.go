@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"strings"
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/store"
@@ -40,30 +39,6 @@ type Task struct {
 	Reason string // why it is blocked or failed
 	// Fence is that of the lease under which it runs.
 	Fence int64
-}
-
-// AddTask adds a task and returns its number. What it needs must be there
-// already, so there are no circles.
-func (v *Inventory) AddTask(ctx context.Context, t Task) (id int64, err error) {
-	err = v.db.Tx(ctx, func(tx *store.Tx) error {
-		id, err = v.addTask(ctx, tx, t)
-		return err
-	})
-	return id, err
-}
-
-func (v *Inventory) addTask(ctx context.Context, tx *store.Tx, t Task) (id int64, err error) {
-	id, err = tx.Insert(ctx, "INSERT INTO task (run, name, node, state, created) VALUES (?, ?, ?, ?, ?)",
-		t.Run, t.Name, t.Node, TaskTodo, store.Millis(v.now()))
-	if err != nil {
-		return 0, err
-	}
-	for _, n := range t.Needs {
-		if err := tx.One(ctx, "INSERT INTO task_need (task, needs) VALUES (?, ?)", id, n); err != nil {
-			return 0, fmt.Errorf("task %s needs task %d, which is not there: %w", t.Name, n, err)
-		}
-	}
-	return id, v.block(ctx, tx)
 }
 
 // Tasks returns a run's tasks, or all that have not ended when run is empty, in
@@ -159,143 +134,6 @@ func (v *Inventory) Unbind(ctx context.Context, task int64, l *Lease) error {
 	return v.db.Tx(ctx, func(tx *store.Tx) error {
 		_, err := tx.Exec(ctx, "UPDATE task SET node = '', fence = 0 WHERE id = ? AND node = ? AND fence = ?", task, l.Node, l.Fence)
 		return err
-	})
-}
-
-// Ready returns the tasks that may begin now, in their order: everything that
-// they need is done, their node is alive and has nothing else running, and no
-// more than limit run at once.
-func Ready(tasks []*Task, alive map[string]bool, limit int) []*Task {
-	done, busy := map[int64]bool{}, map[string]bool{}
-	running := 0
-	for _, t := range tasks {
-		switch t.State {
-		case TaskDone:
-			done[t.ID] = true
-		case TaskRunning:
-			running++
-			busy[t.Node] = t.Node != ""
-		}
-	}
-	var ready []*Task
-	for _, t := range tasks {
-		if t.State != TaskTodo || busy[t.Node] || t.Node != "" && !alive[t.Node] || !allDone(t, done) || running >= limit {
-			continue
-		}
-		ready = append(ready, t)
-		busy[t.Node] = t.Node != ""
-		running++
-	}
-	return ready
-}
-
-func allDone(t *Task, done map[int64]bool) bool {
-	for _, n := range t.Needs {
-		if !done[n] {
-			return false
-		}
-	}
-	return true
-}
-
-// Begin marks a task as running under a lease, which may be nil for one without
-// a node. When it may not begin now the error is a command.Busy one that says
-// why.
-func (v *Inventory) Begin(ctx context.Context, id int64, l *Lease) error {
-	return v.db.Tx(ctx, func(tx *store.Tx) error { return v.beginIfReady(ctx, tx, id, l) })
-}
-
-// BeginTask adds a task and marks it as running, both or neither: nothing waits
-// afterwards for somebody who may be gone.
-func (v *Inventory) BeginTask(ctx context.Context, t Task, l *Lease) (id int64, err error) {
-	err = v.db.Tx(ctx, func(tx *store.Tx) error {
-		if id, err = v.addTask(ctx, tx, t); err != nil {
-			return err
-		}
-		return v.beginIfReady(ctx, tx, id, l)
-	})
-	return id, err
-}
-
-func (v *Inventory) beginIfReady(ctx context.Context, tx *store.Tx, id int64, l *Lease) error {
-	tasks, err := selectTasks(ctx, tx, unfinished)
-	if err != nil {
-		return err
-	}
-	nodes, err := selectNodes(ctx, tx, "")
-	if err != nil {
-		return err
-	}
-	limit, err := Cap(ctx, tx)
-	if err != nil {
-		return err
-	}
-	for _, t := range Ready(tasks, aliveOf(nodes), limit) {
-		if t.ID == id {
-			return v.begin(ctx, tx, t, l, nodes)
-		}
-	}
-	return command.Busy(fmt.Errorf("task %d: cannot begin: %s", id, whyNot(tasks, id, limit)), "")
-}
-
-func (v *Inventory) begin(ctx context.Context, tx *store.Tx, t *Task, l *Lease, nodes []*Node) error {
-	fence := int64(0)
-	if t.Node != "" {
-		for _, n := range nodes {
-			if n.Name != t.Node {
-				continue
-			}
-			if l == nil || n.Lease == nil || n.Lease.ID != l.ID || !v.now().Before(n.Lease.Expires) {
-				return fmt.Errorf("task %d: node %s: %w", t.ID, t.Node, ErrLost)
-			}
-			fence = l.Fence
-		}
-	}
-	err := tx.One(ctx, "UPDATE task SET state = ?, fence = ?, started = ? WHERE id = ?", TaskRunning, fence, store.Millis(v.now()), t.ID)
-	if err != nil {
-		return err
-	}
-	return v.event(ctx, tx, t.Node, "task", t.Run, "%s begins", t.Name)
-}
-
-func whyNot(tasks []*Task, id int64, limit int) string {
-	running := 0
-	var of *Task
-	for _, t := range tasks {
-		if t.State == TaskRunning {
-			running++
-		}
-		if t.ID == id {
-			of = t
-		}
-	}
-	switch {
-	case of == nil:
-		return "it has ended, or was never there"
-	case of.State != TaskTodo:
-		return strings.TrimSuffix(string(of.State)+": "+of.Reason, ": ")
-	case running >= limit:
-		return fmt.Sprintf("%d tasks are running, which is the cap", running)
-	}
-	return "what it needs is not done, or its node has another task or is not alive"
-}
-
-// Finish ends a running task; an empty reason is success. A task that runs
-// under another fence by now is not ours: the error is ErrLost.
-func (v *Inventory) Finish(ctx context.Context, id, fence int64, reason string) error {
-	return v.db.Tx(ctx, func(tx *store.Tx) error {
-		tasks, err := selectTasks(ctx, tx, "id = ?", id)
-		if err != nil {
-			return err
-		}
-		if len(tasks) == 0 || tasks[0].State != TaskRunning || tasks[0].Fence != fence {
-			return fmt.Errorf("task %d: %w", id, ErrLost)
-		}
-		state := TaskDone
-		if reason != "" {
-			state = TaskFailed
-		}
-		return v.endTask(ctx, tx, tasks[0], state, reason)
 	})
 }
 

@@ -1,12 +1,14 @@
 package inventory
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
 	"time"
 
 	"goldsmith/internal/command"
+	"goldsmith/internal/store"
 	"goldsmith/testbed"
 )
 
@@ -18,7 +20,7 @@ func TestDeadNode(t *testing.T) {
 	ok(t, err)
 	add := func(name, node string, needs ...int64) int64 {
 		t.Helper()
-		id, err := v.AddTask(ctx, Task{Run: "1", Name: name, Node: node, Needs: needs})
+		id, err := addTask(ctx, v, Task{Run: "1", Name: name, Node: node, Needs: needs})
 		ok(t, err)
 		return id
 	}
@@ -26,13 +28,7 @@ func TestDeadNode(t *testing.T) {
 	smoke := add("smoke", "small", deploy)
 	report := add("report", "", smoke)
 	other := add("other", "")
-	if err := v.Begin(ctx, smoke, l); command.Status(err) != command.StatusBusy {
-		t.Errorf("Begin before what it needs: %v", err)
-	}
-	ok(t, v.Begin(ctx, deploy, l))
-	if err := v.Begin(ctx, deploy, l); err == nil || !strings.Contains(err.Error(), "running") {
-		t.Errorf("Begin twice: %v", err)
-	}
+	ok(t, begin(ctx, v, deploy, l))
 	states := func() string {
 		tasks, err := v.Tasks(ctx, "1")
 		ok(t, err)
@@ -46,29 +42,22 @@ func TestDeadNode(t *testing.T) {
 	if got := states(); got != "blocked blocked blocked todo" {
 		t.Errorf("the node is dead: %s", got)
 	}
-	if err := v.Finish(ctx, deploy, l.Fence, ""); !errors.Is(err, ErrLost) {
-		t.Errorf("a blocked task is finished: %v", err)
+	if err := v.Bind(ctx, deploy, l); !errors.Is(err, ErrLost) {
+		t.Errorf("a blocked task has its node: %v", err)
 	}
 	tasks, err := v.Tasks(ctx, "1")
 	ok(t, err)
 	if tasks[2].Reason != "needs task 2: node small is not alive" {
 		t.Errorf("reason %q", tasks[2].Reason)
 	}
-	late := add("late", "", report)
+	add("late", "", report)
 	ok(t, v.Observe(ctx, "small", Observation{Source: BMCSource, OK: true, Power: testbed.On}))
 	if got := states(); got != "todo todo todo todo todo" {
 		t.Errorf("the node is back: %s", got)
 	}
-	ok(t, v.Begin(ctx, deploy, l))
-	if err := v.Finish(ctx, deploy, l.Fence+1, ""); !errors.Is(err, ErrLost) {
-		t.Errorf("finished under another fence: %v", err)
-	}
-	ok(t, v.Finish(ctx, deploy, l.Fence, ""))
-	ok(t, v.Begin(ctx, smoke, l))
-	ok(t, v.Begin(ctx, other, nil)) // the cap is 2
-	if err := v.Begin(ctx, late, nil); err == nil || !strings.Contains(err.Error(), "which is the cap") {
-		t.Errorf("more tasks than the cap: %v", err)
-	}
+	ok(t, pass(ctx, v, deploy))
+	ok(t, begin(ctx, v, smoke, l))
+	ok(t, begin(ctx, v, other, nil))
 	c.add(2 * LeaseTime)
 	ok(t, v.Expire(ctx))
 	if got := states(); got != "passed failed todo running todo" {
@@ -79,12 +68,13 @@ func TestDeadNode(t *testing.T) {
 	free(t, v, "small")
 	again, err := v.Acquire(ctx, Request{Node: "small"}, "run 2")
 	ok(t, err)
-	id, err := v.BeginTask(ctx, Task{Run: "2", Name: "deploy", Node: "small"}, again)
-	if command.Status(err) == command.StatusBusy { // the cap is 2, and one runs
-		t.Fatal(err)
-	}
+	id, err := addTask(ctx, v, Task{Run: "2", Name: "deploy"})
 	ok(t, err)
-	if _, err := v.BeginTask(ctx, Task{Run: "2", Name: "second", Node: "small"}, again); command.Status(err) != command.StatusBusy {
+	ok(t, begin(ctx, v, id, nil))
+	ok(t, v.Bind(ctx, id, again))
+	second := add("second", "")
+	ok(t, begin(ctx, v, second, nil))
+	if err := v.Bind(ctx, second, again); command.Status(err) != command.StatusBusy {
 		t.Errorf("a second task on the node: %v", err)
 	}
 	ok(t, v.Observe(ctx, "small", Observation{Source: BMCSource, Detail: "silent: no answer"}))
@@ -95,9 +85,39 @@ func TestDeadNode(t *testing.T) {
 	if len(left) != 1 || left[0].ID != id || left[0].State != TaskFailed {
 		t.Errorf("left after the lease: %+v", left)
 	}
-	if err := v.Begin(ctx, add("again", "small"), l); !errors.Is(err, ErrLost) {
-		t.Errorf("a task begins under a lost lease: %v", err)
+	if err := v.Bind(ctx, second, l); !errors.Is(err, ErrLost) {
+		t.Errorf("a task gets a node by a lost lease: %v", err)
 	}
+}
+
+// addTask adds a task, as an engine does.
+func addTask(ctx context.Context, v *Inventory, k Task) (id int64, err error) {
+	err = v.db.Tx(ctx, func(tx *store.Tx) error {
+		id, err = tx.Insert(ctx, "INSERT INTO task (run, name, node, state, created) VALUES (?, ?, ?, ?, 1)", k.Run, k.Name, k.Node, TaskTodo)
+		for _, n := range k.Needs {
+			err = errors.Join(err, tx.One(ctx, "INSERT INTO task_need (task, needs) VALUES (?, ?)", id, n))
+		}
+		return errors.Join(err, v.block(ctx, tx))
+	})
+	return id, err
+}
+
+// begin marks a task as running, under a lease where that is not nil.
+func begin(ctx context.Context, v *Inventory, id int64, l *Lease) error {
+	fence := int64(0)
+	if l != nil {
+		fence = l.Fence
+	}
+	return v.db.Tx(ctx, func(tx *store.Tx) error {
+		return tx.One(ctx, "UPDATE task SET state = ?, fence = ?, started = 1 WHERE id = ? AND state = ?", TaskRunning, fence, id, TaskTodo)
+	})
+}
+
+// pass marks a task as passed.
+func pass(ctx context.Context, v *Inventory, id int64) error {
+	return v.db.Tx(ctx, func(tx *store.Tx) error {
+		return tx.One(ctx, "UPDATE task SET state = ?, ended = 1 WHERE id = ?", TaskDone, id)
+	})
 }
 
 // TestManyHolders has holders of several processes fight for two nodes while
@@ -124,12 +144,15 @@ func TestManyHolders(t *testing.T) {
 					continue
 				}
 				got <- result{l.Node, l.Fence}
-				id, err := v.AddTask(ctx, Task{Run: "x", Name: "work", Node: l.Node})
+				id, err := addTask(ctx, v, Task{Run: "x", Name: "work"})
 				if err == nil {
-					err = v.Begin(ctx, id, l)
+					err = begin(ctx, v, id, nil)
+				}
+				if err == nil {
+					err = v.Bind(ctx, id, l)
 				}
 				if err == nil && i%3 != 0 {
-					err = v.Finish(ctx, id, l.Fence, "")
+					err = errors.Join(v.Unbind(ctx, id, l), pass(ctx, v, id))
 				}
 				if i%3 == 0 { // killed: it neither finishes nor gives back
 					c.add(LeaseTime)
