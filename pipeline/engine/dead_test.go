@@ -14,6 +14,7 @@ import (
 // A node dies under a stage: the stage is told to end and done again on another
 // node, and what needs it goes on.
 func TestNodeDies(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		f := open(t, db.Where())
 		y := &yard{t: t, nodes: inventory.New(f.engine.Store())}

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"slices"
@@ -17,7 +18,14 @@ import (
 	"goldsmith/pipeline"
 )
 
-func TestMain(m *testing.M) { os.Exit(storetest.Main(m)) }
+// TestMain runs more tests at a time than there are processors: many wait.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
+	}
+	os.Exit(storetest.Main(m))
+}
 
 // parse reads a pipeline whose stages all use "work".
 func parse(t testing.TB, text string) *pipeline.Pipeline {
@@ -325,6 +333,7 @@ func TestSupersede(t *testing.T) {
 // Only a worker that has what a stage requires takes it; until there is one the
 // record says so.
 func TestRequires(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		f := open(t, db.Where())
 		f.hire("w1", 1)

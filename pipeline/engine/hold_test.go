@@ -21,6 +21,7 @@ import (
 // How far a stage is stands in the tables a second later, clean and short, and
 // its last word stays.
 func TestProgress(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		f := open(t, db.Where())
 		next := make(chan struct{})
@@ -200,6 +201,7 @@ func TestSlowRelease(t *testing.T) {
 // A worker that was told to end and has something left to do says that it takes
 // nothing more.
 func TestDraining(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		f := open(t, db.Where())
 		begun, go_ := make(chan struct{}), make(chan struct{})

@@ -16,6 +16,7 @@ import (
 
 	"goldsmith/internal/store"
 	"goldsmith/internal/store/storetest"
+	"goldsmith/internal/testenv"
 	"goldsmith/pipeline"
 	"goldsmith/testbed"
 	"goldsmith/testbed/inventory"
@@ -29,6 +30,9 @@ func crowd(t testing.TB) int {
 			t.Fatal(err)
 		}
 		return n
+	}
+	if testenv.Race {
+		return 2 // 40 tasks for 16 hands
 	}
 	return 6
 }

@@ -16,6 +16,7 @@ import (
 
 // A PostgreSQL server that is restarted in mid-run costs time and nothing else.
 func TestDatabaseRestarts(t *testing.T) {
+	t.Parallel()
 	server := storetest.New(t)
 	f := open(t, server.Database(t))
 	f.hire("w1", 2)
@@ -98,6 +99,7 @@ func TestTwoServers(t *testing.T) {
 // A clock that jumps, forwards or back, loses nothing: at worst an attempt is
 // done again.
 func TestClockJumps(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		f := open(t, db.Where())
 		f.hire("w1", 1)
@@ -134,6 +136,7 @@ func jumpingSweeps(t *testing.T, f *floor) {
 // A full disk stops the runs of a SQLite file, and loses nothing: they go on when
 // there is room again.
 func TestDiskFull(t *testing.T) {
+	t.Parallel()
 	if os.Getuid() != 0 {
 		t.Skip("needs root, to mount a small file system")
 	}
