@@ -186,10 +186,31 @@ func (s *site) halves(some bool) {
 	}
 }
 
+// quiet waits until the server has done with what it got of uploads.
+func (s *site) quiet() {
+	s.t.Helper()
+	for last, same := "", 0; same < 10; time.Sleep(50 * time.Millisecond) {
+		list, err := filepath.Glob(filepath.Join(s.images.Dir(), ".uploads", "*"))
+		now := ""
+		for _, file := range list {
+			if fi, err := os.Stat(file); err == nil {
+				now += fmt.Sprintln(file, fi.Size(), fi.ModTime())
+			}
+		}
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		if same++; now != last {
+			last, same = now, 0
+		}
+	}
+}
+
 // later is two hours later for attempts that are silent and uploads that have
 // not ended.
 func (s *site) later() {
 	s.t.Helper()
+	s.quiet()
 	past := time.Now().Add(-2 * time.Hour)
 	list, err := filepath.Glob(filepath.Join(s.images.Dir(), ".uploads", "*"))
 	for _, file := range list {
