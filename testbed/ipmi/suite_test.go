@@ -14,7 +14,7 @@ import (
 // memory.
 func TestFake(t *testing.T) {
 	t.Parallel()
-	testbedtest.Run(t, testbedtest.Driver{NewWith: func(ctx context.Context, spec testbedtest.Spec) (testbed.Machine, error) {
+	testbedtest.Run(t, testbedtest.Driver{ShellDisk: testbedtest.FakeShellDisk, NewWith: func(ctx context.Context, spec testbedtest.Spec) (testbed.Machine, error) {
 		s, err := newServer(ctx, spec)
 		if err != nil {
 			return nil, err

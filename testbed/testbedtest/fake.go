@@ -27,6 +27,7 @@ type Fake struct {
 	guest   Guest // that runs
 	boot    testbed.Boot
 	serial  map[*fakeSerial]bool
+	shell   *fakeShell    // nil while there is none
 	stopped chan struct{} // closed when the machine goes off; nil while it is off
 }
 
@@ -38,6 +39,7 @@ var _ interface {
 	testbed.Consoled
 	testbed.Serial
 	testbed.BootSelector
+	testbed.Addressed
 } = (*Fake)(nil)
 
 // NewFake makes a machine that acts out the guests on disks of BIOSDisk and
@@ -74,7 +76,7 @@ func guestOn(image string, offset int) (Guest, error) {
 	b = b[offset:]
 	text, _, _ := bytes.Cut(b[textOffset:textEnd], []byte{0})
 	mode := b[modeOffset]
-	return Guest{string(text), mode&modeOff != 0, mode&modeReset != 0, mode&modeCount != 0}, nil
+	return Guest{string(text), mode&modeOff != 0, mode&modeReset != 0, mode&modeCount != 0, mode&modeShell != 0}, nil
 }
 
 // Name implements testbed.Machine.
@@ -116,6 +118,7 @@ func (f *Fake) PowerOn(ctx context.Context) error {
 // start acts out what the machine starts from, again where that resets it. It
 // is called with mu held.
 func (f *Fake) start() error {
+	f.endShell()
 	f.guest = f.disk
 	if f.boot.Device == testbed.FromCD {
 		f.guest = *f.cd
@@ -135,6 +138,8 @@ func (f *Fake) start() error {
 		f.off()
 	case f.guest.Reset:
 		return f.start()
+	case f.guest.Shell:
+		return f.startShell()
 	}
 	return nil
 }
@@ -154,6 +159,7 @@ func (f *Fake) print(text string) error {
 
 // off is called with mu held.
 func (f *Fake) off() {
+	f.endShell()
 	if f.on {
 		f.on = false
 		close(f.stopped)
@@ -286,6 +292,9 @@ func (s *fakeSerial) Write(p []byte) (int, error) {
 	defer s.fake.mu.Unlock()
 	if !s.fake.on {
 		return len(p), nil
+	}
+	if s.fake.shell != nil {
+		return s.fake.shell.master.Write(p)
 	}
 	return len(p), s.fake.print(string(p))
 }

@@ -2,4 +2,4 @@ package testbedtest
 
 import "testing"
 
-func TestFake(t *testing.T) { Run(t, Driver{NewWith: NewFake}) }
+func TestFake(t *testing.T) { Run(t, Driver{NewWith: NewFake, ShellDisk: FakeShellDisk}) }

@@ -20,6 +20,9 @@ type Guest struct {
 	Reset bool   // reset at once
 	// Count also prints how many hard disks there are, a digit; under BIOS only.
 	Count bool
+	// Shell has a Fake offer a root shell of this host on its serial port; others
+	// do not know it.
+	Shell bool
 }
 
 // diskSize is enough for a boot sector and round enough for every driver.
@@ -39,6 +42,7 @@ const (
 	modeOff = 1 << iota
 	modeReset
 	modeCount
+	modeShell
 )
 
 // BIOSDisk is a raw disk with the guest in its boot sector. The guest also
@@ -77,6 +81,9 @@ func (g Guest) sector() []byte {
 		0xeb, 0xe9, // jmp next; done:
 	})
 	mode := byte(0)
+	if g.Shell {
+		mode |= modeShell
+	}
 	if g.Count {
 		mode |= modeCount
 		code = slices.Concat(code, []byte{0xa0, 0x75, 0x04, 0x04, '0'}, put) // mov al, [0x475]; add al, '0'
