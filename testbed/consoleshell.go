@@ -1,20 +1,17 @@
 package testbed
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
-	"goldsmith/internal/atomicfile"
+	"golang.org/x/sys/unix"
 )
 
 // ConsoleShell is a Shell over a machine's serial console, for machines without
@@ -352,7 +349,7 @@ func (s *ConsoleShell) deliver(ctx context.Context, n string, e consoleEnd, c Co
 		errs, skip = io.MultiWriter(c.Stderr, last), 0
 	}
 	if e.out > 0 && c.Stdout != nil {
-		if err := s.fetch(ctx, s.file(n+".out"), 0, e.out, c.Stdout); err != nil {
+		if err := s.fetchAll(ctx, s.file(n+".out"), e.out, c.Stdout); err != nil {
 			return err
 		}
 	}
@@ -370,46 +367,10 @@ func (s *ConsoleShell) deliver(ctx context.Context, n string, e consoleEnd, c Co
 	return &RemoteError{Command: c.Line, Status: e.status, Stderr: last.String()}
 }
 
-// Output runs a command line and returns its standard output.
-func (s *ConsoleShell) Output(ctx context.Context, line string) (string, error) {
-	var b bytes.Buffer
-	err := s.Run(ctx, Command{Line: line, Stdout: &b})
-	return b.String(), err
-}
-
-// Put implements Shell. A file may have 8 MiB.
-func (s *ConsoleShell) Put(ctx context.Context, src, dst string, mode os.FileMode) error {
-	f, err := os.Open(src)
-	if err != nil {
-		return err
+func signalName(n int) string {
+	name := strings.TrimPrefix(unix.SignalName(unix.Signal(n)), "SIG")
+	if name == "" {
+		name = strconv.Itoa(n)
 	}
-	defer f.Close()
-	n, err := s.prepared(ctx)
-	if err != nil {
-		return err
-	}
-	defer s.done(n)
-	if err := s.send(ctx, n+".put", f); err != nil {
-		return fmt.Errorf("copy to %s: %w", dst, err)
-	}
-	part := Quote(dst + ".goldsmith-part")
-	line := fmt.Sprintf("umask 077 && cat %s >%s && chmod %o %s && mv -f %s %s || { rm -f %s; exit 1; }",
-		s.file(n+".put"), part, mode.Perm(), part, part, Quote(dst), part)
-	if err := s.Run(ctx, Command{Line: line}); err != nil {
-		return fmt.Errorf("copy to %s: %w", dst, err)
-	}
-	return nil
-}
-
-// Get implements Shell: dst gets mode 0600. A file may have 8 MiB.
-func (s *ConsoleShell) Get(ctx context.Context, src, dst string) error {
-	f, err := atomicfile.Create(dst, 0o600)
-	if err != nil {
-		return err
-	}
-	defer f.Abort()
-	if err := s.Run(ctx, Command{Line: "cat " + Quote(src), Stdout: f}); err != nil {
-		return fmt.Errorf("copy from %s: %w", filepath.Base(src), err)
-	}
-	return f.Commit()
+	return name
 }

@@ -80,7 +80,7 @@ func grubCore(t *testing.T) []byte {
 	t.Helper()
 	dir := t.TempDir()
 	script, core := filepath.Join(dir, "script"), filepath.Join(dir, "core")
-	const text = "linux (hd0,msdos1)/linux console=ttyS0 quiet rdinit=/init\ninitrd (hd0,msdos1)/initrd\nboot\n"
+	const text = "linux (hd0,msdos1)/linux console=ttyS0 quiet rdinit=/init mitigations=off nokaslr edd=off audit=0 apparmor=0\ninitrd (hd0,msdos1)/initrd\nboot\n"
 	if err := os.WriteFile(script, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
