@@ -65,7 +65,16 @@ func driver(h *Host, firmware testbed.Firmware, pool string) testbedtest.Driver 
 			}
 			return m, nil
 		},
-		Left: func(name string) ([]string, error) { return leftOf(h, name) },
+		// A QEMU with a system in its memory takes the kernel a moment to end.
+		Left: func(name string) (left []string, err error) {
+			for range 30 {
+				if left, err = leftOf(h, name); err != nil || len(left) == 0 {
+					break
+				}
+				time.Sleep(100 * time.Millisecond)
+			}
+			return left, err
+		},
 	}
 }
 
