@@ -121,5 +121,5 @@ package goldsmith-imgpipe "golden images: build, test and promote them" \
  on servers behind management controllers, and promoted with signed evidence.
  The package has units for its server and its workers." \
     "Depends: goldsmith-imgbuild (= $version), adduser, openssh-client
-Recommends: dnsmasq-base, libvirt-daemon, libvirt-daemon-driver-qemu, ovmf, qemu-system-x86, qemu-utils
+Recommends: dnsmasq-base, ipxe, libvirt-daemon, libvirt-daemon-driver-qemu, ovmf, qemu-system-x86, qemu-utils
 Suggests: postgresql"
