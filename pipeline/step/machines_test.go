@@ -43,7 +43,7 @@ func runSmoke(t *testing.T, s *Store, with string, elements element.Path, pl pla
 		t.Fatal(err)
 	}
 	step := steps["s"].(*onMachine)
-	step.place, step.env.Elements, step.patience = pl, elements, 300*time.Millisecond
+	step.place, step.env.Elements, step.patience = pl, elements, 2*time.Second
 	ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, errors.New("too late"))
 	defer cancel()
 	_, runErr := step.Run(ctx, j)
