@@ -60,7 +60,7 @@ rack_start() {
     setpriv --pdeathsig KILL unshare --net --mount --pid --fork --kill-child --mount-proc ci/rack.sh inside &
     rack_pid=$!
     # unshare takes no other signal; its child and all that it started go with it.
-    trap 'kill -KILL "$rack_pid" 2>/dev/null; wait "$rack_pid" 2>/dev/null || true' EXIT
+    trap rack_end EXIT
     for _ in $(seq 100); do
         [ ! -e "$rack/ready" ] || break
         sleep 0.1
@@ -69,6 +69,18 @@ rack_start() {
     bin/imgpipe node apply ci/demo-metal/inventory.yaml
     bin/imgpipe node allow metal1
     bin/imgpipe node allow metal2
+}
+
+# rack_end ends the servers, and before them what uses them: the process rack_with,
+# if there is one.
+rack_with=
+rack_end() {
+    if [ -n "$rack_with" ]; then
+        kill "$rack_with" 2>/dev/null || true
+        wait "$rack_with" 2>/dev/null || true
+    fi
+    kill -KILL "$rack_pid" 2>/dev/null || true
+    wait "$rack_pid" 2>/dev/null || true
 }
 
 # Machines take images only that are signed by a key that their own image brings.

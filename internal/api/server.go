@@ -176,7 +176,11 @@ func (s *Server) done(rt route, rec *recorder, r *http.Request, id identity, beg
 	if err != nil {
 		peer = r.RemoteAddr
 	}
-	s.Log.Info("request", "method", r.Method, "path", r.URL.Path, "status", rec.status, "who", id.name, "peer", peer, "ms", took.Milliseconds())
+	level := slog.LevelInfo
+	if r.Method == http.MethodGet && rec.status < http.StatusBadRequest {
+		level = slog.LevelDebug // whoever watches a run asks each second
+	}
+	s.Log.Log(r.Context(), level, "request", "method", r.Method, "path", r.URL.Path, "status", rec.status, "who", id.name, "peer", peer, "ms", took.Milliseconds())
 	if !rt.worthNote(r, rec.status) || id.name == "" && !s.roomForStranger() {
 		return
 	}

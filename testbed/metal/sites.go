@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 
 	"goldsmith/internal/command"
@@ -110,13 +111,27 @@ func (sh *shared) enter(ctx context.Context, c Config, namespace string) error {
 	if sh.site == nil {
 		return sh.begin(ctx, c, namespace)
 	}
-	for _, p := range []struct{ what, asked, is string }{{"namespace", namespace, sh.namespace}, {"cmdline", c.Cmdline, sh.site.cfg.Cmdline}} {
-		if p.asked != "" && p.asked != p.is {
-			return command.BadInput(fmt.Errorf("network %s is served with the %s %q; %q is asked for", c.Network, p.what, p.is, p.asked),
-				"leave it out, or say the same everywhere")
-		}
+	other := func(what, asked, is string) error {
+		return command.BadInput(fmt.Errorf("network %s is served with the %s %q; %q is asked for", c.Network, what, is, asked),
+			"leave it out, or say the same everywhere")
+	}
+	switch {
+	case namespace != "" && !sameFile(namespace, sh.namespace):
+		return other("namespace", namespace, sh.namespace)
+	case c.Cmdline != "" && c.Cmdline != sh.site.cfg.Cmdline:
+		return other("cmdline", c.Cmdline, sh.site.cfg.Cmdline)
 	}
 	return nil
+}
+
+// sameFile tells whether two paths lead to one file.
+func sameFile(a, b string) bool {
+	x, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	y, err := os.Stat(b)
+	return err == nil && os.SameFile(x, y)
 }
 
 func (sh *shared) begin(ctx context.Context, c Config, namespace string) (err error) {
