@@ -205,14 +205,16 @@ func attend(ctx context.Context, log *slog.Logger, s *settings, l net.Listener, 
 			end(err)
 		}
 	})
+	networks := &served{}
 	for _, site := range s.Sites {
-		wg.Go(func() { site.serve(ctx, log, env) })
+		env.Sites.Reserve(site.Network)
+		wg.Go(func() { site.serve(ctx, log, env, networks) })
 	}
 	if s.Worker != nil {
 		grace, enough := afterwards(ctx, drainTime)
 		defer enough()
 		wg.Go(func() {
-			if err := work(ctx, grace, log, s, env, e); err != nil {
+			if err := work(ctx, grace, log, s, env, e, networks); err != nil {
 				end(err)
 			}
 		})
@@ -251,7 +253,7 @@ func listen(s *settings) (net.Listener, error) {
 }
 
 // work is the server's own worker.
-func work(ctx, grace context.Context, log *slog.Logger, s *settings, env step.Env, hub engine.Hub) error {
+func work(ctx, grace context.Context, log *slog.Logger, s *settings, env step.Env, hub engine.Hub, networks *served) error {
 	info := engine.WorkerInfo{Name: s.Worker.Name, Slots: cmp.Or(s.Worker.Slots, max(1, runtime.NumCPU()/2)), Version: version}
 	if info.Name == "" {
 		host, err := os.Hostname()
@@ -260,11 +262,11 @@ func work(ctx, grace context.Context, log *slog.Logger, s *settings, env step.En
 		}
 		info.Name = host
 	}
-	info.Capabilities = capabilities(ctx, func(string) bool { return true }, append(s.Worker.Capabilities, append(servedNetworks(s.Sites), hasDatabase)...))
+	info.Capabilities = capabilities(ctx, func(string) bool { return true }, append(s.Worker.Capabilities, hasDatabase))
 	progress := command.NewProgress("imgpipe", command.IO{Stdout: stdio.Discard, Stderr: stdio.Discard}, false)
 	defer progress.Close()
 	runner := &step.Runner{Env: env, Progress: progress}
-	w := &engine.Worker{Info: info, Hub: hub, Work: runner.Work, Log: log}
+	w := &engine.Worker{Info: info, Hub: hub, Work: runner.Work, Can: networks.capabilities, Log: log}
 	return w.Run(ctx, grace)
 }
 

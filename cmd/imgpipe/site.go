@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"time"
 
 	"goldsmith/internal/yamlfile"
@@ -38,11 +39,24 @@ func checkSites(f *yamlfile.File, sites []siteSettings) error {
 // networkCapability begins the capability of workers that serve a network.
 const networkCapability = "network="
 
-func servedNetworks(sites []siteSettings) (have []string) {
-	for _, s := range sites {
-		if s.Network != "" {
-			have = append(have, networkCapability+s.Network)
-		}
+// served are the networks that a server serves by now.
+type served struct {
+	mu    sync.Mutex // guards names
+	names []string
+}
+
+func (s *served) add(network string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.names = append(s.names, network)
+}
+
+// capabilities are those of the server's own worker.
+func (s *served) capabilities() (have []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range s.names {
+		have = append(have, networkCapability+n)
 	}
 	return have
 }
@@ -52,7 +66,7 @@ func servedNetworks(sites []siteSettings) (have []string) {
 const siteAgain = 10 * time.Second
 
 // serve serves the network until ctx ends, from when on it can.
-func (s siteSettings) serve(ctx context.Context, log *slog.Logger, env step.Env) {
+func (s siteSettings) serve(ctx context.Context, log *slog.Logger, env step.Env, now *served) {
 	c := metal.Config{Inventory: inventory.New(env.DB), Network: s.Network, Dir: env.Store.Metal(), Images: env.Store.Images.Dir(),
 		Ramdisk: metal.RamdiskAt(s.Ramdisk), Cmdline: s.Cmdline, Notify: s.Notify, Lasting: true}
 	log = log.With("network", s.Network)
@@ -60,6 +74,7 @@ func (s siteSettings) serve(ctx context.Context, log *slog.Logger, env step.Env)
 		site, err := env.Sites.Use(ctx, c, s.Namespace)
 		if err == nil {
 			log.Info("serving servers", "url", site.URL())
+			now.add(site.Network())
 			<-ctx.Done()
 			if err := site.Close(); err != nil {
 				log.Error("the network's service did not end well", "error", err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,7 +20,10 @@ type Worker struct {
 	// Work does an attempt, whose steps m measures. It releases everything it took
 	// before it returns, also when ctx is cancelled; its cause says why then.
 	Work func(ctx context.Context, a *Assignment, m *command.Meter) Result
-	Log  *slog.Logger // nil: nothing is said
+	// Can has capabilities that come while the worker runs, beside Info's; nil means
+	// that there are none.
+	Can func() []string
+	Log *slog.Logger // nil: nothing is said
 }
 
 // Errors that end an attempt's context.
@@ -54,7 +58,7 @@ func (w *Worker) Run(ctx context.Context, grace context.Context) error {
 		if first {
 			wait = 0 // whether it can be reached is known at once
 		}
-		a, err := w.Hub.Claim(ctx, w.Info, wait)
+		a, err := w.Hub.Claim(ctx, w.info(), wait)
 		if err != nil && first && ctx.Err() == nil {
 			return err
 		}
@@ -82,6 +86,15 @@ func (w *Worker) Run(ctx context.Context, grace context.Context) error {
 	return nil
 }
 
+// info is what the worker says of itself now.
+func (w *Worker) info() WorkerInfo {
+	info := w.Info
+	if w.Can != nil {
+		info.Capabilities = slices.Concat(info.Capabilities, w.Can())
+	}
+	return info
+}
+
 // drain says that the worker takes nothing more, though it is there, when it has
 // something left to do.
 func (w *Worker) drain(ctx context.Context, busy int) {
@@ -90,7 +103,7 @@ func (w *Worker) drain(ctx context.Context, busy int) {
 	}
 	brief, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	info := w.Info
+	info := w.info()
 	info.Draining = true
 	if _, err := w.Hub.Claim(brief, info, 0); err != nil {
 		w.Log.Warn("cannot say that nothing more is taken", "error", err)

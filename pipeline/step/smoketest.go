@@ -167,7 +167,9 @@ func (s *subject) runTests(ctx context.Context, img *registry.Image, dir string,
 	if renew != nil {
 		r.Renew = func(ctx context.Context, t *machinetest.Test) error {
 			err := renew(ctx, t)
-			r.Shell, r.Console = s.shell, s.m.Console()
+			if s.m != nil { // else there is none, and err says why
+				r.Shell, r.Console = s.shell, s.m.Console()
+			}
 			return err
 		}
 	}

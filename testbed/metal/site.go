@@ -205,6 +205,9 @@ func (s *Site) take() (err error) {
 // API is what installed machines ask and tell.
 func (s *Site) API() *machineapi.Server { return s.api }
 
+// Network is the network's name in the inventory.
+func (s *Site) Network() string { return s.network.Name }
+
 // Where is where the network is reached from.
 func (s *Site) Where() testbed.Network { return s.cfg.Where }
 

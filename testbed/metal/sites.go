@@ -14,8 +14,21 @@ import (
 // Sites are the sites that this process serves, each once, for all who use it.
 // It is safe for several goroutines; the zero value serves none yet.
 type Sites struct {
-	mu   sync.Mutex // guards the fields below
-	open map[string]*shared
+	mu       sync.Mutex // guards the fields below
+	open     map[string]*shared
+	reserved map[string]bool // networks that only a lasting use opens; "" is all
+}
+
+// Reserve says that a network is served as long as the process runs, or as soon as
+// it can be: uses that are not lasting do not open its site, and are told to wait
+// until it is there. "" means every network.
+func (s *Sites) Reserve(network string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.reserved == nil {
+		s.reserved = map[string]bool{}
+	}
+	s.reserved[network] = true
 }
 
 // shared is a site that several use.
@@ -51,18 +64,18 @@ func (s *Sites) Use(ctx context.Context, c Config, namespace string) (*Use, erro
 		return nil, err
 	}
 	c.Network = network.Name
-	sh := s.join(c.Network)
-	if err := sh.enter(ctx, c, namespace); err != nil {
+	sh, may := s.join(c.Network)
+	if err := sh.enter(ctx, c, namespace, may || c.Lasting); err != nil {
 		return nil, errors.Join(err, s.leave(c.Network, sh))
 	}
 	return &Use{sh.site, sync.OnceValue(func() error { return s.leave(c.Network, sh) })}, nil
 }
 
-func (s *Sites) join(network string) *shared {
+// join adds a user, and tells whether anybody may open the site.
+func (s *Sites) join(network string) (sh *shared, may bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	sh := s.open[network]
-	if sh == nil {
+	if sh = s.open[network]; sh == nil {
 		sh = &shared{turn: make(chan struct{}, 1)}
 		if s.open == nil {
 			s.open = map[string]*shared{}
@@ -70,7 +83,7 @@ func (s *Sites) join(network string) *shared {
 		s.open[network] = sh
 	}
 	sh.users++
-	return sh
+	return sh, !s.reserved[network] && !s.reserved[""]
 }
 
 // leave ends the site when nobody uses it any more.
@@ -100,16 +113,19 @@ func (s *Sites) without(sh *shared, users int) bool {
 	return sh.users == 0
 }
 
-// enter opens the site, unless it is open.
-func (sh *shared) enter(ctx context.Context, c Config, namespace string) error {
+// enter opens the site, unless it is open, or may not be opened.
+func (sh *shared) enter(ctx context.Context, c Config, namespace string, may bool) error {
 	select {
 	case sh.turn <- struct{}{}:
 		defer func() { <-sh.turn }()
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	if sh.site == nil {
+	switch {
+	case sh.site == nil && may:
 		return sh.begin(ctx, c, namespace)
+	case sh.site == nil:
+		return command.Busy(fmt.Errorf("network %s is not served yet", c.Network), "the log of 'imgpipe serve' says why")
 	}
 	other := func(what, asked, is string) error {
 		return command.BadInput(fmt.Errorf("network %s is served with the %s %q; %q is asked for", c.Network, what, is, asked),

@@ -59,6 +59,29 @@ func TestSites(t *testing.T) {
 	r.site = nil
 }
 
+// What a server serves is opened by it alone: a stage waits until it has.
+func TestReserved(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 0)
+	r.close()
+	var s Sites
+	s.Reserve("lab")
+	c := r.config
+	if _, err := s.Use(t.Context(), c, ""); command.Status(err) != command.StatusBusy || errors.Is(err, ErrLasting) {
+		t.Errorf("before the server: %v", err)
+	}
+	c.Lasting = true
+	server, err := s.Use(t.Context(), c, "")
+	r.ok(err)
+	stage, err := s.Use(t.Context(), Config{Inventory: r.v}, "")
+	r.ok(err)
+	r.ok(server.Close())
+	r.ok(stage.Close())
+	if len(s.open) != 0 {
+		t.Errorf("left: %v", s.open)
+	}
+}
+
 // Whoever waits for a site that others open can give up, and those that come
 // while it ends open it anew.
 func TestSitesAtOnce(t *testing.T) {
