@@ -279,7 +279,11 @@ func loadDump(ctx context.Context, dir string, r stdio.Reader) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(db.Load(ctx, r), db.Close())
+	err = db.Load(ctx, r)
+	if err == nil {
+		err = adopt(ctx, db, dir)
+	}
+	return errors.Join(err, db.Close())
 }
 
 // putBack writes one file. Only what a backup has is taken.

@@ -53,6 +53,9 @@ func openOffice(ctx context.Context, dir string) (*office, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := belong(ctx, db, dir); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
 	return &office{db, engine.New(db), store}, nil
 }
 

@@ -157,6 +157,9 @@ func serve(ctx context.Context, log *slog.Logger, s *settings) (err error) {
 		return err
 	}
 	defer db.Close()
+	if err := belong(ctx, db, s.Dir); err != nil {
+		return err
+	}
 	e := engine.New(db)
 	e.Log = log
 	l, err := listen(s)
