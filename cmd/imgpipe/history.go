@@ -6,6 +6,8 @@ import (
 	"flag"
 	"fmt"
 	stdio "io"
+	"os"
+	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -148,7 +150,45 @@ func showTransition(out stdio.Writer, f *historyFlags, s *engine.Shown) error {
 	for _, e := range s.Events {
 		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\n", e.Time.Format(time.RFC3339), e.Who, e.Node, firstLine(e.What))
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, a := range s.Attempts {
+		fmt.Fprintf(out, "\nlog of %s, attempt %d (%s), its end:\n", a.Stage, a.Number, a.State)
+		for _, line := range logEnd(filepath.Join(engine.AttemptDir(f.dir, s.Run, a.Stage, a.Number), "log")) {
+			fmt.Fprintln(out, "  "+line)
+		}
+	}
+	return nil
+}
+
+// Of a log that is shown beside something else.
+const (
+	endLines = 5
+	endBytes = 4 << 10
+)
+
+// logEnd is the end of a log; one that is not there has none.
+func logEnd(file string) []string {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil || !fi.Mode().IsRegular() {
+		return nil
+	}
+	b, err := stdio.ReadAll(stdio.NewSectionReader(f, max(0, fi.Size()-endBytes), endBytes))
+	if err != nil {
+		return nil
+	}
+	lines := strings.Split(strings.TrimRight(string(b), "\n"), "\n")
+	lines = lines[max(0, len(lines)-endLines):]
+	for i, l := range lines {
+		lines[i] = command.Line(strings.ToValidUTF8(l, ""))
+	}
+	return lines
 }
 
 func printDifferences(out stdio.Writer, asJSON bool, list []engine.Difference) error {

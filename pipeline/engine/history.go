@@ -46,6 +46,17 @@ type Shown struct {
 	// Events are those of the run, and of the nodes it had, half a minute before and
 	// after.
 	Events []Event `json:"events"`
+	// Attempts of the run are those that were worked on then, or ended then.
+	Attempts []Worked `json:"attempts"`
+}
+
+// Worked is an attempt at a stage, whose log is kept with the run's files.
+type Worked struct {
+	Stage   string    `json:"stage"`
+	Number  int       `json:"number"`
+	State   string    `json:"state"`
+	Started time.Time `json:"started"`
+	Ended   time.Time `json:"ended,omitzero"`
 }
 
 // around is how far from a transition events are shown with it.
@@ -130,9 +141,37 @@ func (e *Engine) Show(ctx context.Context, id int64) (s *Shown, err error) {
 		}
 		s.Events, err = events(ctx, tx, `at BETWEEN ?1 AND ?2 AND (run = ?3 OR node IN (SELECT node FROM task WHERE run = ?3 AND node <> ''))`,
 			store.Millis(s.Time.Add(-around)), store.Millis(s.Time.Add(around)), runName(s.Run))
+		if err != nil {
+			return err
+		}
+		s.Attempts, err = worked(ctx, tx, s.Run, s.Time.Add(-around), s.Time.Add(around))
 		return err
 	})
 	return s, err
+}
+
+// worked finds the attempts of a run between two moments.
+func worked(ctx context.Context, tx *store.Tx, run int64, from, to time.Time) (list []Worked, err error) {
+	rows, err := tx.Query(ctx, `SELECT task.name, attempt.number, attempt.state, attempt.started, attempt.ended FROM attempt JOIN task ON task.id = attempt.task
+		WHERE task.run = ? AND attempt.started <= ? AND (attempt.ended = 0 OR attempt.ended >= ?) ORDER BY attempt.id`,
+		runName(run), store.Millis(to), store.Millis(from))
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var v Worked
+		var started, ended int64
+		if err := rows.Scan(&v.Stage, &v.Number, &v.State, &started, &ended); err != nil {
+			return nil, err
+		}
+		v.Started = store.Time(started)
+		if ended != 0 {
+			v.Ended = store.Time(ended)
+		}
+		list = append(list, v)
+	}
+	return list, rows.Err()
 }
 
 func events(ctx context.Context, tx *store.Tx, where string, args ...any) (list []Event, err error) {
