@@ -106,6 +106,10 @@ func addNeeds(ctx context.Context, tx *store.Tx, tasks map[int64]*Task) error {
 const unfinished = `state IN ('todo', 'ready', 'blocked', 'running')
 	OR id IN (SELECT needs FROM task_need WHERE task IN (SELECT id FROM task WHERE state IN ('todo', 'ready', 'blocked', 'running')))`
 
+// touchable are the tasks without which none is blocked, and none is blocked now.
+const touchable = `state IN ('todo', 'ready', 'blocked', 'running')
+	AND (state = 'blocked' OR node <> '' AND NOT EXISTS (SELECT 1 FROM node WHERE node.name = task.node AND node.alive <> 0))`
+
 // Bind says that a task that is running is done on a leased node from now on. A
 // node that has another task already is refused.
 func (v *Inventory) Bind(ctx context.Context, task int64, l *Lease) error {
@@ -190,6 +194,10 @@ func Blocked(tasks []*Task, alive map[string]bool) map[int64]string {
 // transaction as what changed that. A task that was running on a dead node may
 // have been half done, and begins again when the node is back.
 func (v *Inventory) block(ctx context.Context, tx *store.Tx) error {
+	var touched int
+	if err := tx.QueryRow(ctx, "SELECT COUNT(*) FROM task WHERE "+touchable).Scan(&touched); err != nil || touched == 0 {
+		return err // as nearly always: the rest reads all that has not ended
+	}
 	tasks, err := selectTasks(ctx, tx, unfinished)
 	if err != nil {
 		return err
