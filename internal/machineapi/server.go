@@ -49,11 +49,32 @@ const (
 
 // Server answers machines. It is an http.Handler; the zero value is of no use.
 type Server struct {
+	// Refused is told of requests that are refused, and why, at most once a second:
+	// who asks for the wrong thing may do so often. It is set before the first
+	// request; nil tells nobody.
+	Refused func(r *http.Request, why string)
+
 	url string
 	mux *http.ServeMux
 
-	mu       sync.Mutex // guards machines
+	mu       sync.Mutex // guards the fields below
 	machines map[string]*Machine
+	told     time.Time // when Refused was told last
+}
+
+// refuse answers a request that is not as it should be.
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, status int, why string) {
+	http.Error(w, why, status)
+	s.mu.Lock()
+	now := time.Now()
+	tell := s.Refused != nil && now.Sub(s.told) >= time.Second
+	if tell {
+		s.told = now
+	}
+	s.mu.Unlock()
+	if tell {
+		s.Refused(r, why)
+	}
 }
 
 // New makes a server that machines reach at url, without a slash at the end,
@@ -178,7 +199,7 @@ func (s *Server) of(w http.ResponseWriter, r *http.Request) *Machine {
 	m := s.machines[r.PathValue("instance")]
 	s.mu.Unlock()
 	if !bearer || m == nil || subtle.ConstantTimeCompare([]byte(token), []byte(m.Token)) != 1 {
-		http.Error(w, "this token is not for this machine", http.StatusForbidden)
+		s.refuse(w, r, http.StatusForbidden, "this token is not for this machine")
 		return nil
 	}
 	return m
@@ -191,23 +212,23 @@ func (s *Server) signal(w http.ResponseWriter, r *http.Request) {
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxSignal))
 	if err != nil {
-		http.Error(w, "the signal is too large", http.StatusRequestEntityTooLarge)
+		s.refuse(w, r, http.StatusRequestEntityTooLarge, "the signal is too large")
 		return
 	}
 	var sig Signal
 	switch err := json.Unmarshal(body, &sig); {
 	case err != nil || sig.Status != "SUCCESS" && sig.Status != "FAILURE":
-		http.Error(w, "expected a JSON object whose Status is SUCCESS or FAILURE", http.StatusBadRequest)
+		s.refuse(w, r, http.StatusBadRequest, "expected a JSON object whose Status is SUCCESS or FAILURE")
 		return
 	case sig.UniqueID != m.Instance:
-		http.Error(w, "UniqueId is not this machine's instance id", http.StatusBadRequest)
+		s.refuse(w, r, http.StatusBadRequest, "UniqueId is not this machine's instance id")
 		return
 	}
 	select {
 	case m.signals <- sig:
 		fmt.Fprintln(w, "ok")
 	default:
-		http.Error(w, "too many signals are waiting", http.StatusTooManyRequests)
+		s.refuse(w, r, http.StatusTooManyRequests, "too many signals are waiting")
 	}
 }
 
@@ -225,7 +246,7 @@ func (s *Server) metadata(w http.ResponseWriter, r *http.Request) {
 		doc, changed, gone := m.document, m.changed, m.gone
 		m.mu.Unlock()
 		if gone {
-			http.Error(w, "this token is not for this machine", http.StatusForbidden)
+			s.refuse(w, r, http.StatusForbidden, "this token is not for this machine")
 			return
 		}
 		sum := sha256.Sum256(doc)

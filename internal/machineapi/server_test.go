@@ -184,3 +184,33 @@ func TestImages(t *testing.T) {
 		t.Errorf("a range: HTTP %d %q", code, body)
 	}
 }
+
+// What is refused is told of, but not so often that a log fills up.
+func TestRefused(t *testing.T) {
+	s := New("http://example", "")
+	var told []string
+	s.Refused = func(r *http.Request, why string) { told = append(told, r.URL.Path+": "+why) }
+	m, err := s.Add("i-1", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(token string) int {
+		r := httptest.NewRequest(http.MethodPost, "/v1/signal/i-1", strings.NewReader(`{"Status": "SUCCESS", "UniqueId": "i-1"}`))
+		r.Header.Set("Authorization", "Bearer "+token)
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, r)
+		return w.Code
+	}
+	for range 3 {
+		if got := ask("of another machine"); got != http.StatusForbidden {
+			t.Errorf("status %d", got)
+		}
+	}
+	m.Forget()
+	if got := ask(m.Token); got != http.StatusForbidden {
+		t.Errorf("a signal that is said again after the machine is gone: status %d", got)
+	}
+	if len(told) != 1 || told[0] != "/v1/signal/i-1: this token is not for this machine" {
+		t.Errorf("told: %q", told)
+	}
+}

@@ -57,19 +57,19 @@ func (p *libvirtPlace) check(ctx context.Context) error {
 	return host.Close()
 }
 
-func (p *libvirtPlace) open(ctx context.Context, _ *pipeline.Job) (bench, error) {
+func (p *libvirtPlace) open(ctx context.Context, j *pipeline.Job) (bench, error) {
 	if p.with.URI == privateURI {
 		bed, err := libvirt.StartBed(ctx)
 		if err != nil {
 			return nil, err
 		}
-		return &libvirtBench{p, bed.Host, libvirt.Gateway.String(), bed.Close, nil}, nil
+		return &libvirtBench{p, bed.Host, libvirt.Gateway.String(), bed.Close, j.Log, nil}, nil
 	}
 	host, err := libvirt.Connect(ctx, p.with.URI)
 	if err != nil {
 		return nil, err
 	}
-	return &libvirtBench{p, host, p.with.Listen, host.Close, nil}, nil
+	return &libvirtBench{p, host, p.with.Listen, host.Close, j.Log, nil}, nil
 }
 
 // libvirtBench is a libvirtd.
@@ -78,6 +78,7 @@ type libvirtBench struct {
 	host      *libvirt.Host
 	gateway   string // where machines reach us
 	closeHost func() error
+	log       io.Writer // the stage's
 	server    *http.Server
 }
 
@@ -89,6 +90,9 @@ func (b *libvirtBench) serve(ctx context.Context) (*machineapi.Server, error) {
 		return nil, fmt.Errorf("listen for the machine at %s: %w", b.gateway, err)
 	}
 	api := machineapi.New("http://"+l.Addr().String(), b.env.Store.Images.Dir())
+	api.Refused = func(r *http.Request, why string) {
+		fmt.Fprintf(b.log, "refused: %s: %s %s: %s\n", r.RemoteAddr, r.Method, command.Line(r.URL.Path), why)
+	}
 	b.server = &http.Server{Handler: api, ReadHeaderTimeout: 30 * time.Second, ReadTimeout: 2 * time.Minute}
 	go b.server.Serve(l) //nolint:errcheck // it ends with ErrServerClosed by close
 	return api, nil

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"time"
 
+	"goldsmith/internal/command"
 	"goldsmith/internal/deploy"
 	"goldsmith/testbed/inventory"
 	"goldsmith/testbed/netboot"
@@ -92,6 +93,27 @@ func (s *Site) heard(h http.Handler) http.Handler {
 		}
 		h.ServeHTTP(w, r)
 	})
+}
+
+// refused notes in a node's history what it asked for in vain.
+func (s *Site) refused(r *http.Request, why string) {
+	from, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return
+	}
+	name := ""
+	s.mu.Lock()
+	for _, m := range s.known {
+		if m.Address == from.Addr().Unmap() {
+			name = m.Name
+		}
+	}
+	s.mu.Unlock()
+	if name == "" {
+		return // no machine of the inventory, as its address says
+	}
+	_ = s.cfg.Inventory.Note(context.WithoutCancel(r.Context()), name, "netboot", "network",
+		fmt.Sprintf("refused: %s %s: %s", r.Method, command.Line(r.URL.Path), why))
 }
 
 // called is when an installed machine called last.

@@ -167,6 +167,7 @@ func (s *Site) open(ctx context.Context) error {
 		Lookup: s.lookup, Secret: s.network.Secret, Network: c.Where, Event: s.event,
 	}
 	s.api = machineapi.New(boot.URL(), c.Images)
+	s.api.Refused = s.refused
 	mux := http.NewServeMux()
 	mux.Handle("/deploy/", http.StripPrefix("/deploy", s.agents))
 	mux.Handle("/", s.heard(s.api))
