@@ -115,7 +115,7 @@ func (e *Engine) snapshot(ctx context.Context, tx *store.Tx, r *runRow, p *Polic
 		return nil, err
 	}
 	// What waits for a worker that is gone is not in anybody's way.
-	err := tx.QueryRow(ctx, `SELECT COUNT(*) FROM task JOIN run ON task.run = CAST(run.id AS TEXT) WHERE task.stage >= 0 AND (task.state = 'running'
+	err := tx.QueryRow(ctx, `SELECT COUNT(*) FROM task JOIN run ON task.run = CAST(run.id AS TEXT) WHERE task.`+going+` AND task.stage >= 0 AND (task.state = 'running'
 		OR task.state = 'ready' AND (run.host = '' OR run.host IN (SELECT name FROM worker WHERE seen > ?)))`, store.Millis(s.At.Add(-WorkerSilence))).Scan(&s.Busy)
 	if err != nil {
 		return nil, err

@@ -153,7 +153,7 @@ func (e *Engine) claim(ctx context.Context, w WorkerInfo) (*Assignment, error) {
 		// A plan does not count what waits for a worker that is gone, and it may be
 		// back.
 		var running int
-		if err := tx.QueryRow(ctx, "SELECT COUNT(*) FROM task WHERE state = 'running' AND stage >= 0").Scan(&running); err != nil {
+		if err := tx.QueryRow(ctx, "SELECT COUNT(*) FROM task WHERE "+going+" AND state = 'running' AND stage >= 0").Scan(&running); err != nil {
 			return err
 		}
 		if limit, err := inventory.Cap(ctx, tx); err != nil || running >= limit {
@@ -172,9 +172,14 @@ type candidate struct {
 	image     string
 }
 
+// going is in queries for tasks that have not ended, although what else is asked
+// says that, too: these have an index of their own, which SQLite takes only where
+// the same words are (https://www.sqlite.org/partialindex.html).
+const going = "state IN ('todo', 'ready', 'blocked', 'running')"
+
 func (e *Engine) candidate(ctx context.Context, tx *store.Tx, w WorkerInfo) (*candidate, error) {
 	rows, err := tx.Query(ctx, `SELECT task.id, run.id, task.stage, task.image, run.policy FROM task JOIN run ON task.run = CAST(run.id AS TEXT)
-		WHERE task.state = 'ready' AND (run.host = '' OR run.host = ?1) AND (?2 = 0 OR run.id = ?2) ORDER BY run.id, task.id`, w.Name, w.Run)
+		WHERE task.`+going+` AND task.state = 'ready' AND (run.host = '' OR run.host = ?1) AND (?2 = 0 OR run.id = ?2) ORDER BY run.id, task.id`, w.Name, w.Run)
 	if err != nil {
 		return nil, err
 	}

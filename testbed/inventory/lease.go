@@ -108,7 +108,9 @@ func (v *Inventory) hand(ctx context.Context, tx *store.Tx, n *Node, holder stri
 }
 
 func selectLeases(ctx context.Context, tx *store.Tx, where string, args ...any) ([]*Lease, error) {
-	rows, err := tx.Query(ctx, "SELECT id, node, holder, fence, granted, expires FROM lease WHERE "+where+" ORDER BY id", args...)
+	// +id keeps SQLite from reading all that there ever were in their order: those
+	// that have not ended have an index of their own.
+	rows, err := tx.Query(ctx, "SELECT id, node, holder, fence, granted, expires FROM lease WHERE "+where+" ORDER BY +id", args...)
 	if err != nil {
 		return nil, err
 	}

@@ -115,7 +115,7 @@ const touchable = `state IN ('todo', 'ready', 'blocked', 'running')
 func (v *Inventory) Bind(ctx context.Context, task int64, l *Lease) error {
 	return v.held(ctx, l, func(tx *store.Tx, n *Node) error {
 		var others int
-		if err := tx.QueryRow(ctx, "SELECT COUNT(*) FROM task WHERE node = ? AND state = 'running' AND id <> ?", n.Name, task).Scan(&others); err != nil {
+		if err := tx.QueryRow(ctx, "SELECT COUNT(*) FROM task WHERE node = ? AND node <> '' AND state = 'running' AND id <> ?", n.Name, task).Scan(&others); err != nil {
 			return err
 		}
 		if others > 0 {
@@ -154,7 +154,7 @@ func (v *Inventory) endTask(ctx context.Context, tx *store.Tx, t *Task, s TaskSt
 // failTasks ends what was begun on a node under a lease that ends now, also where
 // it waits since the node was dead for a while.
 func (v *Inventory) failTasks(ctx context.Context, tx *store.Tx, node, why string) error {
-	tasks, err := selectTasks(ctx, tx, "node = ? AND started > 0 AND state IN ('running', 'blocked', 'todo')", node)
+	tasks, err := selectTasks(ctx, tx, "state IN ('todo', 'ready', 'blocked', 'running') AND state <> 'ready' AND node = ? AND started > 0", node)
 	for _, t := range tasks {
 		if err := v.endTask(ctx, tx, t, TaskFailed, "the lease has ended: "+why); err != nil {
 			return err
