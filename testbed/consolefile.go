@@ -27,22 +27,22 @@ func (s *ConsoleShell) Output(ctx context.Context, line string) (string, error) 
 
 // Put implements Shell. A file may have 8 MiB.
 func (s *ConsoleShell) Put(ctx context.Context, src, dst string, mode os.FileMode) error {
-	f, err := os.Open(src)
+	r, err := os.Open(src)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	n, err := s.prepared(ctx)
+	defer r.Close()
+	f, err := s.prepared(ctx)
 	if err != nil {
 		return err
 	}
-	defer s.done(n)
-	if err := s.send(ctx, n+".put", f); err != nil {
+	defer s.done(f)
+	if err := s.send(ctx, f, ".put", r); err != nil {
 		return fmt.Errorf("copy to %s: %w", dst, err)
 	}
 	part := Quote(dst + ".goldsmith-part")
 	line := fmt.Sprintf("umask 077 && cat %s >%s && chmod %o %s && mv -f %s %s || { rm -f %s; exit 1; }",
-		s.file(n+".put"), part, mode.Perm(), part, part, Quote(dst), part)
+		f.path(".put"), part, mode.Perm(), part, part, Quote(dst), part)
 	if err := s.Run(ctx, Command{Line: line}); err != nil {
 		return fmt.Errorf("copy to %s: %w", dst, err)
 	}
@@ -63,10 +63,10 @@ func (s *ConsoleShell) Get(ctx context.Context, src, dst string) error {
 }
 
 // send copies what r has to one of our files on the machine.
-func (s *ConsoleShell) send(ctx context.Context, name string, r io.Reader) error {
+func (s *ConsoleShell) send(ctx context.Context, f consoleFiles, ending string, r io.Reader) error {
 	part := make([]byte, consoleLine)
 	whole := sha256.New()
-	file := s.file(name)
+	file := f.path(ending)
 	for number, total := 0, 0; ; number++ {
 		n, rerr := io.ReadFull(r, part)
 		if rerr != nil && !errors.Is(rerr, io.EOF) && !errors.Is(rerr, io.ErrUnexpectedEOF) {
@@ -79,7 +79,7 @@ func (s *ConsoleShell) send(ctx context.Context, name string, r io.Reader) error
 			whole.Write(part[:n])
 			// Each part is a file: to write it twice does no harm.
 			script := fmt.Sprintf("umask 077; printf %%s '%s' | base64 -d >%s.%06d", base64.StdEncoding.EncodeToString(part[:n]), file, number)
-			if _, err := s.ask(ctx, script); err != nil {
+			if _, err := s.ask(ctx, f.dir, script); err != nil {
 				return err
 			}
 		}
@@ -87,7 +87,7 @@ func (s *ConsoleShell) send(ctx context.Context, name string, r io.Reader) error
 			break
 		}
 	}
-	b, err := s.ask(ctx, fmt.Sprintf("umask 077; cat /dev/null %[1]s.?????? >%[1]s; sha256sum <%[1]s", file))
+	b, err := s.ask(ctx, f.dir, fmt.Sprintf("umask 077; cat /dev/null %[1]s.?????? >%[1]s; sha256sum <%[1]s", file))
 	if err != nil {
 		return err
 	}
@@ -99,20 +99,20 @@ func (s *ConsoleShell) send(ctx context.Context, name string, r io.Reader) error
 
 // fetchAll copies a file of the machine, of that size, to w: packed, where it is
 // large and the machine can do that.
-func (s *ConsoleShell) fetchAll(ctx context.Context, file string, size int, w io.Writer) error {
+func (s *ConsoleShell) fetchAll(ctx context.Context, f consoleFiles, ending string, size int, w io.Writer) error {
 	if size <= 2*consolePart {
-		return s.fetch(ctx, file, 0, size, w)
+		return s.fetch(ctx, f, ending, 0, size, w)
 	}
-	b, err := s.ask(ctx, fmt.Sprintf("umask 077; gzip -1 -c %[1]s >%[1]s.gz && wc -c <%[1]s.gz || echo %[2]d", file, size))
+	b, err := s.ask(ctx, f.dir, fmt.Sprintf("umask 077; gzip -1 -c %[1]s >%[1]s.gz && wc -c <%[1]s.gz || echo %[2]d", f.path(ending), size))
 	if err != nil {
 		return err
 	}
 	packed, err := strconv.Atoi(strings.TrimSpace(string(b)))
 	if err != nil || packed >= size {
-		return s.fetch(ctx, file, 0, size, w)
+		return s.fetch(ctx, f, ending, 0, size, w)
 	}
 	var gz bytes.Buffer
-	if err := s.fetch(ctx, file+".gz", 0, packed, &gz); err != nil {
+	if err := s.fetch(ctx, f, ending+".gz", 0, packed, &gz); err != nil {
 		return err
 	}
 	r, err := gzip.NewReader(&gz)
@@ -129,10 +129,10 @@ func (s *ConsoleShell) fetchAll(ctx context.Context, file string, size int, w io
 // fetch copies what a file of the machine has from one place to another to w.
 // Where answers are damaged it asks for less at a time, so that some get between
 // what else is printed.
-func (s *ConsoleShell) fetch(ctx context.Context, file string, from, to int, w io.Writer) error {
+func (s *ConsoleShell) fetch(ctx context.Context, f consoleFiles, ending string, from, to int, w io.Writer) error {
 	for size := consolePart; from < to; {
 		want := min(size, to-from)
-		b, err := s.part(ctx, fmt.Sprintf("tail -c +%d %s | head -c %d", from+1, file, want), size > consoleLess)
+		b, err := s.part(ctx, f.dir, fmt.Sprintf("tail -c +%d %s | head -c %d", from+1, f.path(ending), want), size > consoleLess)
 		switch {
 		case errors.Is(err, errConsoleDamaged) && size > consoleLess && ctx.Err() == nil:
 			size = max(size/4, consoleLess)
@@ -151,13 +151,13 @@ func (s *ConsoleShell) fetch(ctx context.Context, file string, from, to int, w i
 }
 
 // part is ask; where less could be asked for it gives up early.
-func (s *ConsoleShell) part(ctx context.Context, script string, early bool) ([]byte, error) {
+func (s *ConsoleShell) part(ctx context.Context, dir, script string, early bool) ([]byte, error) {
 	if err := s.lock(ctx); err != nil {
 		return nil, err
 	}
 	defer s.unlock()
 	if early {
-		return s.askAlone(ctx, script, 2)
+		return s.askAlone(ctx, dir, script, 2)
 	}
-	return s.askAlone(ctx, script, consoleTries)
+	return s.askAlone(ctx, dir, script, consoleTries)
 }

@@ -11,8 +11,12 @@ import (
 	"time"
 )
 
-// maxHeard bounds what is kept of a console that talks much, in bytes.
-const maxHeard = 1 << 20
+// Bounds of what is kept of a console that talks much, in bytes.
+const (
+	maxHeard   = 1 << 20  // twice that, for a moment
+	nearMark   = 4 << 10  // looked at again with what is new, for words that came in pieces
+	maxSettled = 64 << 10 // of what stands there when somebody is to log in
+)
 
 // consoleConn is an open serial port with what it has shown lately.
 type consoleConn struct {
@@ -21,6 +25,7 @@ type consoleConn struct {
 
 	mu   sync.Mutex // guards the fields below
 	text []byte
+	all  int64         // so much has come since forget, with what is kept no more
 	more chan struct{} // closed when there is more text
 }
 
@@ -37,8 +42,9 @@ func (c *consoleConn) read() {
 		n, err := c.port.Read(b)
 		c.mu.Lock()
 		c.text = append(c.text, b[:n]...)
-		if over := len(c.text) - maxHeard; over > 0 {
-			c.text = append([]byte(nil), c.text[over:]...)
+		c.all += int64(n)
+		if len(c.text) > 2*maxHeard {
+			c.text = append([]byte(nil), c.text[len(c.text)-maxHeard:]...)
 		}
 		close(c.more)
 		c.more = make(chan struct{})
@@ -64,27 +70,38 @@ func (c *consoleConn) say(text string) error {
 func (c *consoleConn) forget() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.text = nil
+	c.text, c.all = nil, 0
 }
 
-func (c *consoleConn) now() (text []byte, more chan struct{}) {
+// last is a copy of what was shown last since forget, so many bytes at most.
+func (c *consoleConn) last(size int) []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return append([]byte(nil), c.text...), c.more
+	return bytes.Clone(c.text[max(0, len(c.text)-size):])
 }
 
-// until waits until what was shown since forget is what f wants.
-func (c *consoleConn) until(ctx context.Context, f func(text []byte) bool) bool {
+// until waits until what was shown since forget is what f wants. f keeps
+// nothing of it. latest is the part of text that f has not seen yet, and a little
+// before it: the whole is large where a console talks without end.
+func (c *consoleConn) until(ctx context.Context, f func(text, latest []byte) bool) bool {
+	seen := int64(0)
+	look := func() (bool, chan struct{}) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		from := int64(len(c.text)) - (c.all - seen) - nearMark
+		seen = c.all
+		return f(c.text, c.text[max(0, from):]), c.more
+	}
 	for {
-		text, more := c.now()
-		if f(text) {
+		is, more := look()
+		if is {
 			return true
 		}
 		select {
 		case <-more:
 		case <-c.gone:
-			text, _ := c.now()
-			return f(text)
+			is, _ := look()
+			return is
 		case <-ctx.Done():
 			return false
 		}
@@ -111,8 +128,7 @@ var (
 // restarted tells whether the machine has gone on to something else since
 // forget: what is typed now would be for a boot loader.
 func (c *consoleConn) restarted() bool {
-	text, _ := c.now()
-	return starts.Match(text)
+	return starts.Match(c.last(maxHeard))
 }
 
 // Times of a login.
@@ -195,7 +211,7 @@ func (c *consoleConn) login(ctx context.Context, user, password string, dumb tim
 func (c *consoleConn) shows(ctx context.Context, word string) bool {
 	ctx, cancel := context.WithTimeout(ctx, consoleAnswer)
 	defer cancel()
-	return c.until(ctx, func(text []byte) bool { return bytes.Contains(withoutKernel(text), []byte(word)) })
+	return c.until(ctx, func(_, latest []byte) bool { return bytes.Contains(withoutKernel(latest), []byte(word)) })
 }
 
 func (c *consoleConn) ended() bool {
@@ -212,19 +228,25 @@ func (c *consoleConn) ended() bool {
 func (c *consoleConn) settled(ctx context.Context, limit time.Duration) string {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	c.until(ctx, func(text []byte) bool { return len(bytes.TrimSpace(text)) > 0 })
-	for {
-		text, more := c.now()
+	c.until(ctx, func(_, latest []byte) bool { return len(bytes.TrimSpace(latest)) > 0 })
+	for settled := false; !settled; {
 		select {
-		case <-more:
-			continue
+		case <-c.next():
 		case <-c.gone:
+			settled = true
 		case <-ctx.Done():
+			settled = true
 		case <-time.After(consoleQuiet):
-			if len(text) == 0 {
-				continue
-			}
+			settled = len(c.last(1)) > 0
 		}
-		return strings.TrimRight(escapes.ReplaceAllString(string(withoutKernel(text)), ""), "\x00\r\n")
 	}
+	text := string(withoutKernel(c.last(maxSettled)))
+	return strings.TrimRight(escapes.ReplaceAllString(text, ""), "\x00\r\n")
+}
+
+// next is closed when there is more text.
+func (c *consoleConn) next() chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.more
 }

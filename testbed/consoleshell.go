@@ -1,17 +1,14 @@
 package testbed
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // ConsoleShell is a Shell over a machine's serial console, for machines without
@@ -40,12 +37,14 @@ type ConsoleShell struct {
 	busy chan struct{} // made by lock; holds one token: whose turn it is
 
 	// Owned by whose turn it is.
-	conn   *consoleConn // nil while it is not connected
-	dir    string       // ours on the machine; "" before the first login
-	quiet  bool         // a shell of ours may be there that shows nothing
-	asked  int          // so many questions
-	runs   int          // so many commands
-	unused []string     // commands whose files are to be removed
+	conn  *consoleConn // nil while it is not connected
+	dir   string       // ours on the machine; "" before the first login
+	quiet bool         // a shell of ours may be there that shows nothing
+	asked int          // so many questions
+	runs  int          // so many commands
+
+	mu     sync.Mutex // guards unused
+	unused []string   // commands whose files are to be removed
 
 	dumb time.Duration // of tests; 0 means consoleDumb
 }
@@ -57,6 +56,7 @@ const (
 	consoleLine = 3 << 9  // of a file, in one question: a terminal takes lines of 4095 bytes
 	consolePart = 4 << 10 // of a file, in one answer, at first
 	consoleLess = 64      // the least that is asked for at a time
+	consoleRid  = 64      // so many commands' files are removed at a time
 	maxConsole  = 8 << 20 // of a file, or of a command's input or output
 )
 
@@ -93,7 +93,7 @@ func (s *ConsoleShell) unreachable(ctx context.Context, err error) error {
 // Wait implements Shell: somebody is logged in, and answers.
 func (s *ConsoleShell) Wait(ctx context.Context) error {
 	for {
-		_, last := s.ask(ctx, ":")
+		_, last := s.ask(ctx, "", ":")
 		if last == nil || errors.Is(last, errConsoleRefused) {
 			return last
 		}
@@ -122,22 +122,26 @@ func (s *ConsoleShell) Close() error {
 		_, _ = s.exchange(ctx, "rm -rf "+Quote(s.dir))
 	}
 	_ = c.say("exit\r") // whoever comes next finds what the console offers
-	s.conn, s.dir, s.quiet, s.unused = nil, "", false, nil
+	s.conn, s.dir, s.quiet = nil, "", false
+	s.mu.Lock()
+	s.unused = nil
+	s.mu.Unlock()
 	return c.close()
 }
 
 // ask has the machine run a short script, whose output is small, and returns
-// that. The script must be one that may run twice.
-func (s *ConsoleShell) ask(ctx context.Context, script string) ([]byte, error) {
+// that. The script must be one that may run twice. Where dir is not empty it is
+// for a machine that has that directory of ours: not for one started anew.
+func (s *ConsoleShell) ask(ctx context.Context, dir, script string) ([]byte, error) {
 	if err := s.lock(ctx); err != nil {
 		return nil, err
 	}
 	defer s.unlock()
-	return s.askAlone(ctx, script, consoleTries)
+	return s.askAlone(ctx, dir, script, consoleTries)
 }
 
 // askAlone is ask for whose turn it is. So many damaged answers are taken.
-func (s *ConsoleShell) askAlone(ctx context.Context, script string, damaged int) ([]byte, error) {
+func (s *ConsoleShell) askAlone(ctx context.Context, dir, script string, damaged int) ([]byte, error) {
 	var last error
 	for try := 1; try <= consoleTries; try++ {
 		if s.conn != nil && s.conn.restarted() {
@@ -151,6 +155,9 @@ func (s *ConsoleShell) askAlone(ctx context.Context, script string, damaged int)
 				}
 				continue
 			}
+		}
+		if dir != "" && dir != s.dir {
+			return nil, s.unreachable(ctx, errConsoleAnew)
 		}
 		var b []byte
 		if b, last = s.exchange(ctx, script); last == nil {
@@ -206,6 +213,7 @@ var (
 	errConsoleDamaged = errors.New("the answer is damaged: other text is printed into it")
 	errConsoleSilent  = fmt.Errorf("no answer within %v", consoleAnswer)
 	errConsoleRefused = errors.New("the console lets nobody in")
+	errConsoleAnew    = errors.New("the machine was started anew")
 	errConsoleGone    = errors.New("the serial port was closed")
 )
 
@@ -217,12 +225,20 @@ func (s *ConsoleShell) exchange(ctx context.Context, script string) ([]byte, err
 	if err := s.conn.say(line + "\r"); err != nil {
 		return nil, err
 	}
+	return s.answer(ctx, id)
+}
+
+// answer waits for the answer with that id.
+func (s *ConsoleShell) answer(ctx context.Context, id string) ([]byte, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, consoleAnswer, errConsoleSilent)
 	defer cancel()
 	var body []byte
 	var err error
-	seen := s.conn.until(ctx, func(text []byte) bool {
-		var done bool
+	mark := []byte("@" + id + ">")
+	seen := s.conn.until(ctx, func(text, latest []byte) (done bool) {
+		if !bytes.Contains(latest, mark) {
+			return false
+		}
 		body, done, err = consoleReply(text, id)
 		return done
 	})
@@ -230,147 +246,4 @@ func (s *ConsoleShell) exchange(ctx context.Context, script string) ([]byte, err
 		err = s.conn.why(ctx)
 	}
 	return body, err
-}
-
-// file is the path of one of our files on the machine, quoted.
-func (s *ConsoleShell) file(name string) string { return Quote(s.dir + "/" + name) }
-
-// prepared waits for a login, and returns a number for new files.
-func (s *ConsoleShell) prepared(ctx context.Context) (string, error) {
-	if err := s.lock(ctx); err != nil {
-		return "", err
-	}
-	defer s.unlock()
-	if s.conn == nil || len(s.unused) > 0 {
-		script := ":"
-		for _, n := range s.unused {
-			script += "; rm -rf " + s.file(n) + ".*"
-		}
-		if _, err := s.askAlone(ctx, script, consoleTries); err != nil {
-			return "", err
-		}
-		s.unused = nil
-	}
-	s.runs++
-	return strconv.Itoa(s.runs), nil
-}
-
-// done has a command's files removed, by and by.
-func (s *ConsoleShell) done(n string) {
-	if s.lock(context.Background()) == nil {
-		defer s.unlock()
-		s.unused = append(s.unused, n)
-	}
-}
-
-// consoleStart starts the command of the files $1.sh and $2, once: the
-// directory is the lock for that, however often it is asked for. It is in a
-// session of its own, so that kill ends all that it has started.
-const consoleStart = `mkdir "$1.d" 2>/dev/null || exit 0
-setsid sh -c 'echo $$ >"$1.pid"; (exec sh "$1.sh") <"$2" >"$1.out" 2>"$1.err"; echo $? >"$1.rc.new"; mv "$1.rc.new" "$1.rc"' sh "$1" "$2" </dev/null >/dev/null 2>&1 &`
-
-// Run implements Shell. Standard input and output may have 8 MiB; output comes
-// when the command has ended. When ctx ends the command is killed on the
-// machine, if that can be reached.
-func (s *ConsoleShell) Run(ctx context.Context, c Command) error {
-	n, err := s.prepared(ctx)
-	if err != nil {
-		return err
-	}
-	defer s.done(n)
-	if err := s.send(ctx, n+".sh", strings.NewReader(c.Line)); err != nil {
-		return err
-	}
-	in := "/dev/null"
-	if c.Stdin != nil {
-		if err := s.send(ctx, n+".in", c.Stdin); err != nil {
-			return fmt.Errorf("standard input of %s: %w", firstLine(c.Line), err)
-		}
-		in = s.file(n + ".in")
-	}
-	if _, err := s.ask(ctx, "umask 077; set -- "+s.file(n)+" "+in+"\n"+consoleStart); err != nil {
-		return err
-	}
-	e, err := s.ended(ctx, n)
-	if err != nil {
-		return err
-	}
-	return s.deliver(ctx, n, e, c)
-}
-
-// consoleEnd is how a command has ended: its status, and how many bytes it
-// printed.
-type consoleEnd struct{ status, out, err int }
-
-// ended waits until a command has ended.
-func (s *ConsoleShell) ended(ctx context.Context, n string) (e consoleEnd, err error) {
-	look := "set -- " + s.file(n) + `
-if [ -e "$1.rc" ]; then echo $(cat "$1.rc") $(wc -c <"$1.out") $(wc -c <"$1.err"); elif [ -d "$1.d" ]; then echo running; else echo gone; fi`
-	for pause := consolePollMin; ; pause = min(2*pause, consolePollMax) {
-		b, err := s.ask(ctx, look)
-		said := strings.TrimSpace(string(b))
-		switch {
-		case ctx.Err() != nil:
-			s.kill(n)
-			return e, s.unreachable(ctx, context.Cause(ctx))
-		case err != nil:
-			return e, err
-		case said == "gone":
-			return e, s.unreachable(ctx, errors.New("the machine has forgotten the command: it was started anew"))
-		case said != "running":
-			if k, err := fmt.Sscanf(said, "%d %d %d", &e.status, &e.out, &e.err); k != 3 || err != nil {
-				return e, s.unreachable(ctx, fmt.Errorf("how the command ended is not known: %q", said))
-			}
-			return e, nil
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(pause):
-		}
-	}
-}
-
-// kill ends a command and what it has started. Where it fails, nobody is there
-// to be told.
-func (s *ConsoleShell) kill(n string) {
-	ctx, cancel := context.WithTimeout(context.Background(), consoleKill)
-	defer cancel()
-	_, _ = s.ask(ctx, fmt.Sprintf(`kill -KILL -"$(cat %s)"`, s.file(n+".pid")))
-}
-
-// deliver passes on what a command printed and how it ended.
-func (s *ConsoleShell) deliver(ctx context.Context, n string, e consoleEnd, c Command) error {
-	if e.out > maxConsole || e.err > maxConsole {
-		return fmt.Errorf("%s: it printed more than %d bytes, which do not go through a console", firstLine(c.Line), maxConsole)
-	}
-	last := &tail{max: 4 << 10}
-	errs, skip := io.Writer(last), max(0, e.err-last.max)
-	if c.Stderr != nil {
-		errs, skip = io.MultiWriter(c.Stderr, last), 0
-	}
-	if e.out > 0 && c.Stdout != nil {
-		if err := s.fetchAll(ctx, s.file(n+".out"), e.out, c.Stdout); err != nil {
-			return err
-		}
-	}
-	if e.err > 0 && (c.Stderr != nil || e.status != 0) {
-		if err := s.fetch(ctx, s.file(n+".err"), skip, e.err, errs); err != nil {
-			return err
-		}
-	}
-	switch {
-	case e.status == 0:
-		return nil
-	case e.status > 128 && e.status <= 128+64: // how a shell says it
-		return &RemoteError{Command: c.Line, Status: -1, Signal: signalName(e.status - 128), Stderr: last.String()}
-	}
-	return &RemoteError{Command: c.Line, Status: e.status, Stderr: last.String()}
-}
-
-func signalName(n int) string {
-	name := strings.TrimPrefix(unix.SignalName(unix.Signal(n)), "SIG")
-	if name == "" {
-		name = strconv.Itoa(n)
-	}
-	return name
 }

@@ -49,6 +49,9 @@ var kernelLine = regexp.MustCompile(`(<[0-9]+>)?\[ *[0-9]+\.[0-9]{6}\](\[ *[CT][
 // where it is lines of their own, or the kernel's; what does not fit the
 // checksum then is errConsoleDamaged, and never an answer.
 func consoleReply(text []byte, id string) (body []byte, done bool, err error) {
+	if i := bytes.Index(text, []byte("@"+id+"<")); i > 0 {
+		text = text[i:] // what is before it may be much
+	}
 	text = bytes.ReplaceAll(text, []byte("\r"), nil)
 	for _, t := range [][]byte{text, withoutKernel(text)} {
 		if body, done, err = plainReply(t, []byte("@"+id+"<\n"), []byte("@"+id+">")); done && err == nil {
