@@ -228,7 +228,7 @@ func (s *onMachine) test(ctx context.Context, j *pipeline.Job, e *evidence.Evide
 	}
 	defer os.RemoveAll(tmp)
 	sub := &subject{env: s.env, job: j, bench: b, api: api, driver: s.with.Machine, suite: s.name,
-		how: s.with.Shell, isolated: s.with.Machine == "libvirt" && s.with.Network == noNetwork,
+		over: ctx.Done(), how: s.with.Shell, isolated: s.with.Machine == "libvirt" && s.with.Network == noNetwork,
 		metadata: s.with.Metadata, scratch: tmp, dir: tmp, keep: j.Dir, snoozes: s.snoozes, wanted: s.with.Tests, again: s.with.Again, patience: s.patience}
 	defer func() { err = errors.Join(err, sub.release(ctx)) }()
 	tests, err = s.suite.run(ctx, sub)

@@ -1,21 +1,13 @@
 package step
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
-	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"goldsmith/internal/machineapi"
 	"goldsmith/testbed"
@@ -102,6 +94,12 @@ const unsent = "/var/lib/goldsmith/refreshcfg/unsent.json"
 // pullEvery is how often a machine is asked that cannot tell.
 const pullEvery = 2 * time.Second
 
+// pullLine prints what is unsent, if it was written since the machine started:
+// both times are by the machine's clock. What it kept from the start before says
+// nothing of this one.
+const pullLine = `f=` + unsent + `
+if [ "$(stat -c %Y "$f" 2>/dev/null || echo 0)" -gt "$(sed -n 's/^btime //p' /proc/stat)" ]; then cat "$f"; fi`
+
 // pull asks a machine without a network for its signal.
 func (s *subject) pull(ctx context.Context) (machineapi.Signal, error) {
 	var sig machineapi.Signal
@@ -114,7 +112,7 @@ func (s *subject) pull(ctx context.Context) (machineapi.Signal, error) {
 		if err := s.shell.Wait(ctx); err != nil {
 			return sig, err
 		}
-		text, err := output(ctx, s.shell, "cat "+unsent+" 2>/dev/null || :")
+		text, err := output(ctx, s.shell, pullLine)
 		if err == nil && text != "" {
 			if err := json.Unmarshal([]byte(text), &sig); err != nil {
 				return sig, fmt.Errorf("%s of the machine: %w", unsent, err)
@@ -127,114 +125,4 @@ func (s *subject) pull(ctx context.Context) (machineapi.Signal, error) {
 		case <-time.After(pullEvery):
 		}
 	}
-}
-
-// relay runs command lines of tests on the host, which are not written in Go,
-// through a shell of ours. The command machine-ssh makes a directory with the
-// line and its standard input, tells us its name through a named pipe, and waits
-// at another one for the end.
-type relay struct {
-	shell testbed.Shell
-	dir   string
-	stop  context.CancelFunc
-	asks  *os.File
-	work  sync.WaitGroup
-}
-
-const relayScript = `#!/bin/sh
-# Runs a command line on the machine, as ssh does.
-set -eu
-case ${1:-} in -*) echo "machine-ssh: no options: this stage does not use SSH" >&2; exit 255 ;; esac
-dir=$(mktemp -d %[1]s/ask.XXXXXX)
-trap 'rm -rf "$dir"' EXIT
-printf '%%s' "$*" >"$dir/line"
-cat >"$dir/in"
-mkfifo "$dir/end"
-printf '%%s\n' "${dir##*/}" >%[1]s/asks
-read -r status <"$dir/end"
-cat "$dir/out"
-cat "$dir/err" >&2
-exit "$status"
-`
-
-// startRelay serves machine-ssh, which it writes as a file.
-func startRelay(sh testbed.Shell, dir, command string) (*relay, error) {
-	ctx, stop := context.WithCancel(context.Background())
-	r := &relay{shell: sh, dir: dir, stop: stop}
-	asks := filepath.Join(dir, "asks")
-	err := errors.Join(os.MkdirAll(dir, 0o700), os.MkdirAll(filepath.Dir(command), 0o700))
-	if err == nil {
-		err = errors.Join(unix.Mkfifo(asks, 0o600), os.WriteFile(command, fmt.Appendf(nil, relayScript, testbed.Quote(dir)), 0o700))
-	}
-	if err == nil {
-		// Open for writing, too: it does not end when nobody asks.
-		r.asks, err = os.OpenFile(asks, os.O_RDWR, 0)
-	}
-	if err != nil {
-		stop()
-		return nil, fmt.Errorf("command for tests: %w", err)
-	}
-	r.work.Go(func() {
-		for lines := bufio.NewScanner(r.asks); lines.Scan(); {
-			name := filepath.Base(lines.Text())
-			r.work.Go(func() { r.answer(ctx, filepath.Join(dir, name)) })
-		}
-	})
-	return r, nil
-}
-
-func (r *relay) close() {
-	r.stop()
-	_ = r.asks.Close()
-	r.work.Wait()
-	_ = os.RemoveAll(r.dir)
-}
-
-// unreached is the status of ssh when it cannot reach a machine.
-const unreached = 255
-
-// answer runs one command line.
-func (r *relay) answer(ctx context.Context, dir string) {
-	end, err := os.OpenFile(filepath.Join(dir, "end"), os.O_RDWR|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return // who asked is gone
-	}
-	defer end.Close()
-	status, errs := 0, &bytes.Buffer{}
-	out, err := os.Create(filepath.Join(dir, "out"))
-	if err == nil {
-		err = errors.Join(r.run(ctx, dir, out, errs), out.Close())
-	}
-	if remote, ok := errors.AsType[*testbed.RemoteError](err); ok {
-		if status = remote.Status; remote.Signal != "" {
-			status = unreached // as ssh has it
-		}
-	} else if err != nil {
-		status = unreached
-		fmt.Fprintln(errs, err)
-	}
-	if os.WriteFile(filepath.Join(dir, "err"), errs.Bytes(), 0o600) != nil {
-		status = unreached
-	}
-	_, _ = end.WriteString(strconv.Itoa(status) + "\n")
-	// It is read before we close the pipe, or never.
-	for range 200 {
-		if _, err := os.Stat(dir); err != nil {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-}
-
-func (r *relay) run(ctx context.Context, dir string, out, errs interface{ Write([]byte) (int, error) }) error {
-	line, err := os.ReadFile(filepath.Join(dir, "line"))
-	if err != nil {
-		return err
-	}
-	in, err := os.Open(filepath.Join(dir, "in"))
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	return r.shell.Run(ctx, testbed.Command{Line: strings.TrimSpace(string(line)), Stdin: in, Stdout: out, Stderr: errs})
 }

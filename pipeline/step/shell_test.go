@@ -1,16 +1,14 @@
 package step
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
+	"time"
 
 	"goldsmith/testbed"
 )
@@ -35,53 +33,45 @@ func (lostShell) Run(context.Context, testbed.Command) error {
 	return &testbed.UnreachableError{By: "console of", Addr: "m", Err: errors.New("no answer")}
 }
 
-// The command for tests on the host is as ssh: input, output, errors and status.
-func TestRelay(t *testing.T) {
+// unsentShell is a machine that is this host, with a file of its own for what it
+// has not sent.
+type unsentShell struct {
+	hostShell
+	file string
+}
+
+func (unsentShell) Wait(context.Context) error { return nil }
+
+func (s unsentShell) Run(ctx context.Context, c testbed.Command) error {
+	c.Line = strings.ReplaceAll(c.Line, unsent, s.file)
+	return s.hostShell.Run(ctx, c)
+}
+
+// What a machine kept before it was started anew is not its signal.
+func TestPullAfterStart(t *testing.T) {
 	t.Parallel()
-	start := func(sh testbed.Shell) string {
-		dir := t.TempDir()
-		command := filepath.Join(dir, "it's bin", machineSSH)
-		r, err := startRelay(sh, filepath.Join(dir, "it's"), command)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if names, _ := filepath.Glob(filepath.Join(r.dir, "ask.*")); len(names) > 0 {
-				t.Errorf("left: %v", names)
-			}
-			r.close()
-			if _, err := os.Stat(r.dir); err == nil {
-				t.Errorf("%s is left", r.dir)
-			}
-		})
-		return command
+	sh := unsentShell{file: filepath.Join(t.TempDir(), "unsent.json")}
+	s := &subject{how: shellConsole, shell: sh}
+	pull := func(limit time.Duration) (string, error) {
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		defer cancel()
+		sig, err := s.pull(ctx)
+		return sig.Status, err
 	}
-	call := func(command, in string, args ...string) string {
-		var out, errs bytes.Buffer
-		x := exec.CommandContext(t.Context(), command, args...)
-		x.Stdin, x.Stdout, x.Stderr = strings.NewReader(in), &out, &errs
-		_ = x.Run()
-		return fmt.Sprintf("%d %q %q", x.ProcessState.ExitCode(), out.String(), errs.String())
+	if _, err := pull(time.Second); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("without a file: %v", err)
 	}
-	host, lost := start(hostShell{}), start(lostShell{})
-	for want, got := range map[string]string{
-		`0 "in\x00\n" ""`:                    call(host, "in\x00\n", "cat"),
-		`3 "" "oh\n"`:                        call(host, "", "echo oh >&2;", "exit 3"),
-		`0 "it's $HOME\n" ""`:                call(host, "", "echo \"it's\" '$HOME'"),
-		`255 "" "console of m: no answer\n"`: call(lost, "", "true"),
-		`255 "" "machine-ssh: no options: this stage does not use SSH\n"`: call(host, "", "-v", "true"),
-	} {
-		if got != want {
-			t.Errorf("%s; want %s", got, want)
-		}
+	if err := os.WriteFile(sh.file, []byte(`{"for":"","Status":"SUCCESS"}`), 0o600); err != nil {
+		t.Fatal(err)
 	}
-	var many sync.WaitGroup
-	for i := range 8 {
-		many.Go(func() {
-			if got, want := call(host, "", fmt.Sprintf("sleep 0.0%d; echo %d", 8-i, i)), fmt.Sprintf(`0 "%d\n" ""`, i); got != want {
-				t.Errorf("%s; want %s", got, want)
-			}
-		})
+	if got, err := pull(10 * time.Second); err != nil || got != "SUCCESS" {
+		t.Errorf("a file of this start: %q, %v", got, err)
 	}
-	many.Wait()
+	before := time.Unix(1, 0)
+	if err := os.Chtimes(sh.file, before, before); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := pull(time.Second); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a file of the start before: %q, %v; want none", got, err)
+	}
 }

@@ -83,7 +83,7 @@ func (s *subject) login(ctx context.Context) error {
 	if s.local() {
 		var err error
 		if s.relay == nil {
-			s.relay, err = startRelay(s.shell, filepath.Join(s.dir, "relay"), filepath.Join(s.bin(), machineSSH))
+			s.relay, err = startRelay(s.shell, s.over, filepath.Join(s.dir, "relay"), filepath.Join(s.bin(), machineSSH))
 		}
 		return err
 	}

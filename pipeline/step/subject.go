@@ -32,10 +32,11 @@ type subject struct {
 	scratch  string         // private to this attempt
 	snoozes  *machinetest.Snoozes
 	wanted   testsWith
-	again    int           // how often a failed test is run again
-	patience time.Duration // with a machine that does not answer; 0 is the runner's
-	how      string        // with.shell
-	isolated bool          // the machine has no network
+	again    int             // how often a failed test is run again
+	patience time.Duration   // with a machine that does not answer; 0 is the runner's
+	how      string          // with.shell
+	isolated bool            // the machine has no network
+	over     <-chan struct{} // closed when the stage's time is over
 	// follows: the machine is told from where its image is, learns by which
 	// digest, and can be updated. Set before install.
 	follows bool
