@@ -164,24 +164,21 @@ func TestConsoleShellManyUnused(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.runs = 1000
-	var all []string
-	for range 150 {
+	for range 800 {
 		s.runs++
-		f := consoleFiles{s.dir, strconv.Itoa(s.runs)}
-		all = append(all, f.path(".out"))
-		s.done(f)
+		s.done(consoleFiles{s.dir, strconv.Itoa(s.runs)})
 	}
-	if _, err := s.ask(t.Context(), "", "cd "+Quote(s.dir)+" && for i in $(seq 1001 1150); do echo >$i.out; done"); err != nil {
+	if _, err := s.ask(t.Context(), "", "cd "+Quote(s.dir)+" && for i in $(seq 1001 1800); do echo >$i.out; done"); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	for range 3 {
+	for range 800/consoleRid + 1 {
 		if out, err := s.Output(ctx, "echo hi"); err != nil || out != "hi\n" {
-			t.Fatalf("with %d commands' files: %q, %v", len(all), out, err)
+			t.Fatalf("with many commands' files: %q, %v", out, err)
 		}
 	}
-	if left, err := s.Output(ctx, "cd "+Quote(s.dir)+" && ls"); err != nil || strings.Contains(left, "1001.") || strings.Contains(left, "1150.") {
+	if left, err := s.Output(ctx, "cd "+Quote(s.dir)+" && ls"); err != nil || strings.Contains(left, "1001.") || strings.Contains(left, "1800.") {
 		t.Errorf("left: %q, %v", left, err)
 	}
 }
@@ -225,7 +222,9 @@ func TestConsoleFlood(t *testing.T) {
 	if err != nil || !bytes.Equal(body, []byte("hello")) {
 		t.Errorf("%q, %v", body, err)
 	}
-	if used := cpu(t) - before; used > time.Second {
+	used := cpu(t) - before
+	t.Logf("%v of a processor", used)
+	if used > time.Second {
 		t.Errorf("%v of a processor in 2 s", used)
 	}
 }

@@ -115,6 +115,7 @@ func TestRelayEnds(t *testing.T) {
 					end(x.Process, over)
 				}
 			}
+			_ = x.Process.Kill()
 			_ = x.Wait()
 			for range 500 {
 				if left, _ := filepath.Glob(filepath.Join(r.dir, "ask.*")); len(left) == 0 {
