@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"sync"
 	"time"
 
 	"goldsmith/internal/command"
@@ -59,22 +60,40 @@ func (s *Site) holding(node string) *holding {
 	return &c
 }
 
-// takePower waits until nobody else in this process changes the node's power:
-// what is wanted and what is done must not be interleaved.
-func (s *Site) takePower(ctx context.Context, node string) (done func(), err error) {
-	s.mu.Lock()
-	turn := s.power[node]
+// turns let one at a time do something with a node. The zero value is ready for
+// use.
+type turns struct {
+	mu sync.Mutex // guards of
+	of map[string]chan struct{}
+}
+
+// take waits for a node's turn; the caller calls done. The error is ctx's cause.
+func (t *turns) take(ctx context.Context, node string) (done func(), err error) {
+	t.mu.Lock()
+	turn := t.of[node]
 	if turn == nil {
+		if t.of == nil {
+			t.of = map[string]chan struct{}{}
+		}
 		turn = make(chan struct{}, 1)
-		s.power[node] = turn
+		t.of[node] = turn
 	}
-	s.mu.Unlock()
+	t.mu.Unlock()
 	select {
 	case turn <- struct{}{}:
 		return func() { <-turn }, nil
 	case <-ctx.Done():
-		return nil, fmt.Errorf("node %s: its power is being changed: %w", node, context.Cause(ctx))
+		return nil, context.Cause(ctx)
 	}
+}
+
+// takePower waits until nobody else in this process changes the node's power:
+// what is wanted and what is done must not be interleaved.
+func (s *Site) takePower(ctx context.Context, node string) (done func(), err error) {
+	if done, err = s.power.take(ctx, node); err != nil {
+		return nil, fmt.Errorf("node %s: its power is being changed: %w", node, err)
+	}
+	return done, nil
 }
 
 // maxCalls bounds the addresses that are remembered.

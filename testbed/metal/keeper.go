@@ -10,7 +10,6 @@ import (
 
 	"goldsmith/testbed"
 	"goldsmith/testbed/inventory"
-	"goldsmith/testbed/ipmi"
 )
 
 // Keeper looks after the nodes of a site: it observes them, does what their
@@ -23,16 +22,11 @@ type Keeper struct {
 	asked  map[string]bool   // nodes that are being observed
 	busy   map[string]bool   // nodes that something is done about
 	told   map[string]string // what people were told last, by node
-	bmcs   map[string]bmc
+	bmcs   map[string]*session
 	refuse map[string]refusal
 
-	wg sync.WaitGroup
-}
-
-// bmc is a session that is kept.
-type bmc struct {
-	*ipmi.Machine
-	spec inventory.BMC
+	logins turns // by node: who logs in to its controller
+	wg     sync.WaitGroup
 }
 
 // refusal is a node whose power does not change.
@@ -53,7 +47,7 @@ const inspectAgain = 15 * time.Minute
 
 // NewKeeper returns a keeper of the site's nodes. A site has one at a time.
 func (s *Site) NewKeeper() *Keeper {
-	return &Keeper{site: s, asked: map[string]bool{}, busy: map[string]bool{}, told: map[string]string{}, bmcs: map[string]bmc{}, refuse: map[string]refusal{}}
+	return &Keeper{site: s, asked: map[string]bool{}, busy: map[string]bool{}, told: map[string]string{}, bmcs: map[string]*session{}, refuse: map[string]refusal{}}
 }
 
 // Survey observes every node once, and does nothing else.
@@ -98,8 +92,8 @@ func (k *Keeper) Run(ctx context.Context) {
 
 func (k *Keeper) close() {
 	k.wg.Wait()
-	for name := range k.bmcs {
-		k.drop(name)
+	for name, b := range k.bmcs {
+		k.drop(name, b)
 	}
 }
 
@@ -218,10 +212,11 @@ func (k *Keeper) setPower(ctx context.Context, n *inventory.Node, patient bool) 
 	if n, err = v.Node(ctx, n.Name); err != nil || n.Wanted == testbed.Unknown {
 		return err
 	}
-	m, err := k.bmc(ctx, n)
+	m, used, err := k.bmc(ctx, n)
 	if err != nil {
 		return err
 	}
+	defer used()
 	do := m.PowerOff
 	if n.Wanted == testbed.On {
 		do = m.PowerOn

@@ -78,45 +78,16 @@ func (h *holding) observe() (all []inventory.Observation) {
 
 // power asks a node's controller, over a session that is kept.
 func (k *Keeper) power(ctx context.Context, n *inventory.Node) (testbed.Power, error) {
-	m, err := k.bmc(ctx, n)
+	m, done, err := k.bmc(ctx, n)
 	if err != nil {
 		return testbed.Unknown, err
 	}
+	defer done()
 	p, err := m.Power(ctx)
 	if err != nil {
-		k.drop(n.Name)
+		k.drop(n.Name, m)
 	}
 	return p, err
-}
-
-// bmc is a session with the controller that the node has by now.
-func (k *Keeper) bmc(ctx context.Context, n *inventory.Node) (bmc, error) {
-	k.mu.Lock()
-	b, ok := k.bmcs[n.Name]
-	k.mu.Unlock()
-	if ok && b.spec == n.Spec.BMC {
-		return b, nil
-	}
-	k.drop(n.Name)
-	m, err := k.site.machine(ctx, n, false)
-	if err != nil {
-		return bmc{}, err
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	b = bmc{m, n.Spec.BMC}
-	k.bmcs[n.Name] = b
-	return b, nil
-}
-
-func (k *Keeper) drop(node string) {
-	k.mu.Lock()
-	b, ok := k.bmcs[node]
-	delete(k.bmcs, node)
-	k.mu.Unlock()
-	if ok {
-		_ = b.Disconnect()
-	}
 }
 
 // pingLimit is how long a machine may take to answer.

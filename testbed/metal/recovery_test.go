@@ -30,7 +30,9 @@ func (r *rig) silent(name string) {
 	r.t.Helper()
 	usual := r.site.adjust
 	r.site.adjust = func(q *ipmi.Quirks) { usual(q); q.RequestWait = 500 * time.Millisecond }
-	r.keeper.drop(name)
+	if b := r.keeper.bmcs[name]; b != nil {
+		r.keeper.drop(name, b)
+	}
 	r.ok(r.boxes[name].bmc.SetFaults(vbmc.Silent))
 }
 

@@ -92,11 +92,11 @@ type Site struct {
 
 	limits limits
 	adjust func(*ipmi.Quirks) // of tests; nil
+	power  turns              // by node: who may change its power
 
 	mu    sync.Mutex // guards the fields below
 	known map[string]netboot.Machine
 	held  map[string]*holding
-	power map[string]chan struct{} // by node: has room for whoever may change its power
 	told  map[string]string        // by node: why it cannot be served
 	calls map[netip.Addr]time.Time // when an installed machine called last
 	left  map[string][]uint32      // by node: sessions of a process that is gone, with its controller
@@ -130,7 +130,7 @@ func Open(ctx context.Context, c Config) (*Site, error) {
 	}
 	s := &Site{cfg: c, agents: deploy.NewServer(nil),
 		limits: limits{agentLimit, silenceLimit, observeEvery, inspectAgain, notifyLimit, pingLimit}, known: map[string]netboot.Machine{}, held: map[string]*holding{},
-		power: map[string]chan struct{}{}, told: map[string]string{}, calls: map[netip.Addr]time.Time{}}
+		told: map[string]string{}, calls: map[netip.Addr]time.Time{}}
 	if err := s.open(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
