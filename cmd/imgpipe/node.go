@@ -239,6 +239,9 @@ func showNode(ctx context.Context, io command.IO, v *inventory.Inventory, f *nod
 			row(string(s), "%s since %s %s", map[bool]string{true: "ok", false: "not ok"}[seen.OK], seen.Since.Format(time.RFC3339), firstLine(seen.Detail))
 		}
 	}
+	if seen, ok := n.Observed[inventory.AddressSource]; ok {
+		row("asked", "for an address, last about %s", seen.At.Format(time.RFC3339))
+	}
 	d := n.Policy().Decide(n, time.Now())
 	row("recovery", "%s: %s", d.Do, d.Reason)
 	return w.Flush()

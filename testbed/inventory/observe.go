@@ -19,6 +19,7 @@ const (
 	NetworkSource Source = "network" // the machine: does it answer a ping
 	AgentSource   Source = "agent"   // the deploy ramdisk, or the installed system: does it call
 	HealthSource  Source = "health"  // the installed system: is it well by its own checks
+	AddressSource Source = "address" // DHCP: when a machine that no file declares asked for an address
 )
 
 // Seen is the newest observation from one source.

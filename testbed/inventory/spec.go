@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strings"
 
 	"goldsmith/internal/command"
 	"goldsmith/internal/size"
@@ -269,32 +268,6 @@ func (v *Inventory) remove(ctx context.Context, tx *store.Tx, n *Node, who strin
 		return err
 	}
 	return v.event(ctx, tx, n.Name, "operator", who, "removed")
-}
-
-// Discover adds a node that was seen on the network and that no file declares:
-// it has the card's address for a name and can be inspected, nothing else. One
-// that is known stays as it is.
-func (v *Inventory) Discover(ctx context.Context, mac net.HardwareAddr, network string) (*Node, error) {
-	s := Spec{Name: "node-" + strings.ReplaceAll(mac.String(), ":", ""), Arch: "amd64", MACs: []string{mac.String()}, Network: network,
-		Boot: BootLocal, Storage: Storage{Level: "single"}}
-	var n *Node
-	err := v.db.Tx(ctx, func(tx *store.Tx) error {
-		nodes, err := selectNodes(ctx, tx, "")
-		if err != nil {
-			return err
-		}
-		for _, n = range nodes {
-			if slices.Contains(n.Spec.MACs, mac.String()) {
-				return nil
-			}
-		}
-		if err := v.put(ctx, tx, nil, s, false, "network"); err != nil {
-			return err
-		}
-		n, err = selectNode(ctx, tx, s.Name)
-		return err
-	})
-	return n, err
 }
 
 func (v *Inventory) put(ctx context.Context, tx *store.Tx, old *Node, s Spec, declared bool, who string) error {

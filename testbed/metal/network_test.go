@@ -7,7 +7,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"goldsmith/internal/store"
 	"goldsmith/testbed/inventory"
@@ -21,33 +23,43 @@ nodes:
   - {name: b, macs: ["52:54:00:77:00:02"], bmc: {driver: ipmi, address: 127.0.0.1, user: u, password-file: p}}
 `
 
-// What a node starts from the network at every start is what it was given, where
-// it is to start so; others start their disks. Machines that no file declares
-// are seen and get no answer.
-func TestWhatStarts(t *testing.T) {
+// bare is a site of which nothing is served, in a directory of its own.
+func bare(t *testing.T) (*Site, *inventory.Inventory, *store.DB) {
+	t.Helper()
 	ctx, dir := t.Context(), t.TempDir()
-	const digest = "sha256:0011"
-	unpacked := filepath.Join(dir, "boot", "sha256-0011")
-	for path, text := range map[string]string{filepath.Join(dir, "i.yaml"): servers, filepath.Join(unpacked, "cmdline"): "root=x roothash=y"} {
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o600)); err != nil {
-			t.Fatal(err)
-		}
+	file := filepath.Join(dir, "i.yaml")
+	if err := os.WriteFile(file, []byte(servers), 0o600); err != nil {
+		t.Fatal(err)
 	}
 	db, err := store.Open(ctx, filepath.Join(dir, "db"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer db.Close()
+	t.Cleanup(func() { _ = db.Close() })
 	v := inventory.New(db)
-	f, err := inventory.Load(filepath.Join(dir, "i.yaml"))
+	f, err := inventory.Load(file)
 	if err == nil {
 		err = v.Apply(ctx, f, "test")
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Site{cfg: Config{Inventory: v, Dir: dir, Cmdline: "console=ttyS0"}, told: map[string]string{}}
+	s := &Site{cfg: Config{Inventory: v, Dir: dir, Cmdline: "console=ttyS0"}, told: map[string]string{}, strangers: make(chan net.HardwareAddr, maxStrangers)}
 	if s.network, err = v.Network(ctx, ""); err != nil {
+		t.Fatal(err)
+	}
+	return s, v, db
+}
+
+// What a node starts from the network at every start is what it was given, where
+// it is to start so; others start their disks. Machines that no file declares
+// are seen and get no answer.
+func TestWhatStarts(t *testing.T) {
+	ctx := t.Context()
+	s, v, db := bare(t)
+	const digest = "sha256:0011"
+	unpacked := filepath.Join(s.cfg.Dir, "boot", "sha256-0011")
+	if err := errors.Join(os.MkdirAll(unpacked, 0o755), os.WriteFile(filepath.Join(unpacked, "cmdline"), []byte("root=x roothash=y"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	starts := func(mac string) string {
@@ -84,10 +96,76 @@ func TestWhatStarts(t *testing.T) {
 	}
 	is(a, "a: sha256-0011 root=x roothash=y goldsmith.from=network console=ttyS0")
 	is(b, "b: its disk")
-	s.event(netboot.Event{MAC: stranger, What: "asks for an address"})
+	// Whoever answers machines does not wait for the inventory, where others write.
+	if err := db.Tx(ctx, func(*store.Tx) error {
+		told := make(chan bool)
+		go func() {
+			defer close(told)
+			s.event(netboot.Event{MAC: stranger, What: "asks for an address"})
+			for i := range 2 * maxStrangers {
+				s.event(netboot.Event{MAC: net.HardwareAddr{2, 0, 0, 0, 1, byte(i)}.String(), What: "asks for an address"})
+			}
+		}()
+		select {
+		case <-told:
+			return nil
+		case <-time.After(3 * time.Second):
+			return errors.New("events wait for the inventory")
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
 	is(stranger, "no answer")
+	background, stop := context.WithCancel(ctx)
+	s.wg.Go(func() { s.discover(background) })
+	for deadline := time.Now().Add(30 * time.Second); len(s.strangers) > 0 && time.Now().Before(deadline); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	stop()
+	s.wg.Wait()
 	n, err := v.Node(context.Background(), "node-020000000009")
 	if err != nil || n.State != inventory.Discovered || n.Declared || !strings.HasPrefix(n.Name, "node-") {
 		t.Errorf("the stranger is %+v, %v", n, err)
+	}
+}
+
+// TestRefreshInOrder: who began earlier to read the nodes does not replace what
+// is known by now.
+func TestRefreshInOrder(t *testing.T) {
+	s, v, _ := bare(t)
+	ctx := t.Context()
+	lease, err := v.Borrow(ctx, "a", "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := func(digest string) string { return filepath.Join(s.cfg.Dir, "boot", bootDir(digest), "cmdline") }
+	const older, newer = "sha256:0011", "sha256:0022"
+	err = errors.Join(os.MkdirAll(filepath.Dir(file(older)), 0o755), os.MkdirAll(filepath.Dir(file(newer)), 0o755),
+		syscall.Mkfifo(file(older), 0o600), os.WriteFile(file(newer), []byte("newer"), 0o600),
+		v.Deployed(ctx, lease, older))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, second := make(chan error, 1), make(chan error, 1)
+	go func() { first <- s.Refresh(ctx) }()
+	slow, err := os.OpenFile(file(older), os.O_WRONLY, 0) // it is being read, then
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Deployed(ctx, lease, newer); err != nil {
+		t.Fatal(err)
+	}
+	go func() { second <- s.Refresh(ctx) }()
+	select {
+	case err = <-second:
+		second <- err
+	case <-time.After(300 * time.Millisecond):
+	}
+	if err := errors.Join(slow.Close(), <-first, <-second); err != nil {
+		t.Fatal(err)
+	}
+	m, ok := s.lookup(net.HardwareAddr{0x52, 0x54, 0, 0x77, 0, 1})
+	if !ok || m.Boot == nil || !strings.HasPrefix(m.Boot.Cmdline, "newer") {
+		t.Errorf("it starts %+v; want what was deployed last", m.Boot)
 	}
 }

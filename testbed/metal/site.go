@@ -94,6 +94,11 @@ type Site struct {
 	adjust func(*ipmi.Quirks) // of tests; nil
 	power  turns              // by node: who may change its power
 
+	strangers chan net.HardwareAddr // that are to be noted
+	stop      context.CancelFunc    // ends what notes them
+	wg        sync.WaitGroup
+	refresh   turns // of the network: who reads its nodes, so that what is known grows no older
+
 	mu    sync.Mutex // guards the fields below
 	known map[string]netboot.Machine
 	held  map[string]*holding
@@ -128,9 +133,11 @@ func Open(ctx context.Context, c Config) (*Site, error) {
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
-	s := &Site{cfg: c, agents: deploy.NewServer(nil),
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	s := &Site{cfg: c, agents: deploy.NewServer(nil), strangers: make(chan net.HardwareAddr, maxStrangers), stop: stop,
 		limits: limits{agentLimit, silenceLimit, observeEvery, inspectAgain, notifyLimit, pingLimit}, known: map[string]netboot.Machine{}, held: map[string]*holding{},
 		told: map[string]string{}, calls: map[netip.Addr]time.Time{}}
+	s.wg.Go(func() { s.discover(background) })
 	if err := s.open(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -221,6 +228,8 @@ func (s *Site) Close() error {
 	if s.boot != nil {
 		errs = append(errs, s.boot.Close())
 	}
+	s.stop()
+	s.wg.Wait()
 	if s.lock != nil {
 		errs = append(errs, s.lock.Close())
 	}
@@ -237,9 +246,7 @@ func (s *Site) event(e netboot.Event) {
 		// It is only for the history; what it means is observed elsewhere.
 		_ = s.cfg.Inventory.Note(context.Background(), e.Machine, "netboot", "network", e.What)
 	case err == nil:
-		// People see that it is there, and may declare it. Until then it gets no
-		// answer.
-		_, _ = s.cfg.Inventory.Discover(context.Background(), mac, s.network.Name)
+		s.stranger(mac)
 	}
 }
 
@@ -257,6 +264,11 @@ func (s *Site) lookup(mac net.HardwareAddr) (netboot.Machine, bool) {
 // Refresh reads the nodes anew: what the inventory file says by now, and what
 // those start that have no disk of their own to start from.
 func (s *Site) Refresh(ctx context.Context) error {
+	done, err := s.refresh.take(ctx, s.network.Name)
+	if err != nil {
+		return err
+	}
+	defer done()
 	nodes, err := s.cfg.Inventory.Nodes(ctx)
 	if err != nil {
 		return err
