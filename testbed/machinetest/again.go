@@ -13,9 +13,9 @@ import (
 // Run runs the tests: those that share a machine first, then each of the others
 // on one of its own. The results are in the order of the tests. An error means
 // that it was interrupted, that a machine could not be made, or that what it
-// keeps could not be written; everything else is a result. A machine that answers no
-// more is revived; when that cannot be done, the tests that were to follow on it
-// are skipped and say so.
+// keeps could not be written; everything else is a result. A test that leaves a
+// machine dead which others share has not passed. The machine is revived for the
+// tests that follow; when that cannot be done, they are skipped and say so.
 func (r *Runner) Run(ctx context.Context, tests []*Test) ([]evidence.Test, error) {
 	results := map[*Test]evidence.Test{}
 	inOrder := func() (list []evidence.Test) {
@@ -37,7 +37,7 @@ func (r *Runner) Run(ctx context.Context, tests []*Test) ([]evidence.Test, error
 			if err != nil {
 				return inOrder(), err
 			}
-			if i < len(group)-1 && ctx.Err() == nil && !r.answers(ctx) && r.after(ctx, t, &res) != nil {
+			if !t.Alone() && ctx.Err() == nil && !r.answers(ctx) && ctx.Err() == nil && !r.after(ctx, t, &res, i < len(group)-1) {
 				lost = t.Label()
 			}
 			results[t] = res
@@ -60,22 +60,25 @@ func (r *Runner) not(t *Test, lost string) string {
 	return ""
 }
 
-// after revives the machine that a test has left dead. Such a test has not
-// passed.
-func (r *Runner) after(ctx context.Context, t *Test, res *evidence.Test) error {
+// after revives the machine that a test has left dead, where it is needed, and
+// tells whether it lives. Such a test has not passed.
+func (r *Runner) after(ctx context.Context, t *Test, res *evidence.Test, needed bool) (lives bool) {
 	const dead = "the machine did not answer after it"
-	err := r.revive(ctx)
-	because := dead + " and was revived"
-	if err != nil {
-		because = dead + " and could not be revived: " + OneLine(err.Error())
+	because := dead
+	if needed {
+		err := r.revive(ctx)
+		lives, because = err == nil, dead+" and was revived"
+		if err != nil {
+			because = dead + " and could not be revived: " + OneLine(err.Error())
+		}
 	}
 	if res.Result == evidence.Fail {
 		res.Because += "; " + because
-		return err
+		return lives
 	}
 	res.Result, res.Class, res.Reason, res.Because = evidence.Fail, evidence.Unknown, dead, because
 	*res = r.snooze(t, *res)
-	return err
+	return lives
 }
 
 // answers tells whether commands can still be run.

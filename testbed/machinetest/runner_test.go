@@ -267,6 +267,28 @@ func TestRunRevives(t *testing.T) {
 	}
 }
 
+// The last test that shares a machine must leave it alive, too; nobody needs it
+// then, so it is not revived. What has a machine of its own may break it.
+func TestRunKillsLast(t *testing.T) {
+	m := newMachine(t)
+	r := runner(t, m)
+	r.Host = func(_ context.Context, path string, _ []string, _ io.Writer) error {
+		m.lost = strings.Contains(path, "kills")
+		return nil
+	}
+	r.Revive = func(context.Context) error { t.Error("revived"); return nil }
+	r.Renew = func(context.Context, *Test) error { m.lost = false; return nil }
+	got, err := r.Run(t.Context(), []*Test{script(t, "good", "true"), script(t, "kills", "true"),
+		script(t, "kills-its-own", "## goldsmith: {destructive: true}")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const dead = "the machine did not answer after it"
+	if got[0].Result != evidence.Pass || got[1].Result != evidence.Fail || got[1].Reason != dead || got[1].Because != dead || got[2].Result != evidence.Pass {
+		t.Errorf("%+v", got)
+	}
+}
+
 // Tests that do not share get machines of their own, after those that do; the
 // results have the order of the tests.
 func TestRunAlone(t *testing.T) {
