@@ -64,6 +64,7 @@ func startUEFI(t *testing.T, raw string, boot *netboot.Boot, want string) {
 		Lookup: func(hw net.HardwareAddr) (netboot.Machine, bool) {
 			return netboot.Machine{Name: "node1", Address: netip.MustParseAddr("10.77.0.50"), Boot: boot}, hw.String() == mac
 		},
+		At: func(a netip.Addr) (string, bool) { return "node1", a == netip.MustParseAddr("10.77.0.50") },
 		Event: func(e netboot.Event) {
 			mu.Lock()
 			defer mu.Unlock()

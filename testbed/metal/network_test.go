@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -44,7 +46,7 @@ func bare(t *testing.T) (*Site, *inventory.Inventory, *store.DB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Site{cfg: Config{Inventory: v, Dir: dir, Cmdline: "console=ttyS0"}, told: map[string]string{}, strangers: make(chan net.HardwareAddr, maxStrangers)}
+	s := &Site{cfg: Config{Inventory: v, Dir: dir, Cmdline: "console=ttyS0"}, told: map[string]string{}, strangers: make(chan netboot.Event, maxStrangers)}
 	if s.network, err = v.Network(ctx, ""); err != nil {
 		t.Fatal(err)
 	}
@@ -85,6 +87,12 @@ func TestWhatStarts(t *testing.T) {
 	}
 	const a, b, stranger = "52:54:00:77:00:01", "52:54:00:77:00:02", "02:00:00:00:00:09"
 	is(a, "a: its disk")
+	is(b, "b: its disk")
+	for address, want := range map[string]string{"10.77.0.50": "a", "10.77.0.51": "b", "10.77.0.52": ""} {
+		if name, ok := s.at(netip.MustParseAddr(address)); name != want || ok != (want != "") {
+			t.Errorf("%s is that of %q, %v; want %q", address, name, ok, want)
+		}
+	}
 	for _, n := range []string{"a", "b"} {
 		lease, err := v.Borrow(ctx, n, "test")
 		if err == nil {
@@ -102,6 +110,8 @@ func TestWhatStarts(t *testing.T) {
 		go func() {
 			defer close(told)
 			s.event(netboot.Event{MAC: stranger, What: "asks for an address"})
+			s.event(netboot.Event{What: "snponly.efi is asked for"})
+			s.event(netboot.Event{What: "snponly.efi is asked for from elsewhere"})
 			for i := range 2 * maxStrangers {
 				s.event(netboot.Event{MAC: net.HardwareAddr{2, 0, 0, 0, 1, byte(i)}.String(), What: "asks for an address"})
 			}
@@ -123,6 +133,11 @@ func TestWhatStarts(t *testing.T) {
 	}
 	stop()
 	s.wg.Wait()
+	events, err := v.Events(ctx, "", 1000)
+	asked := slices.DeleteFunc(events, func(e inventory.Event) bool { return !strings.HasPrefix(e.What, "snponly.efi") })
+	if err != nil || len(asked) != 1 {
+		t.Errorf("people are told %v, %v; want one", asked, err)
+	}
 	n, err := v.Node(context.Background(), "node-020000000009")
 	if err != nil || n.State != inventory.Discovered || n.Declared || !strings.HasPrefix(n.Name, "node-") {
 		t.Errorf("the stranger is %+v, %v", n, err)

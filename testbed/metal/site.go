@@ -94,13 +94,14 @@ type Site struct {
 	adjust func(*ipmi.Quirks) // of tests; nil
 	power  turns              // by node: who may change its power
 
-	strangers chan net.HardwareAddr // that are to be noted
-	stop      context.CancelFunc    // ends what notes them
+	strangers chan netboot.Event // of machines that nobody knows, to be noted
+	stop      context.CancelFunc // ends what notes them
 	wg        sync.WaitGroup
 	refresh   turns // of the network: who reads its nodes, so that what is known grows no older
 
-	mu    sync.Mutex // guards the fields below
-	known map[string]netboot.Machine
+	mu    sync.Mutex                 // guards the fields below
+	known map[string]netboot.Machine // by MAC
+	lives map[netip.Addr]string      // by address: the name of one that is known
 	held  map[string]*holding
 	told  map[string]string        // by node: why it cannot be served
 	calls map[netip.Addr]time.Time // when an installed machine called last
@@ -134,7 +135,7 @@ func Open(ctx context.Context, c Config) (*Site, error) {
 		return nil, err
 	}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
-	s := &Site{cfg: c, agents: deploy.NewServer(nil), strangers: make(chan net.HardwareAddr, maxStrangers), stop: stop,
+	s := &Site{cfg: c, agents: deploy.NewServer(nil), strangers: make(chan netboot.Event, maxStrangers), stop: stop,
 		limits: limits{agentLimit, silenceLimit, observeEvery, inspectAgain, notifyLimit, pingLimit}, known: map[string]netboot.Machine{}, held: map[string]*holding{},
 		told: map[string]string{}, calls: map[netip.Addr]time.Time{}}
 	s.wg.Go(func() { s.discover(background) })
@@ -171,7 +172,7 @@ func (s *Site) open(ctx context.Context) error {
 	}
 	boot := netboot.Config{
 		Interface: s.network.Interface, Address: netip.PrefixFrom(s.network.Server, s.network.IPv4.Bits()), Prefix6: s.network.IPv6,
-		Lookup: s.lookup, Secret: s.network.Secret, Network: c.Where, Event: s.event,
+		Lookup: s.lookup, At: s.at, Secret: s.network.Secret, Network: c.Where, Event: s.event,
 	}
 	s.api = machineapi.New(boot.URL(), c.Images)
 	s.api.Refused = s.refused
@@ -240,14 +241,12 @@ func (s *Site) event(e netboot.Event) {
 	if s.cfg.Event != nil {
 		s.cfg.Event(e)
 	}
-	mac, err := net.ParseMAC(e.MAC)
-	switch {
-	case e.Machine != "":
-		// It is only for the history; what it means is observed elsewhere.
-		_ = s.cfg.Inventory.Note(context.Background(), e.Machine, "netboot", "network", e.What)
-	case err == nil:
-		s.stranger(mac)
+	if e.Machine == "" {
+		s.stranger(e)
+		return
 	}
+	// It is only for the history; what it means is observed elsewhere.
+	_ = s.cfg.Inventory.Note(context.Background(), e.Machine, "netboot", "network", e.What)
 }
 
 // lookup answers netboot.
@@ -259,6 +258,14 @@ func (s *Site) lookup(mac net.HardwareAddr) (netboot.Machine, bool) {
 		m.Boot = h.boot
 	}
 	return m, ok
+}
+
+// at answers netboot, too.
+func (s *Site) at(a netip.Addr) (name string, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	name, ok = s.lives[a]
+	return name, ok
 }
 
 // Refresh reads the nodes anew: what the inventory file says by now, and what
@@ -273,7 +280,7 @@ func (s *Site) Refresh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	known := map[string]netboot.Machine{}
+	known, lives := map[string]netboot.Machine{}, map[netip.Addr]string{}
 	for _, n := range nodes {
 		if n.Spec.Network != s.network.Name || !n.Declared {
 			continue
@@ -291,13 +298,14 @@ func (s *Site) Refresh(ctx context.Context) error {
 				m.Boot = nil
 			}
 		}
+		lives[m.Address] = m.Name
 		for _, mac := range n.Spec.MACs {
 			known[mac] = m
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.known = known
+	s.known, s.lives = known, lives
 	return nil
 }
 

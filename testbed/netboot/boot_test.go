@@ -66,7 +66,7 @@ func start(t *testing.T, lookup func(net.HardwareAddr) (Machine, bool)) (*lan.LA
 	t.Cleanup(func() { _ = network.Close() })
 	j := &journal{}
 	s, err := Start(t.Context(), Config{Interface: lan.Bridge, Address: ours, Prefix6: netip.MustParsePrefix("fd77::/64"),
-		Lookup: lookup, Network: network, Event: j.event})
+		Lookup: lookup, At: at, Network: network, Event: j.event})
 	if err != nil {
 		t.Fatal(err)
 	}

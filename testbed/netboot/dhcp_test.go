@@ -17,13 +17,16 @@ import (
 	"goldsmith/internal/command"
 )
 
+// at knows the machine of these tests.
+func at(a netip.Addr) (string, bool) { return "node1", a == netip.MustParseAddr("10.77.0.50") }
+
 // quiet is a server that only answers when it is asked by a test.
 func quiet(t *testing.T, b *Boot) *Server {
 	t.Helper()
 	s := &Server{cfg: Config{Interface: "x", Address: netip.MustParsePrefix("10.77.0.1/24"), Secret: []byte("s"), Loaders: t.TempDir(),
 		Lookup: func(mac net.HardwareAddr) (Machine, bool) {
 			return Machine{Name: "node1", Address: netip.MustParseAddr("10.77.0.50"), Boot: b}, mac.String() == testMAC.String()
-		}}}
+		}, At: at}}
 	for _, name := range []string{biosLoader, uefiLoader} {
 		if err := os.WriteFile(filepath.Join(s.cfg.Loaders, name), []byte(name), 0o600); err != nil {
 			t.Fatal(err)
@@ -148,7 +151,8 @@ func TestFiles(t *testing.T) {
 		{url("script"), "10.77.0.51", 404, ""}, // another machine
 		{strings.Replace(url("script"), s.key(testMAC), s.key(net.HardwareAddr{1, 2, 3, 4, 5, 6}), 1), node1, 404, ""},
 		{strings.Replace(url("script"), "52-54", "zz-zz", 1), node1, 404, ""},
-		{s.URL() + "/netboot/snponly.efi", "10.77.0.51", 200, "snponly.efi"},
+		{s.URL() + "/netboot/snponly.efi", node1, 200, "snponly.efi"},
+		{s.URL() + "/netboot/snponly.efi", "10.77.0.51", 404, ""},
 		{s.URL() + "/netboot/" + "../../etc/passwd", node1, 307, ""}, // cleaned by the library
 		{s.URL() + "/", node1, 404, ""},
 	} {
@@ -166,7 +170,7 @@ func TestFiles(t *testing.T) {
 
 func TestBadConfig(t *testing.T) {
 	ok := Config{Interface: "x", Address: netip.MustParsePrefix("10.77.0.1/24"), Loaders: t.TempDir(),
-		Lookup: func(net.HardwareAddr) (Machine, bool) { return Machine{}, false }}
+		Lookup: func(net.HardwareAddr) (Machine, bool) { return Machine{}, false }, At: at}
 	v6, missing := ok, ok
 	v6.Prefix6 = netip.MustParsePrefix("fd77::/48")
 	missing.Address = netip.Prefix{}

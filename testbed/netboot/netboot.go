@@ -4,7 +4,8 @@
 //
 // It answers only machines that [Config.Lookup] knows, by the hardware address
 // of the card that they start from, and is silent to all others: a server that
-// stands on the wrong network does no harm there. Nor does it say anything that
+// stands on the wrong network does no harm there. What is asked for by TFTP and
+// HTTP is given to the addresses of those machines, and refused to others. Nor does it say anything that
 // nobody asked for. Each machine is told its own
 // address and what to start: a kernel, or its own disk.
 //
@@ -60,7 +61,7 @@ type Boot struct {
 	Cmdline        string
 }
 
-// Config says where to serve. Interface, Address and Lookup must be set.
+// Config says where to serve. Interface, Address, Lookup and At must be set.
 type Config struct {
 	// Interface is the network device that machines are on. Nothing is
 	// answered on others.
@@ -74,6 +75,9 @@ type Config struct {
 	// Lookup finds a machine by the card that it starts from. It is called for
 	// every packet and request, from several goroutines, and must not wait.
 	Lookup func(mac net.HardwareAddr) (Machine, bool)
+	// At tells which machine has an address, of those that Lookup finds. It is
+	// called as Lookup is.
+	At func(netip.Addr) (name string, ok bool)
 	// Port is where HTTP is served; 0 means DefaultPort.
 	Port int
 	// Handler gets the HTTP requests for everything that is not ours, such as
@@ -99,7 +103,7 @@ const defaultLoaders = "/usr/lib/ipxe"
 
 // Event is something that a machine did.
 type Event struct {
-	MAC     string
+	MAC     string // "" where only its address is known
 	Machine string // its name; "" for one that nobody knows
 	What    string // in words
 }
@@ -159,8 +163,8 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 func (s *Server) configure() error {
 	c := &s.cfg
 	switch {
-	case c.Interface == "" || c.Lookup == nil:
-		return errors.New("netboot: interface and lookup must be given")
+	case c.Interface == "" || c.Lookup == nil || c.At == nil:
+		return errors.New("netboot: interface and both lookups must be given")
 	case !c.Address.IsValid() || !c.Address.Addr().Is4():
 		return command.Usage(fmt.Sprintf("netboot: address %v: not an IPv4 address with the length of its network", c.Address), "such as 10.77.0.1/24")
 	case c.Prefix6.IsValid() && (c.Prefix6.Addr().Is4() || c.Prefix6.Bits() != 64):

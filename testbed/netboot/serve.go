@@ -26,7 +26,12 @@ func (s *Server) tftpServer() *tftp.Server {
 		if !ok {
 			return os.ErrNotExist
 		}
-		rf.(tftp.OutgoingTransfer).SetSize(int64(len(b)))
+		out := rf.(tftp.OutgoingTransfer)
+		from := out.RemoteAddr()
+		if !s.resident(from.AddrPort().Addr(), name) {
+			return os.ErrPermission
+		}
+		out.SetSize(int64(len(b)))
 		_, err := rf.ReadFrom(bytes.NewReader(b))
 		return err
 	}, nil)
@@ -35,9 +40,23 @@ func (s *Server) tftpServer() *tftp.Server {
 	return t
 }
 
+// resident tells whether a known machine has the address that a loader is asked
+// for from: firmware uses the one that it was told.
+func (s *Server) resident(from netip.Addr, file string) bool {
+	_, ok := s.cfg.At(from.Unmap())
+	if !ok {
+		s.event(nil, "", "%s is asked for from %v, which is no machine's of the inventory: refused", file, from.Unmap())
+	}
+	return ok
+}
+
 func (s *Server) httpServer() *http.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /netboot/"+uefiLoader, func(w http.ResponseWriter, r *http.Request) {
+		if from, err := netip.ParseAddrPort(r.RemoteAddr); err != nil || !s.resident(from.Addr(), uefiLoader) {
+			http.NotFound(w, r)
+			return
+		}
 		http.ServeContent(w, r, uefiLoader, time.Time{}, bytes.NewReader(s.loaders[uefiLoader]))
 	})
 	mux.HandleFunc("GET /netboot/{mac}/{key}/{file}", s.handleFile)
