@@ -130,7 +130,7 @@ func (m *leased) renew(ctx context.Context, o order) error {
 	fmt.Fprintf(o.Job.Log, "node %s; its agent's log: %s\n", n.Name(), n.AgentLog())
 	name := "deploy to " + n.Name()
 	step := o.Job.Progress.Start(name)
-	agent := agentSteps{progress: o.Job.Progress.Within(name), log: o.Job.Log, steps: map[string]*command.Step{}}
+	agent := newAgentSteps(o.Job.Progress.Within(name), o.Job.Log)
 	d := m.how
 	d.Image, d.Seed, d.Step = o.Image.Digest, o.Seed, agent.event
 	err := n.Deploy(ctx, d)
@@ -138,33 +138,60 @@ func (m *leased) renew(ctx context.Context, o order) error {
 	return err
 }
 
+// maxAgentEvents is how many events of an agent are shown and kept in the log: it
+// may be anybody who got hold of the machine.
+const maxAgentEvents = 1000
+
 // agentSteps shows how the agent's steps go.
 type agentSteps struct {
 	progress *command.Progress
 	log      io.Writer
-	steps    map[string]*command.Step
+	steps    map[string]*command.Step // that go on, by name
+	events   int                      // so many came, but for progress
+}
+
+func newAgentSteps(p *command.Progress, log io.Writer) *agentSteps {
+	return &agentSteps{progress: p, log: log, steps: map[string]*command.Step{}}
 }
 
 // event is called by one goroutine at a time.
-func (a agentSteps) event(e deploy.Event) {
-	step := a.steps[e.Step]
-	switch {
-	case e.State == deploy.Begin:
-		a.steps[e.Step] = a.progress.Start(e.Step)
-	case step == nil: // it began before we listened
-	case e.State == deploy.Progress:
-		step.Part(e.Done, e.Total)
+func (a *agentSteps) event(e deploy.Event) {
+	step := a.steps[e.Step] // nil: it began before we listened, or too late
+	if e.State == deploy.Progress {
+		if step != nil {
+			step.Part(e.Done, e.Total)
+		}
 		return
-	case e.State == deploy.End:
-		step.Done(nil, "")
-	case e.State == deploy.Failed:
-		step.Done(errors.New(e.Error), "")
+	}
+	if step != nil {
+		step.Done(ended(e), "")
+		delete(a.steps, e.Step)
+	}
+	if a.events++; a.events > maxAgentEvents {
+		if a.events == maxAgentEvents+1 {
+			fmt.Fprintln(a.log, "deploy: the agent says more, which is not shown")
+		}
+		return
+	}
+	if e.State == deploy.Begin {
+		a.steps[e.Step] = a.progress.Start(e.Step)
 	}
 	text := ""
 	if e.Error != "" {
 		text = " " + machinetest.OneLine(e.Error)
 	}
 	fmt.Fprintf(a.log, "deploy %s %s%s\n", e.Step, e.State, text)
+}
+
+// ended is the error with which a step ended.
+func ended(e deploy.Event) error {
+	switch e.State {
+	case deploy.Failed:
+		return errors.New(e.Error)
+	case deploy.Begin:
+		return errors.New("it was begun anew")
+	}
+	return nil
 }
 
 // leased is a node on which the stage's task is done: the only one there.
