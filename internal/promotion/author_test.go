@@ -47,6 +47,27 @@ func TestAuthors(t *testing.T) {
 			}
 			return err
 		}))
+		// They stay its authors when the run is forgotten.
+		d.ok(db.Tx(ctx, func(tx *store.Tx) error {
+			if err := d.KeepAuthors(ctx, tx, 1); err != nil {
+				return err
+			}
+			return d.KeepAuthors(ctx, tx, 1)
+		}))
+		var kept []string
+		d.ok(db.View(ctx, func(tx *store.Tx) error {
+			return each(ctx, tx, "SELECT image, who FROM image_author ORDER BY who", func(scan func(...any) error) error {
+				var image, who string
+				err := scan(&image, &who)
+				if kept = append(kept, who); image != img {
+					t.Errorf("%s is an author of %s", who, image)
+				}
+				return err
+			})
+		}))
+		if want := []string{"author1", "kai", "starter1"}; !slices.Equal(kept, want) {
+			t.Errorf("noted authors %v; want %v", kept, want)
+		}
 		needed, err := d.Needed(ctx)
 		if err != nil || !slices.Contains(needed, img) || !slices.Contains(needed, other) {
 			t.Errorf("running runs need %v, %v", needed, err)

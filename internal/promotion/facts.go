@@ -107,10 +107,11 @@ func (b *Book) facts(ctx context.Context, tx *store.Tx, p *Policy, image string,
 	}
 	// Authors are who was noted, and of the runs that built it who is said to
 	// have made it, and who submitted them.
+	// When a run is forgotten, KeepAuthors notes them.
 	return f, each(ctx, tx, `SELECT who FROM image_author WHERE image = ?1
 		UNION SELECT r.author FROM run r JOIN task t ON t.run = CAST(r.id AS TEXT) WHERE t.image = ?1 AND t.made = 1
 		UNION SELECT e.who FROM event e JOIN task t ON t.run = e.run WHERE t.image = ?1 AND t.made = 1
-			AND e.kind = 'run' AND e.what LIKE 'submitted: %'
+			AND e.run <> '' AND e.kind = 'run' AND e.what LIKE 'submitted: %'
 		ORDER BY 1`, func(scan func(...any) error) error {
 		var who string
 		err := scan(&who)

@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -84,6 +85,19 @@ func (b *Book) Authored(ctx context.Context, image string, who ...string) error 
 		}
 		return nil
 	})
+}
+
+// KeepAuthors notes, before a run is forgotten, who made the images that it
+// made: somebody may bring one back, whose author must not approve it then.
+func (b *Book) KeepAuthors(ctx context.Context, tx *store.Tx, run int64) error {
+	_, err := tx.Exec(ctx, `INSERT INTO image_author (image, who, at)
+		SELECT t.image, r.author, CAST(?1 AS BIGINT) FROM run r JOIN task t ON t.run = ?2
+			WHERE r.id = ?3 AND t.made = 1 AND t.image <> '' AND r.author <> ''
+		UNION SELECT t.image, e.who, CAST(?1 AS BIGINT) FROM event e JOIN task t ON t.run = e.run
+			WHERE e.run = ?2 AND e.run <> '' AND t.made = 1 AND t.image <> '' AND e.who <> ''
+			AND e.kind = 'run' AND e.what LIKE 'submitted: %'
+		ON CONFLICT (image, who) DO NOTHING`, store.Millis(b.now()), strconv.FormatInt(run, 10), run)
+	return err
 }
 
 // Approve is one person's word for an image in a channel. Whether it counts is
