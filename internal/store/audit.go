@@ -47,6 +47,9 @@ func cleaned(s string) string {
 // written by the transaction that does it. It is for one goroutine.
 type Act struct {
 	Entry
+	// Each has every transaction that does something add an entry, and not only
+	// the first.
+	Each bool
 	// Written tells that a transaction has written it.
 	Written bool
 }
@@ -54,7 +57,8 @@ type Act struct {
 type actKey struct{}
 
 // WithAct returns a context whose first transaction that does something
-// ([Tx.Did]) adds an entry to the audit trail.
+// ([Tx.Did]) adds an entry to the audit trail; each of them does for an act
+// that says so.
 func WithAct(ctx context.Context, a *Act) context.Context {
 	return context.WithValue(ctx, actKey{}, a)
 }
@@ -70,7 +74,7 @@ func (t *Tx) Did(what string) {
 // note adds the entry of an act that the transaction does, and returns that.
 func (t *Tx) note(ctx context.Context) (*Act, error) {
 	a, _ := ctx.Value(actKey{}).(*Act)
-	if a == nil || a.Written || t.did == "" {
+	if a == nil || a.Written && !a.Each || t.did == "" {
 		return nil, nil
 	}
 	e := a.Entry
