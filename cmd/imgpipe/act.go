@@ -17,7 +17,19 @@ import (
 // and when it fails, that it did. who is whom the command was told, request its
 // words.
 func act(ctx context.Context, db *database.DB, who, request string, do func(context.Context) error) error {
-	a := &database.Act{Entry: database.Entry{Who: who, Via: database.ByCommand, Peer: account(), Request: request}}
+	return actBy(ctx, db, &database.Act{Entry: commanded(who, request)}, do)
+}
+
+// actEach is act for what takes several transactions: each has its entry.
+func actEach(ctx context.Context, db *database.DB, who, request string, do func(context.Context) error) error {
+	return actBy(ctx, db, &database.Act{Each: true, Entry: commanded(who, request)}, do)
+}
+
+func commanded(who, request string) database.Entry {
+	return database.Entry{Who: who, Via: database.ByCommand, Peer: account(), Request: request}
+}
+
+func actBy(ctx context.Context, db *database.DB, a *database.Act, do func(context.Context) error) error {
 	err := do(database.WithAct(ctx, a))
 	if a.Written && err == nil {
 		return nil

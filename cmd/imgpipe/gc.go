@@ -89,7 +89,7 @@ func (f *gcFlags) run(ctx context.Context, std command.IO, args []string) error 
 	if f.dry {
 		err = collect(ctx)
 	} else {
-		err = act(ctx, b.db, caller(), "gc", collect)
+		err = actEach(ctx, b.db, caller(), f.words(), collect)
 	}
 	if err != nil {
 		return err
@@ -99,6 +99,18 @@ func (f *gcFlags) run(ctx context.Context, std command.IO, args []string) error 
 	}
 	g.print(std.Stdout)
 	return nil
+}
+
+// words are the command's, with all that decides what goes.
+func (f *gcFlags) words() string {
+	text := fmt.Sprintf("gc --keep %d --older %s", f.keep, f.older)
+	if f.history != "" {
+		text += " --history " + f.history
+	}
+	if f.audit != "" {
+		text += " --audit " + f.audit
+	}
+	return text
 }
 
 // collectAll removes what nobody needs, or says what that is.

@@ -100,6 +100,38 @@ func (e *Engine) Forget(ctx context.Context, r Retention, dry bool) (f Forgotten
 	return f, step(func(g *Forgotten, tx *store.Tx) error { return g.rest(ctx, tx, r) })
 }
 
+// Newest is when the newest happened of what is known: a run, a decision, an
+// event, an entry of the audit trail. It is zero where nothing is.
+func (e *Engine) Newest(ctx context.Context) (at time.Time, err error) {
+	err = e.db.View(ctx, func(tx *store.Tx) error {
+		for _, q := range []string{"created FROM run", "at FROM transition", "at FROM event", "at FROM audit"} {
+			var ms int64
+			err := tx.QueryRow(ctx, "SELECT "+q+" ORDER BY id DESC LIMIT 1").Scan(&ms)
+			if err != nil && !errors.Is(err, sql.ErrNoRows) {
+				return err
+			}
+			if t := store.Time(ms); t.After(at) {
+				at = t
+			}
+		}
+		return nil
+	})
+	return at, err
+}
+
+// Known are the numbers of all runs.
+func (e *Engine) Known(ctx context.Context) (map[int64]bool, error) {
+	known := map[int64]bool{}
+	err := e.db.View(ctx, func(tx *store.Tx) error {
+		list, err := ids(ctx, tx, "SELECT id FROM run")
+		for _, id := range list {
+			known[id] = true
+		}
+		return err
+	})
+	return known, err
+}
+
 // forgettable are the runs that may be forgotten, oldest first.
 func forgettable(ctx context.Context, tx *store.Tx, r Retention) (list []int64, err error) {
 	all, err := ids(ctx, tx, "SELECT id FROM run WHERE ended <> 0 AND ended < ? AND id < (SELECT MAX(id) FROM run) ORDER BY id", store.Millis(r.History))
