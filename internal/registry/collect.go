@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -56,7 +57,10 @@ func (l *Layout) Collect(ctx context.Context, choose func(images []string) ([]st
 	if err != nil {
 		return nil, err
 	}
-	can := l.untagged(im, grace, now)
+	can, err := l.untagged(im, grace, now)
+	if err != nil {
+		return nil, err
+	}
 	removed, err := choose(slices.Clone(can))
 	if err != nil {
 		return nil, err
@@ -84,6 +88,9 @@ func (l *Layout) Collect(ctx context.Context, choose func(images []string) ([]st
 		for _, b := range append([]v1.Descriptor{{Digest: d.Digest}, m.Config}, m.Layers...) {
 			used[b.Digest.Hex] = true
 		}
+		if err := l.useListed(d, removed, used); err != nil {
+			return nil, err
+		}
 	}
 	if im.Manifests = kept; !dry && len(g.Images)+g.Attached > 0 {
 		if err := l.write(im); err != nil {
@@ -99,11 +106,18 @@ func (l *Layout) older(d v1.Descriptor, grace time.Duration, now time.Time) bool
 	return err == nil && age > grace
 }
 
-// untagged are the images that no tag names and that are older than grace.
-func (l *Layout) untagged(im *v1.IndexManifest, grace time.Duration, now time.Time) (out []string) {
+// untagged are the images that no tag names, nor an index that has one, and that
+// are older than grace.
+func (l *Layout) untagged(im *v1.IndexManifest, grace time.Duration, now time.Time) (out []string, err error) {
 	tagged := map[v1.Hash]bool{}
 	for _, d := range im.Manifests {
-		tagged[d.Digest] = tagged[d.Digest] || d.Annotations[annotationRef] != ""
+		if d.Annotations[annotationRef] == "" {
+			continue
+		}
+		tagged[d.Digest] = true
+		if err := l.listed(d, tagged); err != nil {
+			return nil, err
+		}
 	}
 	for _, d := range im.Manifests {
 		digest := d.Digest.String()
@@ -111,7 +125,58 @@ func (l *Layout) untagged(im *v1.IndexManifest, grace time.Duration, now time.Ti
 			out = append(out, digest)
 		}
 	}
-	return out
+	return out, nil
+}
+
+// listed adds what an index lists to found, with what the indexes among that
+// list; of what is no index, nothing. What is not here is left out.
+func (l *Layout) listed(d v1.Descriptor, found map[v1.Hash]bool) error {
+	if !d.MediaType.IsIndex() {
+		return nil
+	}
+	b, err := l.bytes(d.Digest, MaxManifest)
+	if err != nil {
+		return fmt.Errorf("nothing is removed while this cannot be read: %w", err)
+	}
+	im, err := v1.ParseIndexManifest(bytes.NewReader(b))
+	if err != nil {
+		return fmt.Errorf("nothing is removed while this cannot be read: index %s: %w", d.Digest, err)
+	}
+	for _, m := range im.Manifests {
+		if found[m.Digest] {
+			continue
+		}
+		if _, err := os.Stat(l.blobPath(m.Digest)); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		found[m.Digest] = true
+		if err := l.listed(m, found); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// useListed adds the blobs of what an index lists to used, but for what is
+// removed.
+func (l *Layout) useListed(d v1.Descriptor, removed []string, used map[string]bool) error {
+	found := map[v1.Hash]bool{}
+	if err := l.listed(d, found); err != nil {
+		return err
+	}
+	for h := range found {
+		if slices.Contains(removed, h.String()) {
+			continue
+		}
+		m, err := l.manifest(h)
+		if err != nil {
+			return fmt.Errorf("nothing is removed while this cannot be read: %w", err)
+		}
+		for _, b := range append([]v1.Descriptor{{Digest: h}, m.Config}, m.Layers...) {
+			used[b.Digest.Hex] = true
+		}
+	}
+	return nil
 }
 
 // quiet is a busy error while somebody brings an image here; the layout is

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"pgregory.net/rapid"
 
 	"goldsmith/internal/command"
@@ -222,5 +224,70 @@ func TestOrphans(t *testing.T) {
 	}
 	if blobs, err := filepath.Glob(filepath.Join(l.Dir(), "blobs/sha256/*")); err != nil || len(blobs) != 0 {
 		t.Errorf("blobs are left: %q, %v", blobs, err)
+	}
+}
+
+// What a tagged index lists stays, also where an index lists that index, and
+// where nothing else lists it.
+func TestCollectListed(t *testing.T) {
+	dir := t.TempDir()
+	l, err := Open(filepath.Join(dir, "oci"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var images []string
+	for _, version := range []string{"listed", "free", "alone"} {
+		d, err := shared(l, dir, version)
+		if err != nil {
+			t.Fatal(err)
+		}
+		images = append(images, d)
+	}
+	im, err := l.index()
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry := func(digest string) v1.Descriptor {
+		i := slices.IndexFunc(im.Manifests, func(d v1.Descriptor) bool { return d.Digest.String() == digest })
+		return im.Manifests[i]
+	}
+	index := func(of ...v1.Descriptor) v1.Descriptor {
+		b, err := json.Marshal(v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex, Manifests: of})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, n, err := v1.SHA256(bytes.NewReader(b))
+		if err == nil {
+			err = os.WriteFile(l.blobPath(h), b, 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v1.Descriptor{MediaType: types.OCIImageIndex, Digest: h, Size: n}
+	}
+	top := index(index(entry(images[0]), entry(images[2])))
+	top.Annotations = map[string]string{annotationRef: "v1"}
+	im.Manifests = slices.DeleteFunc(append(im.Manifests, top), func(d v1.Descriptor) bool { return d.Digest.String() == images[2] })
+	if err := l.write(im); err != nil {
+		t.Fatal(err)
+	}
+	g, err := l.Collect(t.Context(), func(can []string) ([]string, error) { return can, nil }, time.Minute, time.Now().Add(hour), false)
+	if err != nil || !slices.Equal(g.Images, images[1:2]) {
+		t.Fatalf("%+v, %v; want %s", g, err, images[1])
+	}
+	for _, d := range []string{images[0], images[2]} {
+		h, err := v1.NewHash(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := l.manifest(h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range append(m.Layers, m.Config) {
+			if _, err := os.Stat(l.blobPath(b.Digest)); err != nil {
+				t.Error(err)
+			}
+		}
 	}
 }
