@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -47,10 +48,18 @@ func (l *lasting) changed() <-chan struct{} { return nil }
 // file implements place.
 func (l *lasting) file(ctx context.Context, id int64, stage string, attempt int, name string, w io.Writer) error {
 	path := runPath(id, "/stages/"+url.PathEscape(stage)+"/files/"+url.PathEscape(name)+fmt.Sprintf("?attempt=%d", attempt))
-	_, err := l.Copy(ctx, path, callLimit, func(r io.Reader) error {
-		_, err := io.Copy(w, io.LimitReader(r, maxResults))
+	var b bytes.Buffer // what came before a connection broke counts for nothing
+	err := l.insist(ctx, func() error {
+		b.Reset()
+		_, err := l.Copy(ctx, path, callLimit, func(r io.Reader) error {
+			_, err := io.Copy(&b, io.LimitReader(r, maxResults))
+			return err
+		})
 		return err
 	})
+	if err == nil {
+		_, err = b.WriteTo(w)
+	}
 	if api.Missing(err) {
 		err = fmt.Errorf("%w: %w", fs.ErrNotExist, err)
 	}

@@ -9,10 +9,10 @@ import (
 	"fmt"
 	stdio "io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"goldsmith/internal/command"
 	"goldsmith/pipeline"
@@ -68,7 +68,7 @@ type logOutput struct {
 	w    stdio.Writer
 	json bool
 	line logLine
-	rest []byte // of a line that has not ended
+	rest []byte // of a line, or of a character where it is no JSON, that has not ended
 }
 
 // logLine is a line of 'imgpipe logs --json'.
@@ -84,7 +84,7 @@ const maxLogLine = 64 << 10
 // take prints what there is to be read of an attempt's log.
 func (l *logOutput) take(r stdio.Reader, stage string, attempt int) error {
 	if !l.json {
-		return plainly(l.w, r)
+		return l.plainly(r)
 	}
 	l.line.Stage, l.line.Attempt = stage, attempt
 	buf := make([]byte, maxLogLine)
@@ -119,12 +119,15 @@ func (l *logOutput) print(line []byte) error {
 	return json.NewEncoder(l.w).Encode(l.line)
 }
 
-// end prints a last line that has no end.
+// end prints a last line, or character, that has no end.
 func (l *logOutput) end() error {
 	if len(l.rest) == 0 {
 		return nil
 	}
 	defer func() { l.rest = nil }()
+	if !l.json {
+		return l.plain(l.rest)
+	}
 	return l.print(l.rest)
 }
 
@@ -141,7 +144,7 @@ func logs(ctx context.Context, w stdio.Writer, asJSON bool, p place, id int64) e
 		if !asJSON {
 			fmt.Fprintf(w, "==> %s <==\n", s.Name)
 		}
-		if err := p.log(ctx, &logOutput{w: w, json: asJSON}, id, s.Name, 0, false); err != nil {
+		if err := p.log(ctx, &logOutput{w: w, json: asJSON}, id, s.Name, 0, false); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}
@@ -163,7 +166,7 @@ func (o *office) log(ctx context.Context, out *logOutput, id int64, stage string
 			n = attempt
 		}
 		if f == nil && n > 0 {
-			f, err = os.Open(filepath.Join(engine.AttemptDir(o.store.Dir, id, stage, n), "log"))
+			f, err = engine.OpenFile(engine.AttemptDir(o.store.Dir, id, stage, n), "log")
 			if err != nil && !(follow && errors.Is(err, os.ErrNotExist)) {
 				return err
 			}
@@ -189,15 +192,16 @@ func (o *office) log(ctx context.Context, out *logOutput, id int64, stage string
 	}
 }
 
-// plainly copies what there is to be read, without what acts on a terminal.
-func plainly(w stdio.Writer, r stdio.Reader) error {
+// plainly prints what there is to be read, without what acts on a terminal.
+func (l *logOutput) plainly(r stdio.Reader) error {
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := stdio.ReadAtLeast(r, buf, 1)
-		if n > 0 {
-			if _, err := stdio.WriteString(w, command.Plain(strings.ToValidUTF8(string(buf[:n]), "?"))); err != nil {
-				return err
-			}
+		text := append(l.rest, buf[:n]...)
+		whole := len(text) - begun(text)
+		l.rest = slices.Clone(text[whole:])
+		if err := l.plain(text[:whole]); err != nil {
+			return err
 		}
 		if errors.Is(err, stdio.EOF) {
 			return nil
@@ -206,6 +210,25 @@ func plainly(w stdio.Writer, r stdio.Reader) error {
 			return err
 		}
 	}
+}
+
+func (l *logOutput) plain(text []byte) error {
+	_, err := stdio.WriteString(l.w, command.Plain(strings.ToValidUTF8(string(text), "?")))
+	return err
+}
+
+// begun is how many bytes at the end of a text are of a character of which more
+// is to come.
+func begun(text []byte) int {
+	for n := 1; n <= min(len(text), utf8.UTFMax-1); n++ {
+		if last := text[len(text)-n:]; utf8.RuneStart(last[0]) {
+			if utf8.FullRune(last) {
+				return 0
+			}
+			return n
+		}
+	}
+	return 0
 }
 
 func (o *office) stage(ctx context.Context, id int64, name string) (*pipeline.StageRun, error) {

@@ -69,7 +69,7 @@ func (o *office) changed() <-chan struct{} { return o.db.Changed() }
 
 // file implements place.
 func (o *office) file(_ context.Context, id int64, stage string, attempt int, name string, w io.Writer) error {
-	f, err := os.Open(filepath.Join(engine.AttemptDir(o.store.Dir, id, stage, attempt), name))
+	f, err := engine.OpenFile(engine.AttemptDir(o.store.Dir, id, stage, attempt), name)
 	if err != nil {
 		return err
 	}
@@ -169,6 +169,9 @@ func saveResults(ctx context.Context, p place, r *pipeline.Run, dir string) erro
 		return err
 	}
 	for _, s := range r.Stages {
+		if s.Name != filepath.Base(s.Name) || !filepath.IsLocal(s.Name) || s.Name == "." { // a server may say anything
+			return command.BadInput(fmt.Errorf("results: %q is no name of a stage", s.Name), "do not trust this server")
+		}
 		for _, a := range s.Attempts {
 			var b bytes.Buffer
 			err := p.file(ctx, id, s.Name, a.Number, "junit.xml", &b)

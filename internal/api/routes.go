@@ -240,7 +240,7 @@ func (s *Server) openLog(r *http.Request) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Open(filepath.Join(dir, "log"))
+	f, err := engine.OpenFile(dir, "log")
 	if errors.Is(err, os.ErrNotExist) {
 		f, err = os.Open(os.DevNull) // the attempt has written nothing yet
 	}
@@ -283,23 +283,17 @@ func (s *Server) file(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, err)
 		return
 	}
-	root, err := os.OpenRoot(dir)
-	if err == nil {
-		defer root.Close()
-		var f *os.File
-		if f, err = root.Open(r.PathValue("file")); err == nil {
-			defer f.Close()
-			if fi, bad := f.Stat(); bad == nil && fi.Mode().IsRegular() {
-				h := w.Header()
-				h.Set("Content-Type", "application/octet-stream")
-				h.Set("Content-Disposition", "attachment")
-				h.Set("X-Content-Type-Options", "nosniff")
-				_, _ = io.Copy(w, f) // whoever asked is gone
-				return
-			}
-		}
+	f, err := engine.OpenFile(dir, r.PathValue("file"))
+	if err != nil {
+		refuse(w, http.StatusNotFound, errNoFile) // what is in the way is nobody's business
+		return
 	}
-	refuse(w, http.StatusNotFound, errNoFile) // what is in the way is nobody's business
+	defer f.Close()
+	h := w.Header()
+	h.Set("Content-Type", "application/octet-stream")
+	h.Set("Content-Disposition", "attachment")
+	h.Set("X-Content-Type-Options", "nosniff")
+	_, _ = io.Copy(w, f) // whoever asked is gone
 }
 
 func (s *Server) workers(w http.ResponseWriter, r *http.Request) {

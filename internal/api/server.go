@@ -49,7 +49,7 @@ type Config struct {
 // Limits.
 const (
 	maxBody    = 1 << 20          // bytes of a request's body
-	maxFile    = 1 << 30          // bytes of a worker's file
+	maxFile    = engine.MaxFiles  // bytes of a worker's file
 	handleTime = 2 * time.Minute  // for a request that is no file
 	headTime   = 5 * time.Second  // until a stranger's body has come, which nobody reads
 	bodyTime   = 90 * time.Second // until a body has come: longer than maxWait, as waiting reads on
@@ -65,8 +65,9 @@ type Server struct {
 	mux     *http.ServeMux
 	figures *figures
 
-	mu       sync.Mutex
-	stranger time.Time // when one was written down last
+	mu       sync.Mutex              // guards the fields below
+	stranger time.Time               // when one was written down last
+	putting  map[int64]chan struct{} // attempts of which a file is being kept; closed when it is
 }
 
 // New returns a server.
@@ -74,7 +75,7 @@ func New(c Config) *Server {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{Config: c, access: NewAccess(c.DB), mux: http.NewServeMux()}
+	s := &Server{Config: c, access: NewAccess(c.DB), mux: http.NewServeMux(), putting: map[int64]chan struct{}{}}
 	s.figures = newFigures(s)
 	for _, r := range append(s.routes(), s.imageRoutes()...) {
 		s.mux.Handle(r.pattern(), s.guard(r))

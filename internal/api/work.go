@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -8,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"goldsmith/internal/atomicfile"
@@ -167,14 +167,44 @@ func room(root *os.Root, name string) (int64, error) {
 func (s *Server) putFile(w http.ResponseWriter, r *http.Request) {
 	a, err := s.attempt(r)
 	if err == nil {
-		err = s.keepFile(a, r.PathValue("file"), r.Body)
+		var done func()
+		if done, err = s.turn(r.Context(), a.Attempt); err == nil {
+			err = s.keepFile(a, r.PathValue("file"), r.Body)
+			done()
+		}
 	}
 	s.reply(w, Done{true}, err)
 }
 
+// turn waits until no other file of an attempt is being kept, as each is
+// measured against what the others have left. done ends the turn.
+func (s *Server) turn(ctx context.Context, attempt int64) (done func(), err error) {
+	for {
+		s.mu.Lock()
+		other := s.putting[attempt]
+		if other == nil {
+			mine := make(chan struct{})
+			s.putting[attempt] = mine
+			s.mu.Unlock()
+			return func() {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				delete(s.putting, attempt)
+				close(mine)
+			}, nil
+		}
+		s.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
 func (s *Server) keepFile(a *engine.Held, name string, body io.Reader) error {
-	if !filepath.IsLocal(name) || name != filepath.Clean(name) || name == "." || name == "log" || strings.Count(name, "/") > 4 {
-		return command.Usage(fmt.Sprintf("file %q: expected a relative path", name), "")
+	if !filepath.IsLocal(name) || name != filepath.Clean(name) || name == "." || name == "log" || engine.TooDeep(name) {
+		return command.Usage(fmt.Sprintf("file %q: expected a relative path of %d directories at most", name, engine.MaxDepth), "")
 	}
 	dir := engine.AttemptDir(s.Dir, a.Run, a.Stage, a.Number)
 	if err := os.MkdirAll(dir, 0o755); err != nil {

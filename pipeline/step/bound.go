@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+
+	"goldsmith/pipeline/engine"
 )
 
 // boundedLog is a log that takes so many bytes, and forgets what comes after
@@ -36,8 +38,9 @@ func (l *boundedLog) Write(p []byte) (int, error) {
 	return len(p), err
 }
 
-// shrink removes the largest files below an attempt's directory, but for its log,
-// until the others have no more bytes than limit; say is told of each.
+// shrink removes files below an attempt's directory that lie too deep, and the
+// largest, but for its log, until the others have no more bytes than limit; say
+// is told of each.
 func shrink(dir string, limit int64, say func(format string, args ...any)) error {
 	type file struct {
 		path string
@@ -48,6 +51,10 @@ func shrink(dir string, limit int64, say func(format string, args ...any)) error
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() || path == filepath.Join(dir, "log") {
 			return err
+		}
+		if name, _ := filepath.Rel(dir, path); engine.TooDeep(name) {
+			say("%s is not kept: it lies below more than %d directories", name, engine.MaxDepth)
+			return os.Remove(path)
 		}
 		fi, err := d.Info()
 		if errors.Is(err, fs.ErrNotExist) {

@@ -36,6 +36,18 @@ func TestShrink(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	var deep string
+	if err := os.MkdirAll(filepath.Join(dir, "1/2/3/4/5"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"1/2/3/4/kept", "1/2/3/4/5/deep"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := shrink(dir, 1<<20, func(format string, args ...any) { deep += fmt.Sprintf(format, args...) }); err != nil || deep != "1/2/3/4/5/deep is not kept: it lies below more than 4 directories" {
+		t.Errorf("%q, %v", deep, err)
+	}
 	if err := os.WriteFile(other, make([]byte, 5000), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +64,7 @@ func TestShrink(t *testing.T) {
 			t.Errorf("limit %d: %q, %v", c.limit, said, err)
 		}
 	}
-	for _, file := range []string{"log", "junit.xml", "link"} {
+	for _, file := range []string{"log", "junit.xml", "link", "1/2/3/4/kept"} {
 		if _, err := os.Stat(filepath.Join(dir, file)); err != nil {
 			t.Error(err)
 		}
