@@ -14,6 +14,7 @@ import (
 
 	"goldsmith/internal/promotion"
 	"goldsmith/internal/store"
+	"goldsmith/internal/store/storetest"
 	"goldsmith/pipeline/engine"
 	"goldsmith/pipeline/step"
 )
@@ -85,9 +86,14 @@ func TestForgetRuns(t *testing.T) {
 // The server's own forgetting is in the audit trail, and a person that made an
 // image is still its author afterwards.
 func TestForgetOnce(t *testing.T) {
-	s := newSite(t)
+	dir := t.TempDir()
+	db := storetest.Open(t, filepath.Join(dir, "db"))
+	opened, err := step.OpenStore(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for id, ended := range map[int]time.Time{1: time.Now().Add(-100 * 24 * time.Hour), 2: {}} {
-		if err := s.db.Tx(t.Context(), func(tx *store.Tx) error {
+		if err := db.Tx(t.Context(), func(tx *store.Tx) error {
 			_, err := tx.Exec(t.Context(), `INSERT INTO run (id, pipeline, file, source, policy, inputs, author, state, created, begun, ended)
 				VALUES (?, 'p', 'p', '', '', '{}', 'eva', 'passed', 1, 1, ?)`, id, store.Millis(ended))
 			if err == nil {
@@ -99,11 +105,11 @@ func TestForgetOnce(t *testing.T) {
 		}
 	}
 	k := keep{history: 90 * 24 * time.Hour}
-	if err := k.forgetOnce(t.Context(), slog.New(slog.DiscardHandler), s.engine, promotion.New(s.db, s.images), &step.Store{Dir: s.dir, Images: s.images}); err != nil {
+	if err := k.forgetOnce(t.Context(), slog.New(slog.DiscardHandler), engine.New(db), promotion.New(db, opened.Images), opened); err != nil {
 		t.Fatal(err)
 	}
 	var who, request, detail, author string
-	if err := s.db.View(t.Context(), func(tx *store.Tx) error {
+	if err := db.View(t.Context(), func(tx *store.Tx) error {
 		err := tx.QueryRow(t.Context(), "SELECT who, request, detail FROM audit ORDER BY id DESC LIMIT 1").Scan(&who, &request, &detail)
 		if err == nil {
 			err = tx.QueryRow(t.Context(), "SELECT who FROM image_author WHERE image = 'sha256:1'").Scan(&author)
