@@ -289,12 +289,13 @@ func (s *fakeSerial) Read(p []byte) (int, error) {
 
 func (s *fakeSerial) Write(p []byte) (int, error) {
 	s.fake.mu.Lock()
+	if shell := s.fake.shell; s.fake.on && shell != nil {
+		s.fake.mu.Unlock() // a full terminal is read by who needs the lock
+		return shell.master.Write(p)
+	}
 	defer s.fake.mu.Unlock()
 	if !s.fake.on {
 		return len(p), nil
-	}
-	if s.fake.shell != nil {
-		return s.fake.shell.master.Write(p)
 	}
 	return len(p), s.fake.print(string(p))
 }
