@@ -118,9 +118,11 @@ func (p *fakePlace) serve(context.Context) (*machineapi.Server, error) {
 
 func (p *fakePlace) install(_ context.Context, o order) (machine, error) {
 	p.machine.console = filepath.Join(p.t.TempDir(), "console")
+	p.machine.mu.Lock() // what listens for the image before may still do so
 	p.machine.metadata = o.Seed.Metadata.(map[string]any)
 	p.machine.status = update.Status{Boot: update.Boot{Slot: "a", RootHash: "r"},
 		Record: &update.Record{Slots: map[string]*update.Slot{"a": {Digest: o.Image.Digest}}}}
+	p.machine.mu.Unlock()
 	ctx, cancel := context.WithCancel(context.Background())
 	var listening sync.WaitGroup
 	listening.Go(func() { p.machine.listen(ctx, o.Image.Digest) })
@@ -185,14 +187,21 @@ func (m *fakeMachine) reboot() {
 	_ = m.PowerOn(context.Background())
 }
 
+// told is a word of the machine's metadata.
+func (m *fakeMachine) told(key string) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.metadata[key].(string)
+}
+
 func (m *fakeMachine) report(status, reason string) {
-	body, _ := json.Marshal(map[string]string{"Status": status, "Reason": reason, "UniqueId": m.metadata["instance-id"].(string)})
-	req, err := http.NewRequest("POST", m.metadata["completion-signal"].(string), bytes.NewReader(body))
+	body, _ := json.Marshal(map[string]string{"Status": status, "Reason": reason, "UniqueId": m.told("instance-id")})
+	req, err := http.NewRequest("POST", m.told("completion-signal"), bytes.NewReader(body))
 	if err != nil {
 		m.t.Error(err)
 		return
 	}
-	req.Header.Set("Authorization", "Bearer "+m.metadata["completion-token"].(string))
+	req.Header.Set("Authorization", "Bearer "+m.told("completion-token"))
 	if resp, err := http.DefaultClient.Do(req); err == nil { // the stage may be over
 		_ = resp.Body.Close()
 	}
@@ -200,11 +209,11 @@ func (m *fakeMachine) report(status, reason string) {
 
 // wanted reads which image the metadata want now.
 func (m *fakeMachine) wanted() string {
-	req, err := http.NewRequest("GET", m.metadata["metadata-url"].(string), nil)
+	req, err := http.NewRequest("GET", m.told("metadata-url"), nil)
 	if err != nil {
 		return ""
 	}
-	req.Header.Set("Authorization", "Bearer "+m.metadata["metadata-token"].(string))
+	req.Header.Set("Authorization", "Bearer "+m.told("metadata-token"))
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return ""
