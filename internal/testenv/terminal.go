@@ -45,7 +45,9 @@ func Terminal(script string) (master *os.File, stop func(), err error) {
 	c := exec.Command("sh", "-c", script)
 	c.Stdin, c.Stdout, c.Stderr = slave, slave, slave
 	c.Env = append(os.Environ(), "PS1=root@box:~# ", "TERM=vt220")
-	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Pdeathsig: syscall.SIGKILL}
+	// Without a parent-death signal, which is the thread's: threads of a network
+	// namespace end. When we do, the terminal hangs up.
+	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	if err := c.Start(); err != nil {
 		return nil, nil, errors.Join(err, master.Close())
 	}

@@ -18,7 +18,7 @@ import (
 // A node that somebody has is a machine as any driver's.
 func TestSuite(t *testing.T) {
 	t.Parallel()
-	testbedtest.Run(t, testbedtest.Driver{NewWith: func(ctx context.Context, spec testbedtest.Spec) (testbed.Machine, error) {
+	testbedtest.Run(t, testbedtest.Driver{ShellDisk: testbedtest.FakeShellDisk, NewWith: func(ctx context.Context, spec testbedtest.Spec) (testbed.Machine, error) {
 		r := newRig(t, 0)
 		m, err := testbedtest.NewFake(ctx, spec)
 		if err != nil {
