@@ -171,7 +171,7 @@ type metalTorture struct {
 // The process that serves servers can be killed at any moment.
 func TestKilledMetal(t *testing.T) {
 	need(t, true)
-	killMetal(t, 3)
+	killMetal(t, 2)
 }
 
 func TestTortureMetal(t *testing.T) {
